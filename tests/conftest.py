@@ -1,0 +1,27 @@
+"""Clean state, validation on, no global left changed; warnings are errors (pyproject.toml)."""
+
+from collections.abc import Iterator
+
+import pyro
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def clean_state() -> Iterator[None]:
+    """Every test starts from an empty parameter store and leaves torch's globals as they were."""
+    pyro.clear_param_store()
+    pyro.enable_validation(True)
+    torch.set_num_threads(1)
+    before = torch.get_default_dtype(), torch.is_grad_enabled()
+    yield
+    assert (torch.get_default_dtype(), torch.is_grad_enabled()) == before, (
+        "the test left a torch global changed"
+    )
+    assert not pyro.poutine.runtime._PYRO_STACK, "the test left an effect handler on Pyro's stack"
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    """A seeded generator of the test's own."""
+    return torch.Generator().manual_seed(0)
