@@ -1,0 +1,179 @@
+"""Calibration of a cheap posterior against an exact one: a temperature and K offsets."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gbi_pyro.files import replacing
+from gbi_pyro.posterior import TaskPosterior
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A correction of one-step scores that was fitted to an exact posterior.
+
+    log q = log_softmax((g - n b) / T), with g the log probabilities as they are, n the number of
+    observations in the element, b one offset per task and T one temperature. With three tasks or
+    more a one-step posterior is biased by a constant per observation (the squared distance of each
+    task's mean from the middle), which no temperature mends and the offsets do.
+
+    Attributes:
+        temperature: T > 0.
+        offsets: b, ``(K,)``, with mean zero.
+        site: the task site it was fitted on.
+    """
+
+    temperature: float
+    offsets: Tensor
+    site: str = "z"
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(
+                f"temperature of the calibration of {self.site!r} must be positive, got "
+                f"{self.temperature}"
+            )
+        if self.offsets.ndim != 1 or not bool(self.offsets.isfinite().all()):
+            raise ValueError(
+                f"offsets of the calibration of {self.site!r} must be K finite numbers, got shape "
+                f"{tuple(self.offsets.shape)}"
+            )
+
+    def __call__(self, log_probs: Tensor, num_observations: Tensor) -> Tensor:
+        """Correct log probabilities.
+
+        Args:
+            log_probs: ``batch_shape + (K,)``.
+            num_observations: n, ``batch_shape``.
+
+        Returns:
+            Calibrated log probabilities, normalised.
+
+        Raises:
+            ValueError: when it was fitted on another number of tasks.
+
+        >>> calibration = Calibration(2.0, torch.tensor([-1.0, 1.0]))
+        >>> calibration(torch.tensor([0.25, 0.75]).log(), torch.tensor(0.0)).exp()
+        tensor([0.3660, 0.6340])
+        """
+        if log_probs.shape[-1] != len(self.offsets):
+            raise ValueError(
+                f"calibration of {self.site!r} was fitted on {len(self.offsets)} tasks and is "
+                f"asked for {log_probs.shape[-1]}; fit it on this model: calibrate(one_step, exact)"
+            )
+        shift = num_observations.unsqueeze(-1) * self.offsets.to(log_probs)
+        return ((log_probs - shift) / self.temperature).log_softmax(-1)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it as a small JSON file."""
+        content = {
+            "site": self.site,
+            "temperature": self.temperature,
+            "offsets": self.offsets.tolist(),
+        }
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Calibration:
+        """Read it back.
+
+        Raises:
+            ValueError: when the file is not a calibration.
+        """
+        try:
+            content = json.loads(Path(path).read_text())
+            offsets = torch.tensor(content["offsets"], dtype=torch.float64)
+            return cls(float(content["temperature"]), offsets, str(content["site"]))
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"{path} is not a calibration: expected JSON with site, temperature and offsets "
+                f"as Calibration.save writes it ({error!r})"
+            ) from error
+
+
+def calibrate(
+    one_step: TaskPosterior, exact: TaskPosterior, *, site: str | None = None
+) -> Calibration:
+    """Fit a temperature and offsets: minimise the mean KL(exact || calibrated) over all elements.
+
+    The problem is convex in (1 / T, b / T), a multinomial regression on the exact probabilities, so
+    the fit has one answer. Fit on one set of data, judge on another.
+
+    Args:
+        one_step: the cheap posterior, without a calibration of its own.
+        exact: the exact posterior of the same elements.
+        site: which site; the only one if there is one.
+
+    Returns:
+        The calibration, for ``OneStepGradient(calibration=...)``.
+
+    Raises:
+        ValueError: when the two do not belong together, hold no finite numbers, or when the cheap
+            evidence points away from the exact one (no positive temperature fits).
+    """
+    name = one_step.site_name(site)
+    g, p = one_step.log_probs[name].double(), exact.log_prob(name).double().exp()
+    if g.shape != p.shape:
+        raise ValueError(
+            f"posteriors of {name!r} do not match: one step has shape {tuple(g.shape)}, exact has "
+            f"{tuple(p.shape)}; run both on the same data"
+        )
+    if one_step.settings.get("calibration"):
+        raise ValueError(
+            f"the one-step posterior of {name!r} is calibrated already; run it without calibration"
+        )
+    if not bool(g.isfinite().all() & p.isfinite().all()):
+        raise ValueError(
+            f"posteriors of {name!r} hold infinite log scores (a forbidden task?) or NaN; expected "
+            "finite numbers: leave forbidden tasks out of the calibration set"
+        )
+    n = one_step.num_observations[name].double().expand(g.shape[:-1])
+    return Calibration(*_fit(g.flatten(0, -2), p.flatten(0, -2), n.flatten()), site=name)
+
+
+def _fit(g: Tensor, p: Tensor, n: Tensor) -> tuple[float, Tensor]:
+    # Scores of unit size and one offset less than tasks keep Newton's problem well posed.
+    scale = (g - g.mean(-1, keepdim=True)).std().clamp_min(1e-12)
+    n_scale = n.mean().clamp_min(1.0)
+    g, n, num_tasks = g / scale, n / n_scale, g.shape[-1]
+    w = torch.zeros(num_tasks, dtype=torch.float64)
+    w[0] = scale
+
+    def loss(w: Tensor) -> Tensor:
+        offsets = torch.cat([w[1:], -w[1:].sum(0, keepdim=True)])
+        logits = w[0] * g - n.unsqueeze(-1) * offsets
+        return -(p * logits.log_softmax(-1)).sum(-1).mean()
+
+    optimiser = torch.optim.LBFGS(
+        [w.requires_grad_()],
+        max_iter=1000,
+        tolerance_grad=1e-12,
+        tolerance_change=1e-16,
+        history_size=50,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        value = loss(w)
+        value.backward()
+        return value
+
+    optimiser.step(closure)
+    w = w.detach()
+    inverse_temperature = (w[0] / scale).item()
+    if not inverse_temperature > 0:
+        raise ValueError(
+            "no positive temperature fits: the one-step scores point away from the exact "
+            f"posterior (1 / T = {inverse_temperature:.3g}); is the sign or the data of one of "
+            "the two wrong?"
+        )
+    offsets = torch.cat([w[1:], -w[1:].sum(0, keepdim=True)]) / n_scale / inverse_temperature
+    return 1.0 / inverse_temperature, offsets

@@ -1,0 +1,76 @@
+"""Tasks that switch over time: step-by-step evidence put together by the exact chain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from gbi_pyro.inference.hmm import hmm_posterior, hsmm_posterior
+from gbi_pyro.posterior import TaskPosterior
+from gbi_pyro.relax import Model
+from gbi_pyro.sites import TaskSiteError
+
+
+@dataclass(frozen=True)
+class BayesFilter:
+    """Infer a task that switches over time: any inference of single steps, inside the Bayes filter.
+
+    The evidence of step t is log q(z_t | x_t) - log pi, what the data add to the prior of the
+    model; the chain takes it in place of a log likelihood. With ``Enumeration`` of a model whose
+    steps are independent given their tasks this is the exact posterior of the hidden (semi-)Markov
+    chain; with ``OneStepGradient`` it is gradient-based evidence in the true filter.
+
+    Args:
+        infer: inference of the model's single steps, for example ``OneStepGradient()``.
+        log_initial: log p(z_1), ``(K,)``.
+        log_transition: log p(z_t | z_t-1), ``(K, K)``; between blocks if there is a duration.
+        log_duration: log p(block lasts d steps), ``(K, D)``, for explicit block lengths.
+        smooth: give p(z_t | all x) instead of the causal p(z_t | x_1..t).
+
+    Time is the last batch dimension of the task site.
+
+    Raises:
+        TaskSiteError: when the task has no time dimension.
+        ValueError: for a chain that does not fit; see ``hsmm_posterior``.
+    """
+
+    infer: Callable[..., TaskPosterior]
+    log_initial: Tensor = field(repr=False)
+    log_transition: Tensor = field(repr=False)
+    log_duration: Tensor | None = field(default=None, repr=False)
+    smooth: bool = False
+
+    def __call__(self, model: Model, *args: Any, **kwargs: Any) -> TaskPosterior:
+        """Infer the task site of ``model`` called with ``args`` and ``kwargs``."""
+        steps = self.infer(model, *args, **kwargs)
+        name = steps.site_name()
+        site = steps.sites[name]
+        if not site.batch_shape:
+            raise TaskSiteError(
+                f"task site {name!r} is a single task: a chain needs one task per time step; "
+                "declare a plate over time"
+            )
+        evidence = steps.log_probs[name] - site.log_prior
+        # A task that the model's prior forbids stays forbidden: -inf - (-inf) is no number.
+        evidence = evidence.masked_fill(site.log_prior.isneginf(), float("-inf"))
+        if steps.log_evidence is not None:
+            evidence = evidence + steps.log_evidence.unsqueeze(-1)
+        chain = self.log_initial.to(evidence), self.log_transition.to(evidence)
+        if self.log_duration is None:
+            result = hmm_posterior(*chain, evidence)
+        else:
+            result = hsmm_posterior(*chain, evidence, self.log_duration.to(evidence))
+        how = "smoothed" if self.smooth else "filtered"
+        return replace(
+            steps,
+            log_probs={name: result.log_smoothed if self.smooth else result.log_filtered},
+            method=f"{steps.method}, {how}",
+            settings={**steps.settings, "chain": how},
+            log_evidence=None if steps.log_evidence is None else result.log_evidence,
+            objective=None,
+            points={},
+            path={},
+        )

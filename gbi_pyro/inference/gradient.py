@@ -1,0 +1,139 @@
+"""One gradient step from the maximum-entropy point: the task posterior in one backward pass."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gbi_pyro.inference.calibration import Calibration
+from gbi_pyro.logjoint import LogJoint, RelaxedModel
+from gbi_pyro.posterior import TaskPosterior, detached
+from gbi_pyro.relax import Model
+
+
+@dataclass(frozen=True)
+class OneStepGradient:
+    r"""Infer the task by one gradient step at the maximum-entropy point u.
+
+    First order (Hummos et al., arXiv 2407.17356, eq. 7): log q = log_softmax(g / alpha) with
+    g = dl/dq at u. Second order: log q = log_softmax(s / alpha) with
+    s_k = g . (e_k - u) + 1/2 (e_k - u)' C (e_k - u) and C the Hessian of l at u.
+
+    The step of size 1 / alpha = 1 *is* the exact posterior when l is affine in q, and for Gaussian
+    noise around a mean affine in q whose task means lie equally far from their centroid (always so
+    for two tasks). With three tasks or more take ``order=2`` (exact whenever the mean is affine)
+    or a ``calibration``. With several sites each is inferred with the others at maximum entropy.
+
+    Args:
+        alpha: weight of the entropy; other values than 1 temper the posterior.
+        order: 1, or 2 to use the curvature as well (K - 1 more backward passes). Elements must not
+            influence each other: for a network that carries its past, wrap it in ``causal`` first.
+        calibration: a correction fitted by ``calibrate``, for first order; several sites take a
+            tuple, one calibration each.
+
+    Calling it as ``OneStepGradient()(model, *args)`` returns a ``TaskPosterior``; weights are
+    constants and nothing is left behind.
+
+    Raises:
+        TaskSiteError: see ``RelaxedModel``.
+        ValueError: for options that do not fit together.
+
+    >>> import pyro, pyro.distributions as dist
+    >>> def model(x):
+    ...     with pyro.plate("sequence", len(x)):
+    ...         prior = dist.OneHotCategorical(torch.tensor([0.5, 0.5]))
+    ...         z = pyro.sample("z", prior, infer={"task": True})
+    ...         pyro.sample("x", dist.Normal(z @ torch.tensor([0.2, 0.8]), 0.1), obs=x)
+    >>> posterior = OneStepGradient()(model, torch.tensor([0.2, 0.5, 0.52]))
+    >>> posterior.probs().round(decimals=2)
+    tensor([[1.0000, 0.0000],
+            [0.5000, 0.5000],
+            [0.2300, 0.7700]])
+    >>> posterior.passes
+    Passes(forward=1, backward=1, check=0)
+    """
+
+    alpha: float = 1.0
+    order: int = 1
+    calibration: Calibration | tuple[Calibration, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.alpha > 0:
+            raise ValueError(f"alpha must be positive (it divides the gradient), got {self.alpha}")
+        if self.order not in (1, 2):
+            raise ValueError(f"order must be 1 or 2, got {self.order}")
+        if self.order == 2 and self.calibration is not None:
+            raise ValueError(
+                "order=2 takes no calibration, which is fitted to first-order scores: give one"
+            )
+
+    def __call__(self, model: Model, *args: Any, **kwargs: Any) -> TaskPosterior:
+        """Infer the task sites of ``model`` called with ``args`` and ``kwargs``."""
+        run = RelaxedModel(model, args, kwargs)
+        joint = run.log_joint(lambda site: site.uniform(), order=self.order)
+        run.count(forward=1)
+        gradients = run.evidence_gradient(joint, create_graph=self.order == 2)
+        if self.order == 2:
+            gradients = {n: _second_order(run, joint, g, n) for n, g in gradients.items()}
+        log_probs = {
+            name: ((g.detach() + joint.sites[name].log_prior.detach()) / self.alpha).log_softmax(-1)
+            for name, g in gradients.items()
+        }
+        counts = {n: joint.num_observations(s) for n, s in joint.sites.items()}
+        for calibration in self._calibrations():
+            # A calibration belongs to a site by name; one alone belongs to the only site.
+            name = calibration.site if len(log_probs) > 1 else next(iter(log_probs))
+            if name not in log_probs:
+                raise ValueError(
+                    f"calibration for site {name!r}, but the model has {list(log_probs)}"
+                )
+            log_probs[name] = calibration(log_probs[name], counts[name])
+        words = {1: "one step", 2: "one step, second order"}[self.order]
+        return TaskPosterior(
+            log_probs,
+            detached(joint.sites),
+            method=words + (", calibrated" if self.calibration else ""),
+            settings={
+                "alpha": self.alpha,
+                "order": self.order,
+                "calibration": [_describe(c) for c in self._calibrations()],
+            },
+            passes=run.passes,
+            num_observations=counts,
+        )
+
+    def _calibrations(self) -> tuple[Calibration, ...]:
+        if self.calibration is None:
+            return ()
+        return self.calibration if isinstance(self.calibration, tuple) else (self.calibration,)
+
+
+def _describe(calibration: Calibration) -> dict[str, Any]:
+    return {**asdict(calibration), "offsets": calibration.offsets.tolist()}
+
+
+def _second_order(
+    run: RelaxedModel, joint: LogJoint, gradient: Tensor, name: str
+) -> Tensor:
+    # The K directions e_k - u sum to zero, so K - 1 Hessian-vector products give the last one too.
+    # Elements are independent: the product with one direction in every element at once is each
+    # element's own.
+    site, g, q = joint.sites[name], gradient, joint.values[name]
+    direction = site.corner(torch.arange(site.num_tasks)) - site.uniform()  # (K,) + batch + (K,)
+    products: list[Tensor] = []
+    for k in range(site.num_tasks - 1):
+        slope = (g * direction[k]).sum()
+        hv = None
+        if slope.requires_grad:  # else l is affine in q
+            (hv,) = torch.autograd.grad(slope, q, retain_graph=True, allow_unused=True)
+            run.count(backward=1)
+        products.append(torch.zeros_like(q) if hv is None else hv)
+    products.append(-torch.stack(products).sum(0))
+    slopes = torch.stack([(g.detach() * d).sum(-1) for d in direction], -1)
+    curvature = torch.stack(
+        [(hv * d).sum(-1) for hv, d in zip(products, direction, strict=True)], -1
+    )
+    return slopes + 0.5 * curvature

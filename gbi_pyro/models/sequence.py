@@ -1,0 +1,240 @@
+"""A recurrent network that predicts the next observation, told which task is going on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+
+class LSTMState(NamedTuple):
+    """The carried state of an LSTM: hidden h and cell c, ``(..., H)`` each."""
+
+    h: Tensor
+    c: Tensor
+
+
+class SequenceLSTM(nn.Module):
+    r"""Linear, LSTM, Linear: p(x_t | x_<t, z_<=t) = Normal(m_t, sigma), sigma learned.
+
+    ::
+
+        z_t ----+
+                v
+        x_t-1 -> Linear -> LSTM(H) -> Linear -> m_t -> x_t      x: (sequence, time)
+                            ^  |                                z: (sequence, time, K)
+                     h_t-1 -+  +-> h_t
+
+    One task per step, one network for every K; without a task it is the plain LSTM, its baseline.
+    The prediction of x_t sees x before t only.
+
+    Args:
+        num_tasks: K, or None for the plain LSTM.
+        hidden_size: H.
+        log_prior: log probabilities of the tasks of one step, ``(K,)``; uniform without.
+        initial_sigma: the standard deviation that learning starts from.
+        generator: a seeded generator for the initial weights; torch's random state without one.
+
+    >>> network = SequenceLSTM(num_tasks=2, generator=torch.Generator().manual_seed(0))
+    >>> network.mean(torch.zeros(3, 5), network.uniform(3, 5)).shape
+    torch.Size([3, 5])
+    """
+
+    log_prior: Tensor
+
+    def __init__(
+        self,
+        num_tasks: int | None = 2,
+        hidden_size: int = 64,
+        *,
+        log_prior: Tensor | None = None,
+        initial_sigma: float = 0.5,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if num_tasks is not None and num_tasks < 2:
+            raise ValueError(f"num_tasks must be at least 2, or None for none, got {num_tasks}")
+        if log_prior is not None and log_prior.shape != (num_tasks,):
+            raise ValueError(
+                f"log_prior has shape {tuple(log_prior.shape)}, expected ({num_tasks},)"
+            )
+        self.num_tasks = num_tasks
+        self.embed = nn.Linear(1 + (num_tasks or 0), hidden_size)
+        self.lstm = nn.LSTM(hidden_size, hidden_size, batch_first=True)
+        self.head = nn.Linear(hidden_size, 1)
+        self.log_sigma = nn.Parameter(torch.tensor(initial_sigma).log())
+        self.register_buffer(
+            "log_prior", torch.zeros(num_tasks or 0) if log_prior is None else log_prior
+        )
+        if generator is not None:
+            _initialise(self, generator)
+
+    @property
+    def sigma(self) -> Tensor:
+        """The learned standard deviation of the noise."""
+        return self.log_sigma.exp()
+
+    def uniform(self, *batch_shape: int) -> Tensor:
+        """Return the maximum-entropy task, ``batch_shape + (K,)``."""
+        return self.log_prior.new_full((*batch_shape, self.num_tasks or 0), 1 / (self.num_tasks or 1))
+
+    def forward(
+        self, x: Tensor, z: Tensor | None = None, states: LSTMState | None = None
+    ) -> Tensor:
+        """Run the Pyro model.
+
+        Args:
+            x: observations, ``(sequence, time)``.
+            z: the tasks where they are known (training), ``(sequence, time, K)``.
+            states: the state before each step, to cut the steps apart; see ``causal``.
+
+        Returns:
+            The predicted means m, ``(sequence, time)``, with Pyro's enumeration dimensions left of
+            them if there are any.
+        """
+        sequences, steps = x.shape
+        with pyro.plate("sequence", sequences, dim=-2), pyro.plate("time", steps, dim=-1):
+            if self.num_tasks is not None:
+                prior = dist.OneHotCategorical(logits=self.log_prior)
+                z = pyro.sample("z", prior, obs=z, infer={"task": True})
+            if states is None:
+                mean = self.mean(x, z)
+            else:
+                mean, _ = self.step(_previous(x), z, states)
+            pyro.sample("x", dist.Normal(mean, self.sigma), obs=x)
+        return mean
+
+    def mean(self, x: Tensor, z: Tensor | None) -> Tensor:
+        """Return m_t for all t, ``(..., sequence, time)``, from x before t and z up to t."""
+        inputs = _inputs(_previous(x), z)
+        hidden, _ = self.lstm(self.embed(inputs.flatten(0, -3)))  # an LSTM takes one batch dim
+        return self.head(hidden).squeeze(-1).reshape(inputs.shape[:-1])
+
+    def step(
+        self, previous: Tensor, z: Tensor | None, state: LSTMState
+    ) -> tuple[Tensor, LSTMState]:
+        """Predict one step from a carried state; see ``lstm_step``."""
+        return lstm_step(dict(self.named_parameters()), previous, z, state)
+
+    def initial_state(self, *batch_shape: int) -> LSTMState:
+        """Return the state before the first step, zero."""
+        zero = self.head.weight.new_zeros((*batch_shape, self.lstm.hidden_size))
+        return LSTMState(zero, zero)
+
+    @torch.no_grad()
+    def carried_states(self, x: Tensor, z: Tensor | None = None) -> LSTMState:
+        """Return the state before each step, ``(sequence, time, H)``, carried under tasks ``z``.
+
+        ``torch.nn.LSTM`` keeps every h but only the last c. The gates depend on h and the inputs
+        alone, so they are recomputed for all steps at once; what is left of the recurrence is
+        c_t = f_t c_t-1 + i_t g_t.
+        """
+        if z is None and self.num_tasks is not None:
+            z = self.uniform(*x.shape)
+        embedded = self.embed(_inputs(_previous(x), z))
+        hidden, _ = self.lstm(embedded)
+        h = torch.cat([torch.zeros_like(hidden[:, :1]), hidden[:, :-1]], 1)
+        i, f, g, _ = _gates(dict(self.named_parameters()), embedded, h)
+        c = torch.zeros_like(h)
+        for t in range(1, x.shape[1]):
+            torch.addcmul(i[:, t - 1] * g[:, t - 1], f[:, t - 1], c[:, t - 1], out=c[:, t])
+        return LSTMState(h, c)
+
+
+class SequenceLSTMStack(nn.Module):
+    """Several trained networks run side by side, one for each seed: ``(S, batch)`` in one go.
+
+    Args:
+        networks: networks of the same shape.
+
+    Raises:
+        ValueError: for none, or networks of different shapes.
+    """
+
+    def __init__(self, networks: Sequence[SequenceLSTM]) -> None:
+        super().__init__()
+        shapes = [{n: tuple(p.shape) for n, p in m.named_parameters()} for m in networks]
+        if not networks or any(s != shapes[0] for s in shapes):
+            raise ValueError("a stack takes one network or more, all of the same shape")
+        self.num_tasks = networks[0].num_tasks
+        for name in shapes[0]:
+            weights = torch.stack([m.get_parameter(name).detach() for m in networks])
+            self.register_buffer(name.replace(".", "__"), weights)
+
+    @property
+    def sigma(self) -> Tensor:
+        """The learned noise of each network, ``(S, 1)``."""
+        return self.get_buffer("log_sigma").exp().unsqueeze(-1)
+
+    def step(
+        self, previous: Tensor, z: Tensor | None, state: LSTMState
+    ) -> tuple[Tensor, LSTMState]:
+        """Predict one step of ``(S, batch)`` sequences; see ``lstm_step``."""
+        weights = {n.replace("__", "."): b for n, b in self.named_buffers()}
+        return lstm_step(weights, previous, z, state)
+
+    def initial_state(self, *batch_shape: int) -> LSTMState:
+        """Return the state before the first step, zero."""
+        weight = self.get_buffer("head__weight")
+        zero = weight.new_zeros((*batch_shape, weight.shape[-1]))
+        return LSTMState(zero, zero)
+
+
+def lstm_step(
+    weights: Mapping[str, Tensor], previous: Tensor, z: Tensor | None, state: LSTMState
+) -> tuple[Tensor, LSTMState]:
+    """Run one step of a ``SequenceLSTM``, or of a stack of them, in plain differentiable maths.
+
+    Args:
+        weights: its parameters by name; with a leading dimension S for a stack.
+        previous: x_t-1, ``([S,] ..., batch)``.
+        z: the task, ``([S,] ..., batch, K)``, or None.
+        state: the carried state, ``([S,] ..., batch, H)``.
+
+    Returns:
+        The mean m_t, ``([S,] ..., batch)``, and the next state.
+    """
+    embedded = _affine(_inputs(previous, z), weights["embed.weight"], weights["embed.bias"])
+    i, f, g, o = _gates(weights, embedded, state.h)
+    c = f * state.c + i * g
+    h = o * c.tanh()
+    mean = _affine(h, weights["head.weight"], weights["head.bias"]).squeeze(-1)
+    return mean, LSTMState(h, c)
+
+
+def _gates(weights: Mapping[str, Tensor], inputs: Tensor, h: Tensor) -> tuple[Tensor, ...]:
+    both = _affine(inputs, weights["lstm.weight_ih_l0"], weights["lstm.bias_ih_l0"]) + _affine(
+        h, weights["lstm.weight_hh_l0"], weights["lstm.bias_hh_l0"]
+    )
+    i, f, g, o = both.chunk(4, -1)
+    return i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
+
+
+def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return x @ weight.mT + bias.unsqueeze(-2)
+
+
+def _previous(x: Tensor) -> Tensor:
+    return torch.cat([torch.zeros_like(x[..., :1]), x[..., :-1]], -1)
+
+
+def _inputs(previous: Tensor, z: Tensor | None) -> Tensor:
+    if z is None:
+        return previous.unsqueeze(-1)
+    previous = previous.expand(z.shape[:-1])
+    return torch.cat([previous.unsqueeze(-1), z], -1)
+
+
+def _initialise(network: nn.Module, generator: torch.Generator) -> None:
+    # torch's own bounds for these layers, 1 / sqrt(fan in), drawn from the generator.
+    for name, parameter in network.named_parameters():
+        if name == "log_sigma":
+            continue
+        owner = network.get_submodule(name.rpartition(".")[0])
+        fan = owner.hidden_size if isinstance(owner, nn.LSTM) else owner.in_features
+        bound = float(fan) ** -0.5  # type: ignore[arg-type]
+        nn.init.uniform_(parameter, -bound, bound, generator=generator)

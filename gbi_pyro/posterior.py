@@ -1,0 +1,124 @@
+"""The one result type of every inference: a posterior over tasks, with where it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gbi_pyro.logjoint import Passes
+from gbi_pyro.sites import TaskSite, unknown_site
+
+
+class Objective(NamedTuple):
+    """The two parts of f_alpha(q) = E_q[log p(x, Z)] + alpha H(q), element by element.
+
+    ``log_joint`` is the expectation, ``entropy`` is H(q) (or the penalty that stood in for it).
+    """
+
+    log_joint: Tensor
+    entropy: Tensor
+    alpha: float
+
+    @property
+    def total(self) -> Tensor:
+        """f_alpha; for the exact posterior at alpha = 1 it is the log evidence."""
+        return self.log_joint + self.alpha * self.entropy
+
+
+@dataclass(frozen=True)
+class TaskPosterior:
+    """A posterior over each task site of a model: q(z | x), and how it was found.
+
+    Attributes:
+        log_probs: for each site its normalised log probabilities, ``batch_shape + (K,)``.
+        sites: the task sites, with their priors and the names of their dimensions.
+        method: the inference in words.
+        settings: what the inference was asked for.
+        passes: the compute spent.
+        num_observations: for each site how many observed values an element explains.
+        log_evidence: log p(x) of each element of the outermost site, where the method knows it.
+        objective: the two parts of f_alpha, for methods that ascend it (for one site).
+        points: where Z stands, if that is not the posterior itself: free values after iteration.
+        path: the points after 0, 1, ... steps, ``(steps + 1,) + batch_shape + (K,)``.
+    """
+
+    log_probs: dict[str, Tensor]
+    sites: dict[str, TaskSite]
+    method: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    passes: Passes = Passes()
+    num_observations: dict[str, Tensor] = field(default_factory=dict)
+    log_evidence: Tensor | None = None
+    objective: Objective | None = None
+    points: dict[str, Tensor] = field(default_factory=dict)
+    path: dict[str, Tensor] = field(default_factory=dict)
+
+    def site_name(self, name: str | None = None) -> str:
+        """Return the name of a site; the only one where none is given.
+
+        Raises:
+            TaskSiteError: for an unknown name, or none where there are several sites.
+        """
+        if name is None and len(self.log_probs) == 1:
+            return next(iter(self.log_probs))
+        if name is None or name not in self.log_probs:
+            raise unknown_site(str(name), list(self.log_probs))
+        return name
+
+    def log_prob(self, site: str | None = None) -> Tensor:
+        """Return log q(z = k | x), ``batch_shape + (K,)``."""
+        return self.log_probs[self.site_name(site)]
+
+    def probs(self, site: str | None = None) -> Tensor:
+        """Return q(z = k | x), ``batch_shape + (K,)``."""
+        return self.log_prob(site).exp()
+
+    def task(self, site: str | None = None) -> Tensor:
+        """Return the most probable task of each element, ``batch_shape``."""
+        return self.log_prob(site).argmax(-1)
+
+    def entropy(self, site: str | None = None) -> Tensor:
+        """Return H(q) in nats, ``batch_shape``: log K at maximum entropy, 0 when sure."""
+        return entropy(self.log_prob(site))
+
+    def point(self, site: str | None = None) -> Tensor:
+        """Return Z itself: the free value after iteration, else the probabilities."""
+        name = self.site_name(site)
+        return self.points.get(name, self.log_probs[name].exp())
+
+    def sample(self, n: int = 1, *, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Draw task ids, ``(n,) + batch_shape`` for each site.
+
+        Args:
+            n: how many draws.
+            generator: a seeded generator; torch's own random state without one.
+
+        >>> site = TaskSite("z", torch.full((1, 2), 0.5).log(), (None,))
+        >>> q = TaskPosterior({"z": torch.tensor([[0.0, -100.0]])}, {"z": site}, "example")
+        >>> q.sample(3)["z"].flatten()
+        tensor([0, 0, 0])
+        """
+        draws = {}
+        for name, log_prob in self.log_probs.items():
+            flat = log_prob.exp().reshape(-1, log_prob.shape[-1])
+            ids = torch.multinomial(flat, n, replacement=True, generator=generator)
+            draws[name] = ids.T.reshape((n, *log_prob.shape[:-1]))
+        return draws
+
+
+def entropy(log_probs: Tensor) -> Tensor:
+    """Return H(q) = - sum_k q_k log q_k in nats, over the last dimension.
+
+    >>> entropy(torch.tensor([0.5, 0.5, 0.0]).log())
+    tensor(0.6931)
+    """
+    return torch.special.entr(log_probs.exp()).sum(-1)
+
+
+def detached(sites: Mapping[str, TaskSite]) -> dict[str, TaskSite]:
+    """Return sites without gradients, as a result keeps them."""
+    return {name: site.detached() for name, site in sites.items()}

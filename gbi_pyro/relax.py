@@ -1,0 +1,113 @@
+"""A model with its task at a point of the simplex: the soft one-hot and the effect handler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from pyro.distributions import TorchDistribution
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions import constraints
+
+from gbi_pyro.sites import (
+    TaskSite,
+    check_value,
+    is_task_message,
+    read_task_site,
+    unknown_site,
+)
+
+Model = Callable[..., Any]
+Point = Callable[[TaskSite], Tensor | None]
+
+
+class SoftOneHot(TorchDistribution):
+    """The categorical log prior, extended linearly from the corners to the whole simplex.
+
+    log p(q) = sum_k q_k log pi_k, where a task of prior probability zero costs nothing as long as
+    q_k = 0. At a corner this is the categorical's own log probability.
+
+    Args:
+        log_prior: normalised log probabilities, ``batch_shape + (K,)``.
+
+    >>> SoftOneHot(torch.tensor([0.5, 0.5, 0.0]).log()).log_prob(torch.tensor([0.5, 0.5, 0.0]))
+    tensor(-0.6931)
+    """
+
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012
+    support = constraints.simplex
+
+    def __init__(self, log_prior: Tensor) -> None:
+        self.log_prior = log_prior
+        super().__init__(log_prior.shape[:-1], log_prior.shape[-1:], validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return sum_k q_k log pi_k for ``value`` q of shape ``(..., K)``."""
+        costless = (value == 0) & self.log_prior.isneginf()
+        return (value * self.log_prior.masked_fill(costless, 0.0)).sum(-1)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> SoftOneHot:
+        """Return the same prior for a larger batch."""
+        return SoftOneHot(self.log_prior.expand(tuple(batch_shape) + self.event_shape))
+
+
+class RelaxMessenger(Messenger):
+    """Effect handler that puts the task sites of a model at points of the simplex.
+
+    Args:
+        point: gives the point for a site, ``lead + batch_shape + (K,)``, or None to leave it alone.
+        on_simplex: whether points are checked to lie there.
+    """
+
+    def __init__(self, point: Point, *, on_simplex: bool = True) -> None:
+        super().__init__()
+        self.point, self.on_simplex = point, on_simplex
+        self.sites: dict[str, TaskSite] = {}
+        self.values: dict[str, Tensor] = {}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not is_task_message(msg):
+            return
+        site = read_task_site(msg)
+        value = self.point(site)
+        if value is None:
+            return
+        check_value(site, value, on_simplex=self.on_simplex)
+        self.sites[site.name], self.values[site.name] = site, value
+        msg["fn"], msg["value"] = SoftOneHot(site.log_prior), value
+        msg["is_observed"] = msg["done"] = True
+
+
+def relax_tasks(model: Model, values: Mapping[str, Tensor]) -> Model:
+    """Clamp task sites of a model to points of the simplex: mixtures of tasks are legal inputs.
+
+    The result is a Pyro model like any other, for training on mixtures or for prediction.
+
+    Args:
+        model: a Pyro model with task sites.
+        values: for each site to clamp its point, ``batch_shape + (K,)``, numbers >= 0 that sum
+            to 1. Sites that are not named stay as they are.
+
+    Returns:
+        The clamped model.
+
+    Raises:
+        TaskSiteError: for a wrong shape, or a point off the simplex.
+    """
+
+    def clamped(*args: Any, **kwargs: Any) -> Any:
+        with RelaxMessenger(lambda site: values.get(site.name)) as relax:
+            result = model(*args, **kwargs)
+        check_names(values, relax.sites)
+        return result
+
+    return clamped
+
+
+def check_names(values: Mapping[str, Tensor], sites: Mapping[str, TaskSite]) -> None:
+    """Check that every named value met an unobserved task site of the model."""
+    for name in values:
+        if name not in sites:
+            raise unknown_site(name, list(sites))

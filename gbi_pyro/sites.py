@@ -1,0 +1,218 @@
+"""What a task site is: mark it, read it, and say clearly what is wrong with an unfit model.
+
+A task abstraction is declared as a marked categorical site of a Pyro model::
+
+    z = pyro.sample("z", dist.OneHotCategorical(logits=log_prior), infer={"task": True})
+
+one task per element of the plates around it. Everything else in this library looks for that mark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions import Independent, OneHotCategorical
+
+from gbi_pyro.purity import pure
+
+SIMPLEX_TOLERANCE = 1e-4  # wide float32 softmaxes sum to 1 only within this
+
+
+class TaskSiteError(ValueError):
+    """A model or a value that does not fit its task sites; the message says what to change."""
+
+
+class Plate(NamedTuple):
+    """A plate around a site: its name, its size here, and its size before subsampling."""
+
+    name: str
+    size: int
+    full_size: int
+
+
+@dataclass(frozen=True)
+class TaskSite:
+    """One task abstraction of a model, as its last run left it.
+
+    Attributes:
+        name: the name of the Pyro site.
+        log_prior: normalised log prior probabilities, ``batch_shape + (K,)``.
+        plates: for each batch dimension the plate that declares it, or None.
+    """
+
+    name: str
+    log_prior: Tensor
+    plates: tuple[Plate | None, ...]
+
+    @property
+    def num_tasks(self) -> int:
+        """K, the number of tasks."""
+        return self.log_prior.shape[-1]
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """One task is inferred for each element of this shape."""
+        return self.log_prior.shape[:-1]
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """A name for each batch dimension: its plate, or ``<site>_dim_<i>`` without one."""
+        return tuple(p.name if p else f"{self.name}_dim_{i}" for i, p in enumerate(self.plates))
+
+    def uniform(self) -> Tensor:
+        """Return u, the maximum-entropy point, for each element: ``batch_shape + (K,)``."""
+        return torch.full_like(self.log_prior, 1.0 / self.num_tasks, requires_grad=False)
+
+    def corner(self, task: Tensor | int) -> Tensor:
+        """Return e_k, the point that stands for one task: ``task.shape + batch_shape + (K,)``."""
+        k = torch.as_tensor(task, device=self.log_prior.device)
+        one_hot = torch.nn.functional.one_hot(k, self.num_tasks).to(self.log_prior.dtype)
+        one_hot = one_hot.reshape(k.shape + (1,) * len(self.batch_shape) + (self.num_tasks,))
+        return one_hot.expand(k.shape + self.log_prior.shape)
+
+    def detached(self) -> TaskSite:
+        """Return the same site with its prior cut off from any gradient."""
+        return replace(self, log_prior=self.log_prior.detach())
+
+
+def is_task_message(msg: Any) -> bool:
+    """Whether a Pyro message is a task that is still to be inferred (not one given as data)."""
+    return msg["type"] == "sample" and bool(msg["infer"].get("task")) and not msg["is_observed"]
+
+
+def read_task_site(msg: Any) -> TaskSite:
+    """Read a marked site from its Pyro message, after its plates have expanded it.
+
+    Raises:
+        TaskSiteError: for a distribution that is not one ``OneHotCategorical`` per plate element,
+            and for a task with a single value.
+    """
+    name, fn = msg["name"], msg["fn"]
+    while type(fn).__name__ in ("MaskedDistribution", "ExpandedDistribution"):
+        fn = fn.base_dist
+    if isinstance(fn, Independent):
+        raise TaskSiteError(
+            f"task site {name!r} has an event of {len(fn.event_shape)} dimensions; a task is one "
+            "OneHotCategorical per plate element: drop .to_event(...) and declare a plate"
+        )
+    if not isinstance(fn, OneHotCategorical):
+        raise TaskSiteError(
+            f"task site {name!r} is a {type(fn).__name__}; expected a OneHotCategorical, so that "
+            "its value can move through the simplex: replace the distribution, and let the task "
+            "enter the network by matmul or concatenation"
+        )
+    if fn.event_shape[-1] < 2:
+        raise TaskSiteError(
+            f"task site {name!r} has K = 1: there is no task to infer; give it at least 2 tasks, "
+            "or drop the mark infer={'task': True}"
+        )
+    # Scores of a prior given by `probs` are clamped away from zero in torch; the log of the
+    # probabilities themselves keeps a forbidden task forbidden.
+    categorical = fn._categorical
+    given_probs = categorical.__dict__.get("probs")
+    is_probs = given_probs is not None and categorical._param is given_probs
+    log_prior = given_probs.log() if is_probs else categorical.logits
+    plates = {
+        f.dim: Plate(f.name, f.size, f.full_size or f.size)
+        for f in msg["cond_indep_stack"]
+        if f.vectorized
+    }
+    return TaskSite(name, log_prior, tuple(plates.get(d) for d in range(-len(fn.batch_shape), 0)))
+
+
+def check_value(site: TaskSite, value: Tensor, *, on_simplex: bool) -> None:
+    """Check a point for a task site: its shape, and that it lies on the simplex if it has to.
+
+    Leading dimensions beyond the site's own are welcome: that is how several points are tried at
+    once.
+    """
+    expected = tuple(site.log_prior.shape)
+    got = tuple(value.shape)
+    if got[-len(expected) :] != expected:
+        raise TaskSiteError(
+            f"value of task site {site.name!r} has shape {got}; expected {expected}, that is one "
+            f"point of {site.num_tasks} numbers for each element of {site.dims or 'the model'}"
+        )
+    if not on_simplex:
+        return
+    total = value.detach().sum(-1)
+    smallest = value.detach().min()
+    if not bool((total - 1).abs().max() <= SIMPLEX_TOLERANCE) or smallest < -SIMPLEX_TOLERANCE:
+        raise TaskSiteError(
+            f"value of task site {site.name!r} is off the simplex: expected numbers >= 0 that sum "
+            f"to 1, got a sum of {total.flatten()[(total - 1).abs().argmax()].item():.4g} and a "
+            f"smallest number of {smallest.item():.4g}; apply a softmax, or ask for free values"
+        )
+
+
+def unknown_site(name: str, known: list[str]) -> TaskSiteError:
+    """Return the error for a name that is no unobserved, marked task site of the model."""
+    have = ", ".join(map(repr, known)) if known else "none"
+    return TaskSiteError(
+        f"{name!r} is not a task site of this model; its unobserved sites marked "
+        f"infer={{'task': True}} are: {have}. Mark the site, leave it unobserved, or mend the name"
+    )
+
+
+def no_task_sites() -> TaskSiteError:
+    """Return the error for a model without anything to infer."""
+    return TaskSiteError(
+        "the model has no task site to infer: expected at least one unobserved OneHotCategorical "
+        "sampled with infer={'task': True}, found none. Mark the site, and call the model without "
+        "its task labels"
+    )
+
+
+def unreached(name: str) -> TaskSiteError:
+    """Return the error for a task on which the likelihood does not depend."""
+    return TaskSiteError(
+        f"task site {name!r} does not reach the likelihood: expected the log likelihood to change "
+        "with the task, got a gradient of zero. Let the task enter the network by matmul or "
+        "concatenation (indexing by argmax, detach() and rounding cut the gradient)"
+    )
+
+
+class _FindTaskSites(Messenger):
+    def __init__(self) -> None:
+        super().__init__()
+        self.sites: dict[str, TaskSite] = {}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if is_task_message(msg):
+            self.sites[msg["name"]] = read_task_site(msg).detached()
+
+
+def find_task_sites(model: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, TaskSite]:
+    """Find the task sites of a model by running it once, leaving nothing behind.
+
+    Args:
+        model: a Pyro model.
+        args, kwargs: what the model takes.
+
+    Returns:
+        The unobserved sites marked ``infer={"task": True}``, by name, in the order of the model.
+
+    Raises:
+        TaskSiteError: when there is none, or one of them is not a task (see ``read_task_site``).
+
+    >>> import pyro
+    >>> import pyro.distributions as dist
+    >>> def model(x):
+    ...     with pyro.plate("sequence", len(x)):
+    ...         prior = dist.OneHotCategorical(torch.tensor([0.2, 0.8]))
+    ...         z = pyro.sample("z", prior, infer={"task": True})
+    ...         pyro.sample("x", dist.Normal(z @ torch.tensor([0.0, 1.0]), 0.1), obs=x)
+    >>> site = find_task_sites(model, torch.zeros(3))["z"]
+    >>> site.num_tasks, tuple(site.batch_shape), site.dims
+    (2, (3,), ('sequence',))
+    """
+    with pure(model), torch.no_grad(), _FindTaskSites() as found:
+        model(*args, **kwargs)
+    if not found.sites:
+        raise no_task_sites()
+    return found.sites
