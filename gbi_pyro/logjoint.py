@@ -6,6 +6,7 @@ of q. Every inference of the library is built from runs of :class:`RelaxedModel`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -16,12 +17,14 @@ from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor
 
 from gbi_pyro.purity import differentiable_networks, pure
-from gbi_pyro.relax import Model, Point, RelaxMessenger, check_names
+from gbi_pyro.relax import Model, Point, RelaxMessenger, SoftOneHot, check_names
 from gbi_pyro.sites import (
     TaskSite,
     TaskSiteError,
+    check_value,
     is_task_message,
     no_task_sites,
+    read_task_site,
     unreached,
 )
 
@@ -44,12 +47,14 @@ class Factor:
     Attributes:
         log_prob: with the site's plates as dimensions; masks and scales of the user's applied, the
             scale of a plate's subsampling not.
+        total: its sum, a scalar.
         plates: the plate dimensions (negative) that the site lies in.
         is_data: whether it scores observed values (not a task, not a bare factor).
         mask: which entries count, if some do not.
     """
 
     log_prob: Tensor
+    total: Tensor
     plates: frozenset[int]
     is_data: bool
     mask: Tensor | None = None
@@ -119,7 +124,7 @@ class LogJoint:
 
 def sum_terms(factors: Iterable[Factor]) -> Tensor:
     """Sum factors over everything, to a scalar."""
-    return torch.stack([f.log_prob.sum() for f in factors]).sum()
+    return torch.stack([f.total for f in factors]).sum()
 
 
 def sum_to_element(terms: list[Tensor], site: TaskSite, nesting: int) -> Tensor:
@@ -179,8 +184,13 @@ class ScoreMessenger(poutine.messenger.Messenger):
         has_value = not (infer.get("_deterministic") or site_is_factor(msg))
         if has_value:
             _check_finite(name, value, msg["fn"].event_dim, mask)
-        log_prob = msg["fn"].log_prob(value, *msg["args"], **msg["kwargs"])
-        frames = [f for f in msg["cond_indep_stack"] if f.vectorized]
+        fn = msg["fn"]
+        if infer.get("task") and not isinstance(fn, SoftOneHot):
+            # Labels may be mixtures, which a categorical would score by their largest entry.
+            site = read_task_site(msg)
+            check_value(site, value, on_simplex=True)
+            fn = SoftOneHot(site.log_prior)
+        log_prob = fn.log_prob(value, *msg["args"], **msg["kwargs"])
         scale = msg["scale"]
         for frame in msg["cond_indep_stack"]:
             if frame.full_size is not None and frame.full_size != frame.size:
@@ -191,24 +201,26 @@ class ScoreMessenger(poutine.messenger.Messenger):
         if mask is not None and mask is not True:
             keep = torch.as_tensor(mask, device=log_prob.device)
             log_prob = torch.where(keep, log_prob, log_prob.new_zeros(()))
-        if bool(log_prob.detach().isnan().any()):
+        total = log_prob.sum()
+        if bool(total.isnan()) and bool(log_prob.isnan().any()):
             raise TaskSiteError(
                 f"the log probability of site {name!r} is NaN though its value is finite: look for "
                 "NaN or infinite numbers among the model's other inputs and its weights"
             )
         is_data = has_value and not infer.get("task")
-        self.factors[name] = Factor(log_prob, frozenset(f.dim for f in frames), is_data, keep)
+        dims = frozenset(f.dim for f in msg["cond_indep_stack"] if f.vectorized)
+        self.factors[name] = Factor(log_prob, total, dims, is_data, keep)
 
 
 def _check_finite(name: str, value: Tensor, event_dim: int, mask: Any) -> None:
+    if not value.is_floating_point() or math.isfinite(value.detach().sum().item()):
+        return  # one pass over the data in the usual case
     finite = value.isfinite()
-    if bool(finite.all()):
-        return
     if event_dim:
         finite = finite.flatten(-event_dim).all(-1)
     if mask is not None:
         finite = finite | ~torch.as_tensor(mask, device=value.device)
-    if not bool(finite.all()):
+    if not bool(finite.all()):  # else a sum that overflowed, or masked entries
         where = tuple((~finite).nonzero()[0].tolist())
         raise TaskSiteError(
             f"the data of site {name!r} have {int((~finite).sum())} NaN or infinite element(s), "
@@ -293,7 +305,7 @@ class RelaxedModel:
                 is not finite.
         """
         names, values = list(joint.sites), list(joint.values.values())
-        rest = [f.log_prob.sum() for n, f in joint.factors.items() if n not in joint.sites]
+        rest = [f.total for n, f in joint.factors.items() if n not in joint.sites]
         for name, site in joint.sites.items():
             if site.log_prior.requires_grad:  # a prior that depends on another task
                 rest.append((joint.values[name].detach() * site.log_prior).sum())

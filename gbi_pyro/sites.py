@@ -140,9 +140,9 @@ def check_value(site: TaskSite, value: Tensor, *, on_simplex: bool) -> None:
         )
     if not on_simplex:
         return
-    total = value.detach().sum(-1)
-    smallest = value.detach().min()
-    if not bool((total - 1).abs().max() <= SIMPLEX_TOLERANCE) or smallest < -SIMPLEX_TOLERANCE:
+    value = value.detach()
+    total, smallest = value.sum(-1), value.min()
+    if not ((total - 1).abs().max() <= SIMPLEX_TOLERANCE and smallest >= -SIMPLEX_TOLERANCE):
         raise TaskSiteError(
             f"value of task site {site.name!r} is off the simplex: expected numbers >= 0 that sum "
             f"to 1, got a sum of {total.flatten()[(total - 1).abs().argmax()].item():.4g} and a "

@@ -22,6 +22,9 @@ import torch
 from torch import Tensor
 
 ROW_TOLERANCE = 1e-4  # a float32 row of probabilities sums to 1 only within this
+# Inside, -inf is this: logsumexp over nothing but -inf has gradient NaN. It is far below any log
+# probability and far above overflow, even when thousands of them add up.
+LOG_ZERO = -1e30
 
 
 class HMMPosterior(NamedTuple):
@@ -68,9 +71,11 @@ def hmm_posterior(
 
     Example:
         >>> import torch
-        >>> stay, emission = torch.tensor([[0.9, 0.1], [0.1, 0.9]]), torch.tensor([[1.0, 3.0]])
-        >>> hmm_posterior(torch.tensor([0.5, 0.5]).log(), stay.log(), emission.log())[0].exp()
-        tensor([[0.2500, 0.7500]])
+        >>> initial, transition = torch.tensor([0.5, 0.5]), torch.tensor([[0.9, 0.1], [0.1, 0.9]])
+        >>> emission = torch.tensor([[1.0, 3.0], [1.0, 1.0]])
+        >>> posterior = hmm_posterior(initial.log(), transition.log(), emission.log())
+        >>> posterior.log_filtered.exp()
+        tensor([[0.2500, 0.7500], [0.3000, 0.7000]])
     """
     one_step = log_initial.new_zeros((*log_initial.shape[-1:], 1))
     return hsmm_posterior(log_initial, log_transition, log_emission, one_step)
@@ -120,7 +125,7 @@ def hsmm_posterior(
     batch = torch.broadcast_shapes(
         log_emission.shape[:-2], log_initial.shape[:-1], blocks.batch_shape
     )
-    first = log_initial.new_full((*batch, log_initial.shape[-1], blocks.num_elapsed), -math.inf)
+    first = log_initial.new_full((*batch, log_initial.shape[-1], blocks.num_elapsed), LOG_ZERO)
     first[..., 0] = log_initial
     emission = log_emission.movedim(-2, 0).unsqueeze(-1).unbind(0)  # T times (..., K, 1)
 
@@ -133,10 +138,9 @@ def hsmm_posterior(
     norms = torch.stack(step_evidence)  # log p(x_t | x_1..t-1), (T, ..., 1, 1)
     _check_possible(norms[..., 0, 0])
     return HMMPosterior(
-        # Rows that are normalised only within the tolerance must not show in the answer.
-        torch.stack(filtered, -2).log_softmax(-1),
-        torch.stack(predicted, -2).log_softmax(-1),
-        _smooth(states, norms, emission, blocks).log_softmax(-1),
+        _finish(filtered),
+        _finish(predicted),
+        _finish(_smooth(states, norms, emission, blocks)),
         norms.sum(0)[..., 0, 0],
         _viterbi(first, emission, blocks),
     )
@@ -153,9 +157,7 @@ class _Blocks:
     @classmethod
     def from_durations(cls, log_transition: Tensor, log_duration: Tensor, T: int) -> _Blocks:
         log_survival = log_duration.flip(-1).logcumsumexp(-1).flip(-1)  # log p(D >= d)
-        # A state that no block reaches keeps hazard and stay at zero instead of 0 / 0.
-        reached = log_survival.masked_fill(log_survival == -math.inf, 0.0)
-        end, stay = log_duration - reached, log_survival[..., 1:] - reached[..., :-1]
+        end, stay = log_duration - log_survival, log_survival.diff()
         # Within T steps no block is seen to last longer than T.
         return cls(log_transition, end[..., :T], stay[..., : T - 1])
 
@@ -204,14 +206,20 @@ def _forward(
 
 def _smooth(
     states: list[Tensor], norms: Tensor, emission: tuple[Tensor, ...], blocks: _Blocks
-) -> Tensor:
-    """Return log p(z_t | x_1..T), (..., T, K)."""
+) -> list[Tensor]:
+    """Return log p(z_t | x_1..T) of each step, (..., K)."""
     smoothed = [_any_elapsed(states[-1], torch.logsumexp)]
     future = torch.zeros_like(states[-1])
     for t in reversed(range(len(states) - 1)):
         future = blocks.backward(future + (emission[t + 1] - norms[t + 1]))
         smoothed.append(_any_elapsed(states[t] + future, torch.logsumexp))
-    return torch.stack(smoothed[::-1], -2)
+    return smoothed[::-1]
+
+
+def _finish(messages: list[Tensor]) -> Tensor:
+    """Stack over time, (..., T, K), without a trace of LOG_ZERO or of the rows' tolerance."""
+    log_probs = torch.stack(messages, -2).log_softmax(-1)
+    return log_probs.masked_fill(log_probs < LOG_ZERO / 2, -math.inf)
 
 
 @torch.no_grad()
@@ -251,9 +259,9 @@ def _checked(
         "log_duration": (K, "D"),
     }
     for name, value in args.items():
-        tail = value.shape[value.dim() - len(wanted[name]) :] if value.dim() else ()
-        if len(tail) != len(wanted[name]) or any(
-            got != want and (isinstance(want, int) or got == 0)
+        tail = value.shape[-len(wanted[name]) :]
+        if len(tail) != len(wanted[name]) or not all(
+            got >= 1 if isinstance(want, str) else got == want
             for got, want in zip(tail, wanted[name], strict=True)
         ):
             shape = ", ".join(map(str, wanted[name]))
@@ -261,8 +269,11 @@ def _checked(
                 f"{name} should have shape (..., {shape}) with T, D >= 1 and K = {K} tasks as in "
                 f"log_initial; got {tuple(value.shape)}: put tasks on the dimensions of size {K}"
             )
-        if not value.is_floating_point():
-            raise ValueError(f"{name} should hold floating log probabilities; got {value.dtype}")
+        if value.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"{name} should hold log probabilities in float32 or float64; got {value.dtype}: "
+                "call .float()"
+            )
         if not (value < math.inf).all():
             raise ValueError(
                 f"{name} should hold log probabilities below +inf; got NaN or +inf: look for a log "
@@ -279,7 +290,7 @@ def _checked(
             "size 1 where an argument is shared"
         ) from None
     dtype = functools.reduce(torch.promote_types, [a.dtype for a in args.values()])
-    return [value.to(log_emission.device, dtype) for value in args.values()]
+    return [value.to(log_emission.device, dtype).clamp_min(LOG_ZERO) for value in args.values()]
 
 
 def _check_rows(name: str, value: Tensor) -> None:
@@ -294,8 +305,7 @@ def _check_rows(name: str, value: Tensor) -> None:
 
 
 def _check_possible(log_step_evidence: Tensor) -> None:
-    # After an impossible step comes NaN, which is no more above -inf than -inf is.
-    bad = ~(log_step_evidence > -math.inf)
+    bad = log_step_evidence < LOG_ZERO / 2
     if bad.any():
         t, *element = bad.nonzero()[0].tolist()
         raise ValueError(

@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -246,6 +247,6 @@ def test_lists_make_the_same_stream_as_tuples() -> None:
         ),
     ],
 )
-def test_unfit_fields_are_named(make, message: str) -> None:
+def test_unfit_fields_are_named(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
