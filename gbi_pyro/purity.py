@@ -55,7 +55,7 @@ def pure(model: Callable[..., Any], *, freeze: bool = False) -> Iterator[None]:
         if module is not None and module.training
         else []
     )
-    # Only names that the run adds are taken out again: the tensors themselves stay the same objects.
+    # Only names that the run adds are taken out again: tensors stay the same objects.
     names = set(store.keys())
     random_state = pyro.util.get_rng_state()
     cuda_state = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from pyro.distributions import TorchDistribution
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
@@ -32,6 +31,7 @@ class SoftOneHot(TorchDistribution):
     Args:
         log_prior: normalised log probabilities, ``batch_shape + (K,)``.
 
+    >>> import torch
     >>> SoftOneHot(torch.tensor([0.5, 0.5, 0.0]).log()).log_prob(torch.tensor([0.5, 0.5, 0.0]))
     tensor(-0.6931)
     """

@@ -115,8 +115,10 @@ def read_task_site(msg: Any) -> TaskSite:
     # probabilities themselves keeps a forbidden task forbidden.
     categorical = fn._categorical
     given_probs = categorical.__dict__.get("probs")
-    is_probs = given_probs is not None and categorical._param is given_probs
-    log_prior = given_probs.log() if is_probs else categorical.logits
+    if given_probs is not None and categorical._param is given_probs:
+        log_prior = given_probs.log()
+    else:
+        log_prior = categorical.logits
     plates = {
         f.dim: Plate(f.name, f.size, f.full_size or f.size)
         for f in msg["cond_indep_stack"]

@@ -1,1 +1,1 @@
-
+"""Data with known truth, and readers of real data."""

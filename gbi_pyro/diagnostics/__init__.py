@@ -1,1 +1,1 @@
-
+"""How good a task posterior is, and its way to ArviZ."""

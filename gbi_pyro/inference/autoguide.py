@@ -38,9 +38,7 @@ class AutoTaskGuide:
             [0., 1.]])
     """
 
-    def __init__(
-        self, model: Model, infer: Callable[..., TaskPosterior] | None = None
-    ) -> None:
+    def __init__(self, model: Model, infer: Callable[..., TaskPosterior] | None = None) -> None:
         self._model = (model,)  # in a tuple, so that the guide does not own the model's weights
         self.infer = infer or OneStepGradient()
 

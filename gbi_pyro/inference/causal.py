@@ -24,9 +24,7 @@ class CarriesState(Protocol):
         """Run the model; with ``states``, each step from its own state, all in parallel."""
 
 
-def causal(
-    model: CarriesState, *args: Any, tasks: Mapping[str, Tensor] | None = None
-) -> Model:
+def causal(model: CarriesState, *args: Any, tasks: Mapping[str, Tensor] | None = None) -> Model:
     """Cut a recurrent model between its steps: p(x_t | x_<t, z_t) with the carried past fixed.
 
     In a recurrent network the gradient with respect to z_t also sees what comes after t, through

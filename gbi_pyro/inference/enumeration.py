@@ -49,7 +49,7 @@ class Enumeration:
     >>> posterior = Enumeration()(model, torch.tensor([0.52, 0.2]))
     >>> posterior.probs().round(decimals=2), posterior.log_evidence.round(decimals=2)
     (tensor([[0.2300, 0.7700],
-            [1.0000, 0.0000]]), tensor([-3.4700,  0.6900]))
+            [1.0000, 0.0000]]), tensor([-2.9700,  0.6900]))
     """
 
     chunk_size: int | None = None
@@ -145,7 +145,7 @@ def _levels(sites: list[TaskSite]) -> list[list[TaskSite]]:
 
 
 def _fold(site: TaskSite, tasks: Tensor, nesting: int, *, keep: bool) -> Tensor:
-    """Put several corners side by side, left of every plate: ``(c, 1, ..) + batch_shape + (K,)``."""
+    """Put corners side by side, left of every plate: ``(c, 1, ..) + batch_shape + (K,)``."""
     if not keep:
         return site.corner(int(tasks[0]))
     ones = (1,) * (nesting - len(site.batch_shape))
@@ -165,16 +165,14 @@ def _by_level(
             if f.belongs(level[0]) and not (deeper and f.belongs(deeper))
         ]
         table = sum_to_element(terms, level[0], nesting)
-        tables.append(table.expand((lead,) + level[0].batch_shape))
+        tables.append(table.expand((lead, *level[0].batch_shape)))
     return tables
 
 
 def _axes(levels: list[list[TaskSite]]) -> list[tuple[int, ...]]:
     """Return which leading axes of the tables belong to each level's sites."""
     ends = list(itertools.accumulate(len(level) for level in levels))
-    return [
-        tuple(range(end - len(level), end)) for end, level in zip(ends, levels, strict=True)
-    ]
+    return [tuple(range(end - len(level), end)) for end, level in zip(ends, levels, strict=True)]
 
 
 def _padded(table: Tensor, num_sites: int, rank: int) -> Tensor:

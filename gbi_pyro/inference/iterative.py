@@ -73,9 +73,7 @@ class IterativeGradient:
             ("space", ("simplex", "free")),
         ):
             if getattr(self, option) not in known:
-                raise ValueError(
-                    f"{option} must be one of {known}, got {getattr(self, option)!r}"
-                )
+                raise ValueError(f"{option} must be one of {known}, got {getattr(self, option)!r}")
         if self.optim == "mirror" and (self.regularizer, self.space) != ("entropy", "simplex"):
             raise ValueError(
                 "optim='mirror' ascends the entropy-regularized objective on the simplex; for "
@@ -166,7 +164,9 @@ class IterativeGradient:
         path: dict[str, list[Tensor]],
     ) -> TaskPosterior:
         free = self.space == "free"
-        log_probs = {n: _to_simplex(s).log() if free else s.log_softmax(-1) for n, s in states.items()}
+        log_probs = {
+            n: _to_simplex(s).log() if free else s.log_softmax(-1) for n, s in states.items()
+        }
         ends = {n: s if free else s.softmax(-1) for n, s in states.items()}
         return TaskPosterior(
             log_probs,

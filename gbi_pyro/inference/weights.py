@@ -15,7 +15,7 @@ def clamped_loss(model: Model, *args: Any, **kwargs: Any) -> Tensor:
     """Return -log p(x, Z) per observed value, to be descended in the weights.
 
     The tasks are given: as labels that the model takes among its arguments, or as mixtures by
-    ``relax_tasks``. It is a Pyro loss for torch's optimisers: ``clamped_loss(model, x, z).backward()``.
+    ``relax_tasks``. It is a loss for torch's optimisers: ``clamped_loss(model, x, z).backward()``.
 
     Args:
         model: a Pyro model.
@@ -37,8 +37,11 @@ def clamped_loss(model: Model, *args: Any, **kwargs: Any) -> Tensor:
     """
     with ScoreMessenger() as score:
         model(*args, **kwargs)
-    observations = sum(f.log_prob.numel() if f.mask is None else f.num_terms.sum() 
-                       for f in score.factors.values() if f.is_data)
+    observations = sum(
+        f.log_prob.numel() if f.mask is None else f.num_terms.sum()
+        for f in score.factors.values()
+        if f.is_data
+    )
     if not observations:
         raise TaskSiteError(
             "the model observes nothing: expected at least one site with data (obs=...)"

@@ -1,1 +1,1 @@
-
+"""Pyro models with neural likelihoods and marked task sites."""

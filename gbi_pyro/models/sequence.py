@@ -80,7 +80,9 @@ class SequenceLSTM(nn.Module):
 
     def uniform(self, *batch_shape: int) -> Tensor:
         """Return the maximum-entropy task, ``batch_shape + (K,)``."""
-        return self.log_prior.new_full((*batch_shape, self.num_tasks or 0), 1 / (self.num_tasks or 1))
+        return self.log_prior.new_full(
+            (*batch_shape, self.num_tasks or 0), 1 / (self.num_tasks or 1)
+        )
 
     def forward(
         self, x: Tensor, z: Tensor | None = None, states: LSTMState | None = None
@@ -104,7 +106,7 @@ class SequenceLSTM(nn.Module):
             if states is None:
                 mean = self.mean(x, z)
             else:
-                mean, _ = self.step(_previous(x), z, states)
+                mean, _ = lstm_step(dict(self.named_parameters()), _previous(x), z, states)
             pyro.sample("x", dist.Normal(mean, self.sigma), obs=x)
         return mean
 
@@ -116,9 +118,10 @@ class SequenceLSTM(nn.Module):
 
     def step(
         self, previous: Tensor, z: Tensor | None, state: LSTMState
-    ) -> tuple[Tensor, LSTMState]:
-        """Predict one step from a carried state; see ``lstm_step``."""
-        return lstm_step(dict(self.named_parameters()), previous, z, state)
+    ) -> tuple[dist.Normal, LSTMState]:
+        """Predict one step from a carried state: p(x_t | x_t-1, z_t, state); see ``lstm_step``."""
+        mean, state = lstm_step(dict(self.named_parameters()), previous, z, state)
+        return dist.Normal(mean, self.sigma, validate_args=False), state
 
     def initial_state(self, *batch_shape: int) -> LSTMState:
         """Return the state before the first step, zero."""
@@ -172,10 +175,11 @@ class SequenceLSTMStack(nn.Module):
 
     def step(
         self, previous: Tensor, z: Tensor | None, state: LSTMState
-    ) -> tuple[Tensor, LSTMState]:
+    ) -> tuple[dist.Normal, LSTMState]:
         """Predict one step of ``(S, batch)`` sequences; see ``lstm_step``."""
         weights = {n.replace("__", "."): b for n, b in self.named_buffers()}
-        return lstm_step(weights, previous, z, state)
+        mean, state = lstm_step(weights, previous, z, state)
+        return dist.Normal(mean, self.sigma, validate_args=False), state
 
     def initial_state(self, *batch_shape: int) -> LSTMState:
         """Return the state before the first step, zero."""

@@ -42,7 +42,9 @@ class SwitchingGaussian(nn.Module):
             )
         self.sigma = sigma
         self.register_buffer("means", means)
-        self.register_buffer("log_prior", torch.zeros_like(means) if log_prior is None else log_prior)
+        self.register_buffer(
+            "log_prior", torch.zeros_like(means) if log_prior is None else log_prior
+        )
 
     def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
         """Run the Pyro model on ``x``, (sequence, time), with the tasks ``z`` if they are known."""

@@ -1,0 +1,136 @@
+"""A frozen recurrent network that adapts to a stream by moving its task as the data arrive."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from gbi_pyro.logjoint import Passes
+
+
+class StepsAhead(Protocol):
+    """A recurrent network that predicts one step at a time."""
+
+    def step(self, previous: Tensor, z: Any, state: Any) -> tuple[Distribution, Any]:
+        """Return p(x_t | x_t-1, z, state) and the next state."""
+
+    def initial_state(self, *batch_shape: int) -> Any:
+        """Return the state before the first step."""
+
+
+class OnlineRun(NamedTuple):
+    """What a stream was predicted to be, and the tasks it was predicted with.
+
+    Attributes:
+        mean: predicted mean of x_t before it is seen, ``(..., T)``.
+        log_prob: log p(x_t) under that prediction, ``(..., T)``.
+        values: the task that the prediction used, ``(..., T, K)``.
+        gradients: d log p(x_t-h+1..t) / dz after x_t is seen, ``(..., T, K)``.
+        passes: single steps of the network run, and backward passes.
+    """
+
+    mean: Tensor
+    log_prob: Tensor
+    values: Tensor
+    gradients: Tensor
+    passes: Passes
+
+
+@dataclass(frozen=True)
+class OnlineGradient:
+    """Move a task along the gradient of the recent log likelihood, one update per observation.
+
+    Before x_t arrives it is predicted with the present task; then the last ``horizon`` steps are
+    run again from the state carried to them, all with that task z, and
+
+        z <- z + rate * d log p(x_t-h+1 .. x_t | z) / dz.
+
+    Nothing after t ever moves the task at t, and the weights stay as they are.
+
+    Args:
+        rate: step size. A likelihood of noise sigma has curvature of order horizon / sigma^2, so a
+            useful rate is of order sigma^2.
+        horizon: h >= 1, how many of the last observations count.
+        space: ``"free"`` moves z itself, which may leave the hull of the training tasks;
+            ``"simplex"`` moves the logits of z.
+
+    Raises:
+        ValueError: for options out of range.
+    """
+
+    rate: float = 0.02
+    horizon: int = 3
+    space: Literal["free", "simplex"] = "free"
+
+    def __post_init__(self) -> None:
+        if not self.rate > 0:
+            raise ValueError(f"rate must be positive, got {self.rate}")
+        if self.horizon < 1:
+            raise ValueError(f"horizon must be at least 1, got {self.horizon}")
+        if self.space not in ("free", "simplex"):
+            raise ValueError(f"space must be 'free' or 'simplex', got {self.space!r}")
+
+    def __call__(self, network: StepsAhead, x: Tensor, start: Tensor) -> OnlineRun:
+        """Run a network along a stream.
+
+        Args:
+            network: a recurrent network, or a stack of them with its leading dimension in ``x``.
+            x: the stream, ``(..., T)``.
+            start: the task before the first step, ``(..., K)``: a point of the simplex.
+
+        Returns:
+            Predictions and tasks, step by step.
+
+        Raises:
+            ValueError: for shapes that do not fit, or data that are not finite.
+        """
+        if start.shape[:-1] != x.shape[:-1]:
+            raise ValueError(
+                f"start has shape {tuple(start.shape)}, expected {tuple(x.shape[:-1])} + (K,): one "
+                "task for each stream"
+            )
+        if not bool(x.isfinite().all()):
+            raise ValueError("the stream has NaN or infinite elements; expected finite numbers")
+        simplex = self.space == "simplex"
+        moving = start.log() if simplex else start.clone()
+        if simplex and not bool(moving.isfinite().all()):
+            raise ValueError("start lies at the edge of the simplex, where the logits are infinite")
+        state, previous = network.initial_state(*x.shape[:-1]), torch.zeros_like(x[..., 0])
+        window: deque[tuple[Tensor, Any, Tensor]] = deque(maxlen=self.horizon)
+        runs: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        steps = 0
+        for observed in x.unbind(-1):
+            window.append((previous, state, observed))
+            z = moving.softmax(-1) if simplex else moving
+            with torch.no_grad():
+                predicted, state = network.step(previous, z, state)
+            gradient = self._gradient(network, window, moving)
+            runs.append((predicted.mean, predicted.log_prob(observed), z, gradient))
+            moving = moving + self.rate * gradient
+            previous, steps = observed, steps + 1 + len(window)
+        mean, log_prob, values, gradients = zip(*runs, strict=True)
+        return OnlineRun(
+            torch.stack(mean, -1),
+            torch.stack(log_prob, -1),
+            torch.stack(values, -2),
+            torch.stack(gradients, -2),
+            Passes(forward=steps, backward=x.shape[-1]),
+        )
+
+    def _gradient(
+        self, network: StepsAhead, window: deque[tuple[Tensor, Any, Tensor]], moving: Tensor
+    ) -> Tensor:
+        with torch.enable_grad():
+            leaf = moving.detach().requires_grad_()
+            z = leaf.softmax(-1) if self.space == "simplex" else leaf
+            state, total = window[0][1], torch.zeros(())
+            for previous, _, observed in window:
+                predicted, state = network.step(previous, z, state)
+                total = total + predicted.log_prob(observed).sum()
+        (gradient,) = torch.autograd.grad(total, leaf)
+        return gradient
