@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
+from pyro.distributions import MaskedDistribution
 from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor
 
@@ -23,6 +24,8 @@ from gbi_pyro.sites import (
     TaskSiteError,
     check_value,
     is_task_message,
+    missing_point,
+    no_data,
     no_task_sites,
     read_task_site,
     unreached,
@@ -48,16 +51,18 @@ class Factor:
         log_prob: with the site's plates as dimensions; masks and scales of the user's applied, the
             scale of a plate's subsampling not.
         total: its sum, a scalar.
-        plates: the plate dimensions (negative) that the site lies in.
+        plates: the names of the plates that the site lies in.
         is_data: whether it scores observed values (not a task, not a bare factor).
         mask: which entries count, if some do not.
+        scale: the user's scale, by which ``log_prob`` is multiplied.
     """
 
     log_prob: Tensor
     total: Tensor
-    plates: frozenset[int]
+    plates: frozenset[str]
     is_data: bool
     mask: Tensor | None = None
+    scale: Tensor | float = 1.0
 
     @property
     def num_terms(self) -> Tensor:
@@ -70,7 +75,7 @@ class Factor:
         rank = len(site.batch_shape)
         for i, (size, plate) in enumerate(zip(site.batch_shape, site.plates, strict=True)):
             dim = i - rank
-            if plate and dim not in self.plates:
+            if plate and plate.name not in self.plates:
                 return False
             if not plate and size > 1:
                 here = self.log_prob.shape[dim] if self.log_prob.ndim >= -dim else 1
@@ -124,7 +129,8 @@ class LogJoint:
 
 def sum_terms(factors: Iterable[Factor]) -> Tensor:
     """Sum factors over everything, to a scalar."""
-    return torch.stack([f.total for f in factors]).sum()
+    totals = [f.total for f in factors]
+    return torch.stack(totals).sum() if totals else torch.zeros(())
 
 
 def sum_to_element(terms: list[Tensor], site: TaskSite, nesting: int) -> Tensor:
@@ -169,22 +175,22 @@ class ScoreMessenger(poutine.messenger.Messenger):
     def _pyro_post_sample(self, msg: Any) -> None:
         if site_is_subsample(msg):
             return
-        name, value, mask = msg["name"], msg["value"], msg["mask"]
+        name, fn, value, mask = msg["name"], msg["fn"], msg["value"], msg["mask"]
         if not msg["is_observed"]:
             if is_task_message(msg):
-                raise TaskSiteError(
-                    f"task site {name!r} was given no point: expected one for every unobserved "
-                    "task site of the model; name it among the values"
-                )
+                raise missing_point(name, [])
             raise TaskSiteError(
                 f"site {name!r} is neither observed nor a task: expected a value for it while the "
-                "task is inferred; give one with poutine.condition(model, {...}), or enumerate it"
+                "task is inferred. If it is a task itself, mark it infer={'task': True}; else give "
+                "it a value, poutine.condition(model, {...})"
             )
+        while isinstance(fn, MaskedDistribution) and isinstance(fn._mask, Tensor):
+            mask = fn._mask if mask is None else fn._mask & mask
+            fn = fn.base_dist
         infer = msg["infer"]
         has_value = not (infer.get("_deterministic") or site_is_factor(msg))
         if has_value:
-            _check_finite(name, value, msg["fn"].event_dim, mask)
-        fn = msg["fn"]
+            value = _finite(name, value, fn.event_dim, mask)
         if infer.get("task") and not isinstance(fn, SoftOneHot):
             # Labels may be mixtures, which a categorical would score by their largest entry.
             site = read_task_site(msg)
@@ -208,25 +214,37 @@ class ScoreMessenger(poutine.messenger.Messenger):
                 "NaN or infinite numbers among the model's other inputs and its weights"
             )
         is_data = has_value and not infer.get("task")
-        dims = frozenset(f.dim for f in msg["cond_indep_stack"] if f.vectorized)
-        self.factors[name] = Factor(log_prob, total, dims, is_data, keep)
+        plates = frozenset(f.name for f in msg["cond_indep_stack"] if f.vectorized)
+        self.factors[name] = Factor(log_prob, total, plates, is_data, keep, scale)
 
 
-def _check_finite(name: str, value: Tensor, event_dim: int, mask: Any) -> None:
+def _finite(name: str, value: Tensor, event_dim: int, mask: Any) -> Tensor:
+    """Return the data, checked: NaN and infinite elements have to be masked."""
     if not value.is_floating_point() or math.isfinite(value.detach().sum().item()):
-        return  # one pass over the data in the usual case
+        return value  # one pass over the data in the usual case
     finite = value.isfinite()
     if event_dim:
         finite = finite.flatten(-event_dim).all(-1)
-    if mask is not None:
-        finite = finite | ~torch.as_tensor(mask, device=value.device)
-    if not bool(finite.all()):  # else a sum that overflowed, or masked entries
-        where = tuple((~finite).nonzero()[0].tolist())
+    allowed = finite if mask is None else finite | ~torch.as_tensor(mask, device=value.device)
+    if not bool(allowed.all()):
+        where = tuple((~allowed).nonzero()[0].tolist())
         raise TaskSiteError(
-            f"the data of site {name!r} have {int((~finite).sum())} NaN or infinite element(s), "
+            f"the data of site {name!r} have {int((~allowed).sum())} NaN or infinite element(s), "
             f"the first at index {where}; expected finite numbers. Drop them, or hide them from "
             "the likelihood with poutine.mask"
         )
+    if bool(finite.all()):  # a sum that overflowed
+        return value
+    # A masked NaN would still come back through the gradient (0 * NaN): a good element of the
+    # same data stands in for it, or 1, where there is none.
+    stand_in = value[finite][0] if bool(finite.any()) else torch.ones_like(value[~finite][0])
+    return torch.where(finite.reshape(finite.shape + (1,) * event_dim), value, stand_in)
+
+
+def _scaled(site: TaskSite, scale: Tensor | float) -> TaskSite:
+    if isinstance(scale, Tensor):
+        return replace(site, log_prior=site.log_prior * scale.unsqueeze(-1))
+    return site if scale == 1.0 else replace(site, log_prior=site.log_prior * scale)
 
 
 @dataclass
@@ -245,7 +263,6 @@ class RelaxedModel:
 
     def __post_init__(self) -> None:
         self.passes: Passes = getattr(self.model, "passes_spent", Passes())
-        self._num_tasks: dict[str, int] = {}
 
     def count(self, **spent: int) -> None:
         """Add to the passes spent."""
@@ -284,14 +301,15 @@ class RelaxedModel:
             torch.set_grad_enabled(bool(order) or (not freeze and torch.is_grad_enabled())),
             differentiable_networks(order),
             ScoreMessenger() as score,
-            RelaxMessenger(leaf, on_simplex=on_simplex) as relax,
+            RelaxMessenger(leaf, on_simplex=on_simplex, inferred=True) as relax,
         ):
             self.model(*self.args, **self.kwargs)
         if not relax.sites:
             raise no_task_sites()
-        self._num_tasks = {name: site.num_tasks for name, site in relax.sites.items()}
-        return LogJoint(score.factors, relax.sites, relax.values)
+        sites = {n: _scaled(s, score.factors[n].scale) for n, s in relax.sites.items()}
+        return LogJoint(score.factors, sites, relax.values)
 
+    @torch.enable_grad()
     def evidence_gradient(
         self, joint: LogJoint, *, create_graph: bool = False
     ) -> dict[str, Tensor]:
@@ -309,6 +327,8 @@ class RelaxedModel:
         for name, site in joint.sites.items():
             if site.log_prior.requires_grad:  # a prior that depends on another task
                 rest.append((joint.values[name].detach() * site.log_prior).sum())
+        if not rest:
+            raise no_data(names[0])
         connected = [term for term in rest if term.requires_grad]
         if not connected:
             raise unreached(names[0])
@@ -326,20 +346,24 @@ class RelaxedModel:
                     "simplex. Look at the scales and the support of the observed sites"
                 )
             if not bool(g.any()):
-                self._check_reach(name)
+                self._check_reach(joint, joint.sites[name])
         return dict(zip(names, found, strict=True))
 
-    def _check_reach(self, name: str) -> None:
+    def _check_reach(self, joint: LogJoint, site: TaskSite) -> None:
         # A gradient of zero everywhere may be chance (data right in the middle of two tasks): the
-        # corners tell. Only this rare case pays for them.
-        def likelihood(k: int) -> Tensor:
-            self.count(check=1)
-            at_corner = self.log_joint(lambda s: s.corner(k) if s.name == name else s.uniform())
-            return at_corner.likelihood
+        # corners tell, term by term, since sums may agree by chance too. Only this rare case pays.
+        def terms(joint: LogJoint) -> list[Tensor]:
+            likelihoods = [f.log_prob for n, f in joint.factors.items() if n not in joint.sites]
+            return likelihoods + [s.log_prior for n, s in joint.sites.items() if n != site.name]
 
-        first, *others = (likelihood(k) for k in range(self._num_tasks[name]))
-        if all(bool(other == first) for other in others):
-            raise unreached(name)
+        here = terms(joint)
+        for k in range(site.num_tasks):
+            point = {**joint.values, site.name: site.corner(k)}
+            self.count(check=1)
+            at_corner = self.log_joint(lambda s, point=point: point[s.name], on_simplex=False)  # type: ignore[misc]
+            if not all(map(torch.equal, terms(at_corner), here)):
+                return
+        raise unreached(site.name)
 
 
 def relaxed_log_joint(
@@ -370,8 +394,12 @@ def relaxed_log_joint(
     >>> round(joint.prior.item(), 4)  # .5 log .25 + .5 log .75
     -0.837
     """
-    joint = RelaxedModel(model, args, kwargs).log_joint(
-        lambda site: values.get(site.name), freeze=False
-    )
+
+    def point(site: TaskSite) -> Tensor:
+        if site.name not in values:
+            raise missing_point(site.name, list(values))
+        return values[site.name]
+
+    joint = RelaxedModel(model, args, kwargs).log_joint(point, freeze=False)
     check_names(values, joint.sites)
     return joint

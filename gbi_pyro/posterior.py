@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gbi_pyro.logjoint import Passes
-from gbi_pyro.sites import TaskSite, unknown_site
+from gbi_pyro.sites import TaskSite, TaskSiteError, unknown_site
 
 
 class Objective(NamedTuple):
@@ -65,8 +65,13 @@ class TaskPosterior:
         """
         if name is None and len(self.log_probs) == 1:
             return next(iter(self.log_probs))
-        if name is None or name not in self.log_probs:
-            raise unknown_site(str(name), list(self.log_probs))
+        if name is None:
+            raise TaskSiteError(
+                f"this posterior has {len(self.log_probs)} task sites, {list(self.log_probs)}; "
+                "expected the name of one of them, got none: name it"
+            )
+        if name not in self.log_probs:
+            raise unknown_site(name, list(self.log_probs))
         return name
 
     def log_prob(self, site: str | None = None) -> Tensor:

@@ -12,7 +12,9 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import unwrap
-from torch import nn
+from pyro.poutine.runtime import _DIM_ALLOCATOR
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 
 def module_of(model: Callable[..., Any]) -> nn.Module | None:
@@ -37,8 +39,8 @@ def pure(model: Callable[..., Any], *, freeze: bool = False) -> Iterator[None]:
     """Run ``model`` inside and find everything as it was afterwards.
 
     Kept: Pyro's parameter store and handler stack, the random state of torch (CPU and CUDA), NumPy
-    and Python, the buffers of a network in training mode (batch statistics move when it runs).
-    Handlers outside see nothing of what happens inside.
+    and Python, the buffers of networks in training mode (batch statistics move when they run).
+    Handlers outside see nothing of what happens inside, and plates outside take no dimension.
 
     Args:
         model: the Pyro model that will run; a network is looked for behind it.
@@ -50,11 +52,6 @@ def pure(model: Callable[..., Any], *, freeze: bool = False) -> Iterator[None]:
     weights = set(module.parameters()) if module is not None else set()
     weights.update(p for p in store._params.values() if p.is_leaf)
     frozen = [p for p in weights if freeze and p.requires_grad]
-    buffers = (
-        [(b, b.detach().clone()) for b in module.buffers()]
-        if module is not None and module.training
-        else []
-    )
     # Only names that the run adds are taken out again: tensors stay the same objects.
     names = set(store.keys())
     random_state = pyro.util.get_rng_state()
@@ -62,18 +59,61 @@ def pure(model: Callable[..., Any], *, freeze: bool = False) -> Iterator[None]:
     for p in frozen:
         p.requires_grad_(False)
     try:
-        with poutine.block():
+        with (
+            _borrowed_buffers(module),
+            poutine.block(),
+            _plates_of_its_own(),
+            warnings.catch_warnings(),
+        ):
+            if frozen:  # pyro.module wonders at constant weights in training mode
+                warnings.filterwarnings("ignore", ".* was not registered in the param store")
             yield
     finally:
         for p in frozen:
             p.requires_grad_(True)
-        for buffer, before in buffers:
-            buffer.copy_(before)
         for name in set(store.keys()) - names:
             del store[name]
         pyro.util.set_rng_state(random_state)
         if cuda_state:
             torch.cuda.set_rng_state_all(cuda_state)
+
+
+@contextlib.contextmanager
+def _borrowed_buffers(module: nn.Module | None) -> Iterator[None]:
+    """Let networks in training mode move copies of their buffers, wherever they are kept.
+
+    Copies, because the graph of the run may still need them as the run left them.
+    """
+    own: dict[nn.Module, dict[str, Tensor | None]] = {}
+
+    def lend_copies(network: nn.Module, _: Any = None) -> None:
+        if network.training and network not in own:
+            own[network] = dict(network._buffers)
+            for name, buffer in own[network].items():
+                if buffer is not None:
+                    network._buffers[name] = buffer.detach().clone()
+
+    for network in module.modules() if module is not None else ():
+        lend_copies(network)
+    # A model that is a plain function keeps its networks in its closure or among its globals:
+    # they show themselves when they run.
+    hook = register_module_forward_pre_hook(lend_copies)
+    try:
+        yield
+    finally:
+        hook.remove()
+        for network, buffers in own.items():
+            network._buffers.update(buffers)
+
+
+@contextlib.contextmanager
+def _plates_of_its_own() -> Iterator[None]:
+    """Let plates choose their dimensions as if none stood outside."""
+    outside, _DIM_ALLOCATOR._stack = _DIM_ALLOCATOR._stack, []
+    try:
+        yield
+    finally:
+        _DIM_ALLOCATOR._stack = outside
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pyro.distributions import TorchDistribution
+from pyro.distributions import MaskedDistribution, TorchDistribution
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import constraints
@@ -62,11 +62,14 @@ class RelaxMessenger(Messenger):
     Args:
         point: gives the point for a site, ``lead + batch_shape + (K,)``, or None to leave it alone.
         on_simplex: whether points are checked to lie there.
+        inferred: whether the points stand for tasks to be inferred. A mask then hides data only:
+            each element keeps its prior, and without data its posterior is the prior. Given tasks
+            are masked like any data.
     """
 
-    def __init__(self, point: Point, *, on_simplex: bool = True) -> None:
+    def __init__(self, point: Point, *, on_simplex: bool = True, inferred: bool = False) -> None:
         super().__init__()
-        self.point, self.on_simplex = point, on_simplex
+        self.point, self.on_simplex, self.inferred = point, on_simplex, inferred
         self.sites: dict[str, TaskSite] = {}
         self.values: dict[str, Tensor] = {}
 
@@ -79,7 +82,12 @@ class RelaxMessenger(Messenger):
             return
         check_value(site, value, on_simplex=self.on_simplex)
         self.sites[site.name], self.values[site.name] = site, value
-        msg["fn"], msg["value"] = SoftOneHot(site.log_prior), value
+        prior: TorchDistribution = SoftOneHot(site.log_prior)
+        if self.inferred:
+            msg["mask"] = None
+        elif isinstance(msg["fn"], MaskedDistribution):
+            prior = prior.mask(msg["fn"]._mask)
+        msg["fn"], msg["value"] = prior, value
         msg["is_observed"] = msg["done"] = True
 
 

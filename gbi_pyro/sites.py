@@ -9,6 +9,7 @@ one task per element of the plates around it. Everything else in this library lo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -41,7 +42,8 @@ class TaskSite:
 
     Attributes:
         name: the name of the Pyro site.
-        log_prior: normalised log prior probabilities, ``batch_shape + (K,)``.
+        log_prior: normalised log prior probabilities, ``batch_shape + (K,)``; in a log joint they
+            bear the scale that ``poutine.scale`` puts on the site.
         plates: for each batch dimension the plate that declares it, or None.
     """
 
@@ -111,20 +113,24 @@ def read_task_site(msg: Any) -> TaskSite:
             f"task site {name!r} has K = 1: there is no task to infer; give it at least 2 tasks, "
             "or drop the mark infer={'task': True}"
         )
-    # Scores of a prior given by `probs` are clamped away from zero in torch; the log of the
-    # probabilities themselves keeps a forbidden task forbidden.
-    categorical = fn._categorical
-    given_probs = categorical.__dict__.get("probs")
-    if given_probs is not None and categorical._param is given_probs:
-        log_prior = given_probs.log()
-    else:
-        log_prior = categorical.logits
     plates = {
         f.dim: Plate(f.name, f.size, f.full_size or f.size)
         for f in msg["cond_indep_stack"]
         if f.vectorized
     }
-    return TaskSite(name, log_prior, tuple(plates.get(d) for d in range(-len(fn.batch_shape), 0)))
+    return TaskSite(
+        name, _log_prior(fn), tuple(plates.get(d) for d in range(-len(fn.batch_shape), 0))
+    )
+
+
+def _log_prior(prior: OneHotCategorical) -> Tensor:
+    # torch clamps the scores of a prior given by `probs` to log(eps). The log of the probabilities
+    # themselves keeps a forbidden task forbidden. (Which of the two was given is forgotten when a
+    # plate expands the prior; given scores as small as that have probabilities to match.)
+    logits, probs = prior.logits, prior.probs.detach()
+    smallest = torch.finfo(probs.dtype).eps
+    clamped = (probs < smallest) & (logits >= math.log(smallest) * (1 + 1e-6))
+    return torch.where(clamped, probs.log(), logits) if bool(clamped.any()) else logits
 
 
 def check_value(site: TaskSite, value: Tensor, *, on_simplex: bool) -> None:
@@ -158,6 +164,23 @@ def unknown_site(name: str, known: list[str]) -> TaskSiteError:
     return TaskSiteError(
         f"{name!r} is not a task site of this model; its unobserved sites marked "
         f"infer={{'task': True}} are: {have}. Mark the site, leave it unobserved, or mend the name"
+    )
+
+
+def missing_point(name: str, given: list[str]) -> TaskSiteError:
+    """Return the error for a task site that has neither a label nor a point."""
+    have = f"points for {', '.join(map(repr, given))}" if given else "none"
+    return TaskSiteError(
+        f"task site {name!r} was given no point: expected one for every unobserved task site of "
+        f"the model, got {have}; name it among the values, or give its labels as data"
+    )
+
+
+def no_data(name: str) -> TaskSiteError:
+    """Return the error for a model that observes nothing a task could be inferred from."""
+    return TaskSiteError(
+        f"task site {name!r} has nothing to be inferred from: expected at least one observed site, "
+        "got a model without data; pass the data, obs=... (None leaves a site unobserved)"
     )
 
 

@@ -25,3 +25,19 @@ def clean_state() -> Iterator[None]:
 def generator() -> torch.Generator:
     """A seeded generator of the test's own."""
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(
+    params=[
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=pytest.mark.skipif(
+                not torch.cuda.is_available(), reason="no CUDA device on this machine"
+            ),
+        ),
+    ]
+)
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Each device that this machine has."""
+    return torch.device(request.param)

@@ -9,11 +9,13 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro import poutine
 from torch import Tensor
 
 from gbi_pyro.inference.gradient import OneStepGradient
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.relax import Model
+from gbi_pyro.sites import Plate
 
 
 class AutoTaskGuide:
@@ -57,15 +59,15 @@ class AutoTaskGuide:
             with contextlib.ExitStack() as stack:
                 for i, plate in enumerate(site.plates):
                     if plate is not None:
-                        stack.enter_context(
-                            pyro.plate(
-                                plate.name,
-                                plate.full_size,
-                                # Which elements they are is the model's business; only the scale
-                                # of the subsampling counts here.
-                                subsample=torch.arange(plate.size),
-                                dim=i - len(site.plates),
-                            )
-                        )
+                        stack.enter_context(_open(plate, dim=i - len(site.plates)))
                 draws[name] = pyro.sample(name, dist.OneHotCategorical(logits=log_probs))
         return draws
+
+
+def _open(plate: Plate, dim: int) -> pyro.plate:
+    # Only the scale of a subsampling counts here. Which elements it holds is the model's business:
+    # hidden from the guide's trace, these indices replace none of the model's on replay, and sites
+    # may share the plate.
+    with poutine.block():
+        indices = torch.arange(plate.size)
+        return pyro.plate(plate.name, plate.full_size, subsample=indices, dim=dim)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +16,7 @@ from gbi_pyro.files import replacing
 from gbi_pyro.posterior import TaskPosterior
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Calibration:
     """A correction of one-step scores that was fitted to an exact posterior.
 
@@ -34,9 +36,9 @@ class Calibration:
     site: str = "z"
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
+        if not 0 < self.temperature < math.inf:
             raise ValueError(
-                f"temperature of the calibration of {self.site!r} must be positive, got "
+                f"temperature of the calibration of {self.site!r} must be positive and finite, got "
                 f"{self.temperature}"
             )
         if self.offsets.ndim != 1 or not bool(self.offsets.isfinite().all()):
@@ -70,15 +72,23 @@ class Calibration:
         shift = num_observations.unsqueeze(-1) * self.offsets.to(log_probs)
         return ((log_probs - shift) / self.temperature).log_softmax(-1)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it as a small JSON file."""
-        content = {
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Calibration) and self._content() == other._content()
+
+    def __hash__(self) -> int:
+        return hash((self.site, self.temperature, tuple(self.offsets.tolist())))
+
+    def _content(self) -> dict[str, Any]:
+        return {
             "site": self.site,
             "temperature": self.temperature,
             "offsets": self.offsets.tolist(),
         }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it as a small JSON file."""
         with replacing(path) as temporary:
-            temporary.write_text(json.dumps(content, indent=2) + "\n")
+            temporary.write_text(json.dumps(self._content(), indent=2) + "\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Calibration:
@@ -91,7 +101,7 @@ class Calibration:
             content = json.loads(Path(path).read_text())
             offsets = torch.tensor(content["offsets"], dtype=torch.float64)
             return cls(float(content["temperature"]), offsets, str(content["site"]))
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path} is not a calibration: expected JSON with site, temperature and offsets "
                 f"as Calibration.save writes it ({error!r})"

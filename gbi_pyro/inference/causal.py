@@ -17,11 +17,12 @@ from gbi_pyro.relax import Model
 class CarriesState(Protocol):
     """A recurrent Pyro model that can start each of its steps from a state given to it."""
 
-    def carried_states(self, *args: Any, **tasks: Tensor) -> Any:
+    # `Any` all through: a model names its own arguments.
+    def carried_states(self, *args: Any, **tasks: Any) -> Any:
         """Return the state before each step, for tasks by site name (maximum entropy if absent)."""
 
-    def __call__(self, *args: Any, states: Any = None) -> Any:
-        """Run the model; with ``states``, each step from its own state, all in parallel."""
+    def __call__(self, *args: Any, **states: Any) -> Any:
+        """Run the model; with ``states=...``, each step from its own state, all in parallel."""
 
 
 def causal(model: CarriesState, *args: Any, tasks: Mapping[str, Tensor] | None = None) -> Model:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -28,7 +28,8 @@ class BayesFilter:
         log_initial: log p(z_1), ``(K,)``.
         log_transition: log p(z_t | z_t-1), ``(K, K)``; between blocks if there is a duration.
         log_duration: log p(block lasts d steps), ``(K, D)``, for explicit block lengths.
-        smooth: give p(z_t | all x) instead of the causal p(z_t | x_1..t).
+        give: ``"filtered"``, the causal p(z_t | x_1..t); ``"predicted"``, p(z_t | x_1..t-1), the
+            transition applied and x_t not yet seen; or ``"smoothed"``, p(z_t | all x).
 
     Time is the last batch dimension of the task site.
 
@@ -41,7 +42,13 @@ class BayesFilter:
     log_initial: Tensor = field(repr=False)
     log_transition: Tensor = field(repr=False)
     log_duration: Tensor | None = field(default=None, repr=False)
-    smooth: bool = False
+    give: Literal["filtered", "predicted", "smoothed"] = "filtered"
+
+    def __post_init__(self) -> None:
+        if self.give not in ("filtered", "predicted", "smoothed"):
+            raise ValueError(
+                f"give must be 'filtered', 'predicted' or 'smoothed', got {self.give!r}"
+            )
 
     def __call__(self, model: Model, *args: Any, **kwargs: Any) -> TaskPosterior:
         """Infer the task site of ``model`` called with ``args`` and ``kwargs``."""
@@ -63,12 +70,11 @@ class BayesFilter:
             result = hmm_posterior(*chain, evidence)
         else:
             result = hsmm_posterior(*chain, evidence, self.log_duration.to(evidence))
-        how = "smoothed" if self.smooth else "filtered"
         return replace(
             steps,
-            log_probs={name: result.log_smoothed if self.smooth else result.log_filtered},
-            method=f"{steps.method}, {how}",
-            settings={**steps.settings, "chain": how},
+            log_probs={name: getattr(result, f"log_{self.give}")},
+            method=f"{steps.method}, {self.give}",
+            settings={**steps.settings, "chain": self.give},
             log_evidence=None if steps.log_evidence is None else result.log_evidence,
             objective=None,
             points={},

@@ -115,6 +115,7 @@ def _describe(calibration: Calibration) -> dict[str, Any]:
     return {**asdict(calibration), "offsets": calibration.offsets.tolist()}
 
 
+@torch.enable_grad()
 def _second_order(run: RelaxedModel, joint: LogJoint, gradient: Tensor, name: str) -> Tensor:
     # The K directions e_k - u sum to zero, so K - 1 Hessian-vector products give the last one too.
     # Elements are independent: the product with one direction in every element at once is each

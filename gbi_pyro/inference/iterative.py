@@ -41,7 +41,8 @@ class IterativeGradient:
         alpha: weight of the regularizer, >= 0.
         regularizer: ``"entropy"``, H(q) itself; or ``"l2"``, the paper's penalty on the logits,
             -|y - mean y|^2 / 2K, which agrees with the entropy (up to a constant) near maximum
-            entropy only. In free space it pulls Z to the middle, -|Z - u|^2 / 2.
+            entropy only. In free space it pulls Z to the middle, -|Z - u|^2 / 2; a uniform prior
+            does not pull there, and a non-uniform one enters as Z . (log pi - mean log pi).
         space: ``"simplex"`` or ``"free"``.
         start: points to start from (a warm start): an earlier posterior, or values by site.
         keep_path: keep Z after every step.
@@ -65,7 +66,7 @@ class IterativeGradient:
             raise ValueError(f"num_steps must be at least 1, got {self.num_steps}")
         if not self.rate > 0:
             raise ValueError(f"rate must be positive, got {self.rate}")
-        if self.alpha < 0:
+        if not self.alpha >= 0:
             raise ValueError(f"alpha must not be negative, got {self.alpha}")
         for option, known in (
             ("optim", ("sgd", "adam", "mirror")),
@@ -110,9 +111,9 @@ class IterativeGradient:
                 optimiser = make(list(states.values()), lr=self.rate, maximize=True)
             for name, site in joint.sites.items():
                 if self.keep_path:
-                    path.setdefault(name, []).append(joint.values[name].detach())
-                slope = gradients[name] + site.log_prior.detach()
-                states[name].grad = self._ascent(states[name], slope, site.uniform())
+                    # A copy: the optimiser moves the state itself.
+                    path.setdefault(name, []).append(joint.values[name].detach().clone())
+                states[name].grad = self._ascent(states[name], gradients[name], site)
             if optimiser is not None:
                 optimiser.step()
             else:
@@ -123,11 +124,11 @@ class IterativeGradient:
 
     def _start(self, site: TaskSite) -> Tensor:
         if self.start is None:
-            value = site.uniform()
+            value = _middle(site)
         elif isinstance(self.start, TaskPosterior):
             value = self.start.point(site.name)
         else:
-            value = self.start.get(site.name, site.uniform())
+            value = self.start.get(site.name, _middle(site))
         check_value(site, value, on_simplex=self.space == "simplex")
         forbidden = site.log_prior.isneginf()
         if self.space == "free":
@@ -136,12 +137,16 @@ class IterativeGradient:
         smallest = torch.finfo(value.dtype).eps
         return value.clamp_min(smallest).log().masked_fill(forbidden, -torch.inf)
 
-    def _ascent(self, state: Tensor, slope: Tensor, uniform: Tensor) -> Tensor:
-        """Return the direction of ascent for a state, from dl/dq; forbidden tasks stay put."""
-        forbidden = slope.isneginf()
-        slope = slope.masked_fill(forbidden, 0.0)
+    def _ascent(self, state: Tensor, evidence: Tensor, site: TaskSite) -> Tensor:
+        """Return the direction of ascent for a state; tasks that the prior forbids stay put."""
+        log_prior = site.log_prior.detach()
+        forbidden = log_prior.isneginf()
+        log_prior, middle = log_prior.masked_fill(forbidden, 0.0), _middle(site)
         if self.space == "free":
-            return (slope - self.alpha * (state - uniform)).masked_fill(forbidden, 0.0)
+            # A constant in the log prior means nothing on the simplex, and would push Z off it.
+            pull = log_prior - (middle * log_prior).sum(-1, keepdim=True)
+            return (evidence + pull - self.alpha * (state - middle)).masked_fill(forbidden, 0.0)
+        slope = (evidence + log_prior).masked_fill(forbidden, 0.0)
         log_q = state.log_softmax(-1).masked_fill(forbidden, 0.0)
         if self.regularizer == "entropy":
             slope = slope - self.alpha * log_q
@@ -150,10 +155,9 @@ class IterativeGradient:
         q = state.softmax(-1)
         in_logits = q * (slope - (q * slope).sum(-1, keepdim=True))
         if self.regularizer == "l2":
-            # Centred over the allowed tasks, as a constant in the logits changes nothing.
-            allowed = (~forbidden).to(log_q.dtype)
-            mean = log_q.sum(-1, keepdim=True) / allowed.sum(-1, keepdim=True)
-            in_logits = in_logits - self.alpha * (log_q - mean) * allowed / state.shape[-1]
+            # Over the allowed tasks, which number K; a constant in the logits changes nothing.
+            mean = (middle * log_q).sum(-1, keepdim=True)
+            in_logits = in_logits - self.alpha * middle * (log_q - mean)
         return in_logits
 
     def _result(
@@ -165,7 +169,10 @@ class IterativeGradient:
     ) -> TaskPosterior:
         free = self.space == "free"
         log_probs = {
-            n: _to_simplex(s).log() if free else s.log_softmax(-1) for n, s in states.items()
+            n: _to_simplex(s, joint.sites[n].log_prior.isneginf()).log()
+            if free
+            else s.log_softmax(-1)
+            for n, s in states.items()
         }
         ends = {n: s if free else s.softmax(-1) for n, s in states.items()}
         return TaskPosterior(
@@ -188,12 +195,19 @@ class IterativeGradient:
         )
 
 
-def _to_simplex(z: Tensor) -> Tensor:
-    """Return the nearest point of the simplex (Euclidean), over the last dimension.
+def _middle(site: TaskSite) -> Tensor:
+    """Return the maximum-entropy point of the tasks that the prior allows."""
+    allowed = (~site.log_prior.isneginf()).to(site.log_prior.dtype)
+    return allowed / allowed.sum(-1, keepdim=True)
+
+
+def _to_simplex(z: Tensor, forbidden: Tensor) -> Tensor:
+    """Return the nearest point of the simplex of allowed tasks (Euclidean), over the last dim.
 
     The projection is max(z - c, 0) with c chosen so that it sums to 1: among the sorted values,
     the threshold is set by the largest set whose members stay positive.
     """
+    z = z.masked_fill(forbidden, -torch.inf)
     ordered = z.sort(-1, descending=True).values
     rank = torch.arange(1, z.shape[-1] + 1, dtype=z.dtype, device=z.device)
     thresholds = (ordered.cumsum(-1) - 1) / rank

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from gbi_pyro.logjoint import Passes
+from gbi_pyro.sites import SIMPLEX_TOLERANCE
 
 
 class StepsAhead(Protocol):
@@ -87,19 +88,12 @@ class OnlineGradient:
             Predictions and tasks, step by step.
 
         Raises:
-            ValueError: for shapes that do not fit, or data that are not finite.
+            ValueError: for shapes that do not fit, numbers that are not finite, or a start that
+                is not inside the simplex it is to move on.
         """
-        if start.shape[:-1] != x.shape[:-1]:
-            raise ValueError(
-                f"start has shape {tuple(start.shape)}, expected {tuple(x.shape[:-1])} + (K,): one "
-                "task for each stream"
-            )
-        if not bool(x.isfinite().all()):
-            raise ValueError("the stream has NaN or infinite elements; expected finite numbers")
         simplex = self.space == "simplex"
-        moving = start.log() if simplex else start.clone()
-        if simplex and not bool(moving.isfinite().all()):
-            raise ValueError("start lies at the edge of the simplex, where the logits are infinite")
+        _check(x, start, on_simplex=simplex)
+        moving = start.detach().log() if simplex else start.detach().clone()
         state, previous = network.initial_state(*x.shape[:-1]), torch.zeros_like(x[..., 0])
         window: deque[tuple[Tensor, Any, Tensor]] = deque(maxlen=self.horizon)
         runs: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
@@ -134,3 +128,28 @@ class OnlineGradient:
                 total = total + predicted.log_prob(observed).sum()
         (gradient,) = torch.autograd.grad(total, leaf)
         return gradient
+
+
+def _check(x: Tensor, start: Tensor, *, on_simplex: bool) -> None:
+    if x.ndim == 0 or not x.numel():
+        raise ValueError(f"the stream has no step: x has shape {tuple(x.shape)}, expected (..., T)")
+    if start.shape[:-1] != x.shape[:-1]:
+        raise ValueError(
+            f"start has shape {tuple(start.shape)}, expected {tuple(x.shape[:-1])} + (K,): one "
+            "task for each stream"
+        )
+    for name, numbers in (("the stream", x), ("start", start)):
+        if not bool(numbers.isfinite().all()):
+            raise ValueError(f"{name} has NaN or infinite elements; expected finite numbers")
+    if not on_simplex:
+        return
+    if bool(((start.sum(-1) - 1).abs() > SIMPLEX_TOLERANCE).any() | (start < 0).any()):
+        raise ValueError(
+            "start lies off the simplex; expected numbers >= 0 that sum to 1: apply a softmax, or "
+            "take space='free'"
+        )
+    if bool((start == 0).any()):
+        raise ValueError(
+            "start lies at the edge of the simplex, where the logits are infinite; mix in a little "
+            "of every task, or take space='free'"
+        )

@@ -63,9 +63,11 @@ class SequenceLSTM(nn.Module):
                 f"log_prior has shape {tuple(log_prior.shape)}, expected ({num_tasks},)"
             )
         self.num_tasks = num_tasks
-        self.embed = nn.Linear(1 + (num_tasks or 0), hidden_size)
-        self.lstm = nn.LSTM(hidden_size, hidden_size, batch_first=True)
-        self.head = nn.Linear(hidden_size, 1)
+        # torch initialises its layers from the global random state, whatever comes after.
+        with torch.random.fork_rng(devices=[], enabled=generator is not None):
+            self.embed = nn.Linear(1 + (num_tasks or 0), hidden_size)
+            self.lstm = nn.LSTM(hidden_size, hidden_size, batch_first=True)
+            self.head = nn.Linear(hidden_size, 1)
         self.log_sigma = nn.Parameter(torch.tensor(initial_sigma).log())
         self.register_buffer(
             "log_prior", torch.zeros(num_tasks or 0) if log_prior is None else log_prior
@@ -195,12 +197,12 @@ def lstm_step(
 
     Args:
         weights: its parameters by name; with a leading dimension S for a stack.
-        previous: x_t-1, ``([S,] ..., batch)``.
-        z: the task, ``([S,] ..., batch, K)``, or None.
-        state: the carried state, ``([S,] ..., batch, H)``.
+        previous: x_t-1, any shape ``batch``; ``(S, n)`` for a stack.
+        z: the task, ``batch + (K,)`` with more dimensions on the left if it is enumerated, or None.
+        state: the carried state, ``batch + (H,)``.
 
     Returns:
-        The mean m_t, ``([S,] ..., batch)``, and the next state.
+        The mean m_t, ``batch`` with z's further dimensions left of it, and the next state.
     """
     embedded = _affine(_inputs(previous, z), weights["embed.weight"], weights["embed.bias"])
     i, f, g, o = _gates(weights, embedded, state.h)
@@ -219,7 +221,7 @@ def _gates(weights: Mapping[str, Tensor], inputs: Tensor, h: Tensor) -> tuple[Te
 
 
 def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return x @ weight.mT + bias.unsqueeze(-2)
+    return x @ weight.mT + (bias if weight.ndim == 2 else bias.unsqueeze(-2))
 
 
 def _previous(x: Tensor) -> Tensor:
@@ -229,8 +231,9 @@ def _previous(x: Tensor) -> Tensor:
 def _inputs(previous: Tensor, z: Tensor | None) -> Tensor:
     if z is None:
         return previous.unsqueeze(-1)
-    previous = previous.expand(z.shape[:-1])
-    return torch.cat([previous.unsqueeze(-1), z], -1)
+    # An enumerated task comes as (K, 1, .., K): it spans its own dimension and no plate.
+    batch = torch.broadcast_shapes(previous.shape, z.shape[:-1])
+    return torch.cat([previous.expand(batch).unsqueeze(-1), z.expand(*batch, -1)], -1)
 
 
 def _initialise(network: nn.Module, generator: torch.Generator) -> None:

@@ -1,0 +1,24 @@
+"""Run every benchmark and print one table: ``python -m benchmarks [--fast]``."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from rich.console import Console
+
+from benchmarks.online import online
+from benchmarks.training_step import training_step
+from gbi_pyro.experiments.results import print_table
+
+
+def main() -> None:
+    """Run them on one thread."""
+    torch.set_num_threads(1)
+    fast = "--fast" in sys.argv[1:]
+    rows = [*training_step(20 if fast else 400), *online(1 if fast else 5)]
+    print_table("Benchmarks: ratios of runs interleaved in one process", rows, Console(width=110))
+
+
+if __name__ == "__main__":
+    main()

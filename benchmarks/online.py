@@ -1,0 +1,40 @@
+"""Online inference of many seeds at once against one seed after another."""
+
+from __future__ import annotations
+
+import torch
+
+from benchmarks.timing import interleave
+from gbi_pyro import OnlineGradient
+from gbi_pyro.experiments.results import Bar, Row
+from gbi_pyro.models.sequence import SequenceLSTM, SequenceLSTMStack
+
+SEEDS, MEANS, STEPS = 20, 15, 300
+
+
+def online(repeats: int) -> list[Row]:
+    """Compare 20 networks x 15 streams x 300 steps, stacked and one network after another."""
+    draw = torch.Generator().manual_seed(0)
+    networks = [SequenceLSTM(2, generator=draw).eval() for _ in range(SEEDS)]
+    stack = SequenceLSTMStack(networks)
+    centres = torch.linspace(-0.2, 1.2, MEANS).unsqueeze(-1)
+    x = centres + 0.1 * torch.randn(SEEDS, MEANS, STEPS, generator=draw)
+    start = torch.full((SEEDS, MEANS, 2), 0.5)
+    infer = OnlineGradient(rate=0.02, horizon=3)
+
+    def one_after_another() -> torch.Tensor:
+        rows = zip(networks, x, start, strict=True)
+        return torch.stack([infer(network, row, z).mean for network, row, z in rows])
+
+    def batched() -> torch.Tensor:
+        return infer(stack, x, start).mean
+
+    difference = (batched() - one_after_another()).abs().max().item()
+    many, one, ratio = interleave(batched, one_after_another, repeats, warm_up=1)
+    note = f"{many:.2f} s against {one:.2f} s"
+    what = f"online inference, {SEEDS} x {MEANS} x {STEPS}"
+    faster = Bar(5.0, at_least=True)
+    return [
+        Row.of("speed", f"{what}: one after another / batched", [ratio], faster, note),
+        Row.of("speed", f"{what}: largest difference of a prediction", [difference], Bar(1e-5)),
+    ]

@@ -1,0 +1,114 @@
+"""The command line: ``gbi-pyro toy``, ``gbi-pyro check``. No mathematics here."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Infer which task is going on, with the exact posterior beside every estimate.",
+)
+WIDTH_OF_A_FILE = 110  # where the output is no terminal, whose width is known
+console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE)
+errors = Console(stderr=True)
+
+
+@app.callback()
+def main() -> None:
+    """Set what belongs to the process: one thread, which small networks are fastest on."""
+    torch.set_num_threads(1)
+
+
+@app.command()
+def toy(
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("runs/toy"),
+    seeds: Annotated[
+        int, typer.Option(help="Networks of each kind; 20 is the full study.", min=1)
+    ] = 5,
+    first_seed: Annotated[int, typer.Option(help="The first seed.", min=0)] = 0,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Run through everything in seconds; shows nothing.")
+    ] = False,
+) -> None:
+    """Run the paper's toy study (Figures 1-3, Table 1) beside the exact posterior."""
+    from gbi_pyro.experiments.results import print_table
+    from gbi_pyro.experiments.toy.config import ToyConfig
+    from gbi_pyro.experiments.toy.study import num_stages, run
+
+    config = replace(ToyConfig(), seeds=seeds, first_seed=first_seed)
+    if fast:
+        config = config.fast()
+    _check_folder(out)
+    columns = (
+        TextColumn("[progress.description]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    try:
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task("starting", total=num_stages(config))
+
+            def report(what: str) -> None:
+                bar.update(task, description=escape(what), advance=1)
+
+            results = run(config, out, report)
+    except KeyboardInterrupt:
+        errors.print(f"Stopped. Files that were finished lie in {out}; none is half written.")
+        raise typer.Exit(130) from None
+    title = (
+        f"Toy study, {config.seeds} seeds. Errors are mean squared errors; KL is KL(exact || "
+        "estimate) in nats per step."
+    )
+    print_table(title, results.rows, console)
+    short = [row for row in results.rows if row.verdict == "not met"]
+    if short:
+        console.print(f"{len(short)} bar(s) not met: " + "; ".join(row.what for row in short))
+    console.print(
+        f"Results: {out}/metrics.json, posterior.nc (arviz.from_netcdf), weights.safetensors, "
+        f"config.json\nFigures: " + ", ".join(str(path) for path in results.figures)
+    )
+
+
+@app.command()
+def check(
+    model: Annotated[str, typer.Argument(help="The Pyro model, as module:attribute.")],
+    data: Annotated[
+        str | None,
+        typer.Option(help="Its arguments, as module:attribute: a tuple, or a function giving one."),
+    ] = None,
+) -> None:
+    """Say what is wrong with a model's task sites before a run does."""
+    from gbi_pyro.check import check_model, load_object
+
+    try:
+        target = load_object(model)
+        args = load_object(data) if data else ()
+    except ValueError as error:
+        errors.print(f"[red]error:[/] {escape(str(error))}")
+        raise typer.Exit(2) from None
+    args = args() if callable(args) else args
+    report = check_model(target, *(args if isinstance(args, tuple) else (args,)))
+    for finding in report.findings:
+        console.print(f"{finding}")
+    raise typer.Exit(0 if report.ok else 1)
+
+
+def _check_folder(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        errors.print(f"[red]error:[/] --out {out} is a file; expected a folder, new or not")
+        raise typer.Exit(2)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,89 @@
+"""A run on disk: config, metrics, posterior, weights and figures, each written whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from gbi_pyro.diagnostics.export import save_inference_data
+from gbi_pyro.experiments.results import Row
+from gbi_pyro.files import replacing
+
+PACKAGES = ("gbi-pyro", "pyro-ppl", "torch", "numpy", "arviz", "matplotlib")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run.
+
+    ``config.json``, ``metrics.json``, ``posterior.nc``, ``weights.safetensors`` with
+    ``weights.json`` (its manifest), and ``figures/``. No pickle is written or read.
+
+    Args:
+        path: where; made if it is not there.
+    """
+
+    path: Path
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write one JSON file."""
+        with replacing(self.path / name) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+    def write_config(self, study: str, config: Any) -> None:
+        """Write the configuration with the versions it ran on."""
+        self.write_json(
+            "config.json",
+            {
+                "study": study,
+                "config": asdict(config),
+                "versions": {p: version(p) for p in PACKAGES},
+                "python": platform.python_version(),
+                "device": "cpu",
+                "threads": torch.get_num_threads(),
+            },
+        )
+
+    def write_metrics(self, rows: list[Row], wall_time: float) -> None:
+        """Write every row of the table of results, seed by seed."""
+        self.write_json(
+            "metrics.json",
+            {"wall_time_s": round(wall_time, 1), "rows": [row.as_dict() for row in rows]},
+        )
+
+    def write_weights(self, networks: Mapping[str, nn.Module]) -> None:
+        """Write the weights of named networks, with a manifest of shapes and a checksum."""
+        tensors = {
+            f"{name}/{key}": value.detach().contiguous()
+            for name, network in networks.items()
+            for key, value in network.state_dict().items()
+        }
+        path = self.path / "weights.safetensors"
+        with replacing(path) as temporary:
+            save_file(tensors, temporary)
+        self.write_json(
+            "weights.json",
+            {
+                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+                "tensors": {k: [str(v.dtype), list(v.shape)] for k, v in tensors.items()},
+            },
+        )
+
+    def write_posterior(self, data: Any) -> None:
+        """Write an ``arviz.InferenceData``."""
+        save_inference_data(data, self.path / "posterior.nc")
+
+    @property
+    def figures(self) -> Path:
+        """The folder of the figures."""
+        return self.path / "figures"

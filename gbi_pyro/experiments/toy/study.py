@@ -1,0 +1,151 @@
+"""The toy study from one call: train, infer, compare, write everything down."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gbi_pyro.diagnostics.export import to_inference_data
+from gbi_pyro.experiments.results import Row
+from gbi_pyro.experiments.store import RunFolder
+from gbi_pyro.experiments.toy import adaptation as adapting
+from gbi_pyro.experiments.toy import figures, rows
+from gbi_pyro.experiments.toy.blocks import BlockRun, learn_blocks
+from gbi_pyro.experiments.toy.config import ToyConfig
+from gbi_pyro.experiments.toy.evidence import (
+    Responses,
+    filtered_estimates,
+    respond,
+    test_stream,
+)
+from gbi_pyro.experiments.toy.identities import method_identities
+from gbi_pyro.experiments.toy.training import Trained, make_stream, train_network
+from gbi_pyro.logjoint import Passes
+
+FOUR_MEANS = (0.2, 0.4, 0.6, 0.8)
+NOISY = 0.3
+NETWORKS_PER_SEED = 5
+
+Progress = Callable[[str], None]
+"""Called with what is being done, once for each of ``num_stages`` stages."""
+
+
+Estimates = dict[str, list[dict[str, tuple[float, Passes]]]]
+
+
+def num_stages(config: ToyConfig) -> int:
+    """Return how many stages ``run`` reports."""
+    return config.seeds * (NETWORKS_PER_SEED + 2 + 1) + 6
+
+
+@dataclass(frozen=True)
+class ToyResults:
+    """Everything the study found.
+
+    Attributes:
+        rows: the table.
+        folder: where it lies on disk.
+        figures: the figures' files.
+    """
+
+    rows: list[Row]
+    folder: Path
+    figures: list[Path]
+
+
+def run(config: ToyConfig, folder: Path, progress: Progress = lambda _what: None) -> ToyResults:
+    """Run the toy study and write it to a folder.
+
+    Args:
+        config: what to do.
+        folder: where the results go; files of an earlier run there are replaced one by one.
+        progress: called with what is being done, ``num_stages`` times.
+
+    Returns:
+        The table of results and where the files lie.
+    """
+    start = time.perf_counter()
+    store = RunFolder(folder)
+    store.write_config("toy", config)
+    told, plain, estimates = _train(config, progress)
+    block_runs: dict[str, list[BlockRun]] = {rows.TOLD: [], rows.PLAIN: []}
+    responses, identities = [], []
+    for seed, trained in zip(config.all_seeds, told, strict=True):
+        for name, runs in block_runs.items():
+            progress(f"seed {seed}: {name}, one stream block after block")
+            runs.append(learn_blocks(config, seed, told=name == rows.TOLD))
+        progress(f"seed {seed}: gradients beside the exact posterior")
+        responses.append(respond(config, seed, trained))
+        identities.append(method_identities(config, seed, trained))
+    progress("switching streams: choosing rates on validation streams")
+    x, _ = adapting.test_streams(config, told)
+    to_switches = adapting.adapters_to_switches(config, told, plain)
+    progress("switching streams: online")
+    online = {name: adapter(x) for name, adapter in to_switches.items()}
+    progress("unseen means: choosing rates on validation streams")
+    to_unseen = adapting.adapters_to_unseen(config, told, plain)
+    progress("unseen means: online")
+    adaptation = adapting.adapt(config, to_unseen, plain)
+    progress("the affine model and the rivals")
+    engaged = online[adapting.ON_SIMPLEX]
+    predicted, values = engaged.mean.numpy(), engaged.values.numpy()
+    table = [
+        *rows.affine_rows(config),
+        *rows.identity_rows(identities),
+        *rows.training_rows(told, plain),
+        *rows.block_rows(config, block_runs),
+        *rows.response_rows(config, responses),
+        *rows.engaged_rows(responses, predicted, values),
+        *rows.adaptation_rows(config, adaptation),
+        *rows.evidence_rows(estimates),
+        *rows.rival_rows(adapting.rivals(config, online, told, plain)),
+    ]
+    progress("figures and files")
+    drawn = [
+        figures.figure_1(store.figures, config, responses[0]),
+        figures.figure_2(store.figures, config, told, plain, block_runs),
+        figures.figure_3(store.figures, config, responses[0], adaptation, predicted[0], values[0]),
+    ]
+    _write_posterior(store, config, responses[0])
+    names = {f"told_{s}": t.network for s, t in zip(config.all_seeds, told, strict=True)}
+    names |= {f"plain_{s}": t.network for s, t in zip(config.all_seeds, plain, strict=True)}
+    store.write_weights(names)
+    store.write_metrics(table, time.perf_counter() - start)
+    return ToyResults(table, folder, drawn)
+
+
+def _train(config: ToyConfig, progress: Progress) -> tuple[list[Trained], list[Trained], Estimates]:
+    """Train every kind of network for every seed; the extra kinds leave their estimates."""
+    kinds = {
+        f"K = 2, sigma {config.sigma:g}": (make_stream(config), False),
+        f"K = 2, sigma {NOISY:g}": (make_stream(config, sigma=NOISY), False),
+        f"K = 4, sigma {config.sigma:g}": (make_stream(config, means=FOUR_MEANS), False),
+        f"K = 4, sigma {config.sigma:g}, mixtures": (make_stream(config, means=FOUR_MEANS), True),
+    }
+    told, plain = [], []
+    estimates: Estimates = {kind: [] for kind in kinds}
+    for seed in config.all_seeds:
+        progress(f"seed {seed}: training the {rows.PLAIN}")
+        plain.append(train_network(config, seed, make_stream(config), told=False))
+        for i, (kind, (stream, mixtures)) in enumerate(kinds.items()):
+            progress(f"seed {seed}: training the {rows.TOLD}, {kind}")
+            trained = train_network(config, seed, stream, mixtures=mixtures)
+            estimates[kind].append(filtered_estimates(config, seed, trained))
+            if i == 0:
+                told.append(trained)
+    return told, plain, estimates
+
+
+def _write_posterior(store: RunFolder, config: ToyConfig, response: Responses) -> None:
+    data = test_stream(config, config.first_seed, make_stream(config))
+    store.write_posterior(
+        to_inference_data(
+            response.filtered,
+            observed={"x": data.x},
+            labels={"z": data.z},
+            exact=response.exact,
+            attributes={"study": "toy", "seed": config.first_seed},
+        )
+    )

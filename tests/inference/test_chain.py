@@ -1,0 +1,188 @@
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor
+
+from gbi_pyro import (
+    BayesFilter,
+    Enumeration,
+    OneStepGradient,
+    TaskSiteError,
+    causal,
+    clamped_loss,
+    hmm_posterior,
+    hsmm_posterior,
+)
+from gbi_pyro.data.switching import (
+    BlockLaw,
+    BoundedBlocks,
+    FixedBlocks,
+    GeometricBlocks,
+    SwitchingStream,
+)
+from gbi_pyro.inference.hmm import HMMPosterior
+from gbi_pyro.models.sequence import SequenceLSTM
+from gbi_pyro.models.switching import SwitchingGaussian
+
+F64 = torch.float64
+Infer = Enumeration | OneStepGradient
+LAWS = [GeometricBlocks(0.1), FixedBlocks(4), BoundedBlocks(2, 6, 0.3)]
+PRIORS = [None, torch.tensor([0.7, 0.1, 0.2], dtype=F64).log()]
+
+
+def exact(stream: SwitchingStream, x: Tensor) -> HMMPosterior:
+    return hsmm_posterior(
+        stream.log_initial, stream.log_transition, stream.log_emission(x), stream.log_duration
+    )
+
+
+def model_of(stream: SwitchingStream, log_prior: Tensor | None = None) -> SwitchingGaussian:
+    means = torch.tensor(stream.means, dtype=F64)
+    return SwitchingGaussian(means, stream.sigma, log_prior)
+
+
+def filters(infer: Infer, stream: SwitchingStream) -> dict[str, BayesFilter]:
+    chain = stream.log_initial, stream.log_transition, stream.log_duration
+    return {
+        "filtered": BayesFilter(infer, *chain),
+        "predicted": BayesFilter(infer, *chain, give="predicted"),
+        "smoothed": BayesFilter(infer, *chain, give="smoothed"),
+    }
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("log_prior", PRIORS)
+def test_enumeration_inside_the_filter_is_the_exact_posterior(
+    law: BlockLaw, log_prior: Tensor | None, generator: torch.Generator
+) -> None:
+    """The chain's prior replaces the model's, whatever the latter is."""
+    stream = SwitchingStream(means=(0.2, 0.5, 0.9), sigma=0.3, blocks=law)
+    x = stream.sample(3, 40, generator, dtype=F64).x
+    truth = exact(stream, x)
+    for give, infer in filters(Enumeration(), stream).items():
+        found = infer(model_of(stream, log_prior), x)
+        expected = getattr(truth, f"log_{give}")
+        torch.testing.assert_close(found.log_prob(), expected, rtol=0, atol=1e-10)
+        assert found.method == f"enumeration, {give}"
+        evidence = found.log_evidence
+        assert evidence is not None
+        torch.testing.assert_close(evidence, truth.log_evidence, rtol=0, atol=1e-10)
+        assert found.passes.forward == 3
+
+
+def test_without_a_duration_it_is_the_ordinary_chain(generator: torch.Generator) -> None:
+    stream = SwitchingStream(means=(0.2, 0.8), sigma=0.3, blocks=GeometricBlocks(0.2))
+    x = stream.sample(2, 30, generator, dtype=F64).x
+    found = BayesFilter(Enumeration(), stream.log_initial, stream.log_transition)(
+        model_of(stream), x
+    )
+    truth = hmm_posterior(stream.log_initial, stream.log_transition, stream.log_emission(x))
+    torch.testing.assert_close(found.log_prob(), truth.log_filtered, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize(
+    ("means", "infer"),
+    [((0.2, 0.8), OneStepGradient()), ((0.2, 0.3, 0.9), OneStepGradient(order=2))],
+)
+def test_one_step_inside_the_filter_is_exact_for_the_affine_model(
+    law: BlockLaw, means: tuple[float, ...], infer: OneStepGradient, generator: torch.Generator
+) -> None:
+    """First order for two tasks, second order for three; the evidence lacks its constant only."""
+    stream = SwitchingStream(means=means, sigma=0.2, blocks=law)
+    x = stream.sample(3, 40, generator, dtype=F64).x
+    truth = exact(stream, x)
+    for give, chain in filters(infer, stream).items():
+        found = chain(model_of(stream), x)
+        expected = getattr(truth, f"log_{give}")
+        torch.testing.assert_close(found.log_prob(), expected, rtol=0, atol=1e-10)
+        assert found.log_evidence is None
+
+
+def test_a_task_that_the_model_forbids_never_occurs(generator: torch.Generator) -> None:
+    """The same as the chain with that task's emission forbidden."""
+    stream = SwitchingStream(means=(0.2, 0.5, 0.9), sigma=0.3)
+    x = stream.sample(2, 20, generator, dtype=F64).x
+    model = model_of(stream, torch.tensor([0.5, 0.0, 0.5], dtype=F64).log())
+    emission = stream.log_emission(x)
+    emission[..., 1] = -torch.inf
+    truth = hmm_posterior(stream.log_initial, stream.log_transition, emission)
+    found = BayesFilter(Enumeration(), stream.log_initial, stream.log_transition)(model, x)
+    torch.testing.assert_close(found.probs(), truth.log_filtered.exp(), rtol=0, atol=1e-10)
+    evidence = found.log_evidence
+    assert evidence is not None
+    torch.testing.assert_close(evidence, truth.log_evidence, rtol=0, atol=1e-10)
+
+
+def test_the_filter_is_causal_and_the_smoother_is_not(generator: torch.Generator) -> None:
+    stream = SwitchingStream(means=(0.2, 0.8), sigma=0.3)
+    network = SequenceLSTM(2, 8, generator=generator).double()
+    x = stream.sample(2, 12, generator, dtype=F64).x
+    later = x.clone()
+    later[:, 8:] += 0.5
+    for give, infer in filters(OneStepGradient(), stream).items():
+        before, after = (infer(causal(network, d)).log_prob() for d in (x, later))
+        seen = 9 if give == "predicted" else 8  # a prediction of step 8 has not seen it yet
+        assert torch.equal(before[:, :seen], after[:, :seen]) is (give != "smoothed")
+        assert not torch.equal(before[:, seen], after[:, seen])
+
+
+def test_float32_models_take_a_float64_chain(generator: torch.Generator) -> None:
+    stream = SwitchingStream()
+    x = stream.sample(2, 10, generator).x
+    model = SwitchingGaussian(torch.tensor(stream.means), stream.sigma)
+    filtered = filters(Enumeration(), stream)["filtered"](model, x)
+    assert filtered.log_prob().dtype == torch.float32
+    truth = exact(stream, x.double()).log_filtered.exp()
+    torch.testing.assert_close(filtered.probs().double(), truth, rtol=0, atol=1e-4)
+
+
+def test_a_single_task_makes_no_chain() -> None:
+    def model(x: Tensor) -> None:
+        z = pyro.sample("z", dist.OneHotCategorical(torch.ones(2) / 2), infer={"task": True})
+        pyro.sample("x", dist.Normal(z @ torch.tensor([0.0, 1.0]), 1.0), obs=x)
+
+    chain = torch.full((2,), 0.5).log(), torch.full((2, 2), 0.5).log()
+    with pytest.raises(TaskSiteError, match="declare a plate over time"):
+        BayesFilter(OneStepGradient(), *chain)(model, torch.tensor(0.3))
+
+
+def test_a_chain_of_other_tasks_is_refused(generator: torch.Generator) -> None:
+    chain = torch.full((3,), 1 / 3).log(), torch.full((3, 3), 1 / 3).log()
+    model = SwitchingGaussian(torch.tensor([0.2, 0.8]), 0.1)
+    with pytest.raises(ValueError, match="log_"):
+        BayesFilter(Enumeration(), *chain)(model, torch.zeros(2, 4))
+
+
+def test_what_it_gives_is_named() -> None:
+    chain = torch.full((2,), 0.5).log(), torch.full((2, 2), 0.5).log()
+    with pytest.raises(ValueError, match="give must be 'filtered', 'predicted' or 'smoothed'"):
+        BayesFilter(Enumeration(), *chain, give="smooth")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sigma", "bar"), [(0.1, 1e-3), (0.3, 4e-3)])
+def test_a_trained_network_filters_nearly_exactly(sigma: float, bar: float) -> None:
+    """The bar of the table: median over 5 seeds of KL(exact || one step), in nats per step."""
+    stream = SwitchingStream(sigma=sigma)
+    found = []
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        network = SequenceLSTM(2, generator=generator)
+        optimiser = torch.optim.Adam(network.parameters(), lr=1e-2)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 300)
+        for _ in range(300):
+            batch = stream.sample(32, 100, generator)
+            loss = clamped_loss(network, batch.x, batch.one_hot(2))
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+        x = stream.sample(64, 100, generator).x
+        log_p = exact(stream, x.double()).log_filtered
+        one_step = filters(OneStepGradient(), stream)["filtered"](causal(network, x))
+        difference = log_p - one_step.log_prob().double()
+        found.append(float((log_p.exp() * difference).sum(-1).mean()))
+    print(sorted(found))
+    assert sorted(found)[2] <= bar
