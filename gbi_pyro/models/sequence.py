@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import pyro
@@ -16,6 +16,24 @@ class LSTMState(NamedTuple):
 
     h: Tensor
     c: Tensor
+
+
+class CellWeights(NamedTuple):
+    """The weights of one step of a ``SequenceLSTM``; a stack of networks adds a leading dimension.
+
+    The linear embedding has no nonlinearity after it, so it is folded into the input weights.
+
+    Attributes:
+        gates: of x_t-1, z_t and h_t-1 side by side, ``(4 H, 1 + K + H)``.
+        gates_bias: ``(4 H,)``.
+        head: ``(1, H)``.
+        head_bias: ``(1,)``.
+    """
+
+    gates: Tensor
+    gates_bias: Tensor
+    head: Tensor
+    head_bias: Tensor
 
 
 class SequenceLSTM(nn.Module):
@@ -108,7 +126,7 @@ class SequenceLSTM(nn.Module):
             if states is None:
                 mean = self.mean(x, z)
             else:
-                mean, _ = lstm_step(dict(self.named_parameters()), _previous(x), z, states)
+                mean, _ = lstm_step(self.cell(), _previous(x), z, states)
             pyro.sample("x", dist.Normal(mean, self.sigma), obs=x)
         return mean
 
@@ -122,13 +140,20 @@ class SequenceLSTM(nn.Module):
         self, previous: Tensor, z: Tensor | None, state: LSTMState
     ) -> tuple[dist.Normal, LSTMState]:
         """Predict one step from a carried state: p(x_t | x_t-1, z_t, state); see ``lstm_step``."""
-        mean, state = lstm_step(dict(self.named_parameters()), previous, z, state)
+        mean, state = lstm_step(self.cell(), previous, z, state)
         return dist.Normal(mean, self.sigma, validate_args=False), state
 
     def initial_state(self, *batch_shape: int) -> LSTMState:
         """Return the state before the first step, zero."""
         zero = self.head.weight.new_zeros((*batch_shape, self.lstm.hidden_size))
         return LSTMState(zero, zero)
+
+    def cell(self) -> CellWeights:
+        """Return the weights of one step, the embedding folded into the gates."""
+        lstm = self.lstm
+        inputs = torch.cat([lstm.weight_ih_l0 @ self.embed.weight, lstm.weight_hh_l0], -1)
+        bias = lstm.weight_ih_l0 @ self.embed.bias + lstm.bias_ih_l0 + lstm.bias_hh_l0
+        return CellWeights(inputs, bias, self.head.weight, self.head.bias)
 
     @torch.no_grad()
     def carried_states(self, x: Tensor, z: Tensor | None = None) -> LSTMState:
@@ -140,10 +165,10 @@ class SequenceLSTM(nn.Module):
         """
         if z is None and self.num_tasks is not None:
             z = self.uniform(*x.shape)
-        embedded = self.embed(_inputs(_previous(x), z))
-        hidden, _ = self.lstm(embedded)
+        inputs = _inputs(_previous(x), z)
+        hidden, _ = self.lstm(self.embed(inputs))
         h = torch.cat([torch.zeros_like(hidden[:, :1]), hidden[:, :-1]], 1)
-        i, f, g, _ = _gates(dict(self.named_parameters()), embedded, h)
+        i, f, g, _ = _gates(self.cell(), inputs, h)
         c = torch.zeros_like(h)
         for t in range(1, x.shape[1]):
             torch.addcmul(i[:, t - 1] * g[:, t - 1], f[:, t - 1], c[:, t - 1], out=c[:, t])
@@ -154,11 +179,13 @@ class SequenceLSTMStack(nn.Module):
     """Several trained networks run side by side, one for each seed: ``(S, batch)`` in one go.
 
     Args:
-        networks: networks of the same shape.
+        networks: networks of the same shape, whose weights are copied.
 
     Raises:
         ValueError: for none, or networks of different shapes.
     """
+
+    sigma: Tensor
 
     def __init__(self, networks: Sequence[SequenceLSTM]) -> None:
         super().__init__()
@@ -166,37 +193,37 @@ class SequenceLSTMStack(nn.Module):
         if not networks or any(s != shapes[0] for s in shapes):
             raise ValueError("a stack takes one network or more, all of the same shape")
         self.num_tasks = networks[0].num_tasks
-        for name in shapes[0]:
-            weights = torch.stack([m.get_parameter(name).detach() for m in networks])
-            self.register_buffer(name.replace(".", "__"), weights)
+        with torch.no_grad():
+            cells = [network.cell() for network in networks]
+            for name, weights in zip(CellWeights._fields, zip(*cells, strict=True), strict=True):
+                self.register_buffer(name, torch.stack(weights))
+            self.register_buffer("sigma", torch.stack([m.sigma for m in networks]).unsqueeze(-1))
 
-    @property
-    def sigma(self) -> Tensor:
-        """The learned noise of each network, ``(S, 1)``."""
-        return self.get_buffer("log_sigma").exp().unsqueeze(-1)
+    def cell(self) -> CellWeights:
+        """Return the weights of one step, with a leading dimension S."""
+        return CellWeights(*(self.get_buffer(name) for name in CellWeights._fields))
 
     def step(
         self, previous: Tensor, z: Tensor | None, state: LSTMState
     ) -> tuple[dist.Normal, LSTMState]:
         """Predict one step of ``(S, batch)`` sequences; see ``lstm_step``."""
-        weights = {n.replace("__", "."): b for n, b in self.named_buffers()}
-        mean, state = lstm_step(weights, previous, z, state)
+        mean, state = lstm_step(self.cell(), previous, z, state)
         return dist.Normal(mean, self.sigma, validate_args=False), state
 
     def initial_state(self, *batch_shape: int) -> LSTMState:
         """Return the state before the first step, zero."""
-        weight = self.get_buffer("head__weight")
-        zero = weight.new_zeros((*batch_shape, weight.shape[-1]))
+        head = self.get_buffer("head")
+        zero = head.new_zeros((*batch_shape, head.shape[-1]))
         return LSTMState(zero, zero)
 
 
 def lstm_step(
-    weights: Mapping[str, Tensor], previous: Tensor, z: Tensor | None, state: LSTMState
+    weights: CellWeights, previous: Tensor, z: Tensor | None, state: LSTMState
 ) -> tuple[Tensor, LSTMState]:
     """Run one step of a ``SequenceLSTM``, or of a stack of them, in plain differentiable maths.
 
     Args:
-        weights: its parameters by name; with a leading dimension S for a stack.
+        weights: of the network, or of the stack.
         previous: x_t-1, any shape ``batch``; ``(S, n)`` for a stack.
         z: the task, ``batch + (K,)`` with more dimensions on the left if it is enumerated, or None.
         state: the carried state, ``batch + (H,)``.
@@ -204,19 +231,16 @@ def lstm_step(
     Returns:
         The mean m_t, ``batch`` with z's further dimensions left of it, and the next state.
     """
-    embedded = _affine(_inputs(previous, z), weights["embed.weight"], weights["embed.bias"])
-    i, f, g, o = _gates(weights, embedded, state.h)
+    i, f, g, o = _gates(weights, _inputs(previous, z), state.h)
     c = f * state.c + i * g
     h = o * c.tanh()
-    mean = _affine(h, weights["head.weight"], weights["head.bias"]).squeeze(-1)
-    return mean, LSTMState(h, c)
+    return _affine(h, weights.head, weights.head_bias).squeeze(-1), LSTMState(h, c)
 
 
-def _gates(weights: Mapping[str, Tensor], inputs: Tensor, h: Tensor) -> tuple[Tensor, ...]:
-    both = _affine(inputs, weights["lstm.weight_ih_l0"], weights["lstm.bias_ih_l0"]) + _affine(
-        h, weights["lstm.weight_hh_l0"], weights["lstm.bias_hh_l0"]
-    )
-    i, f, g, o = both.chunk(4, -1)
+def _gates(weights: CellWeights, inputs: Tensor, h: Tensor) -> tuple[Tensor, ...]:
+    batch = torch.broadcast_shapes(inputs.shape[:-1], h.shape[:-1])
+    both = torch.cat([inputs.expand(*batch, -1), h.expand(*batch, -1)], -1)
+    i, f, g, o = _affine(both, weights.gates, weights.gates_bias).chunk(4, -1)
     return i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
 
 
