@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from gbi_pyro.logjoint import LogJoint, RelaxedModel, sum_to_element
+from gbi_pyro.logjoint import LogJoint, RelaxedModel
 from gbi_pyro.relax import Model
+from gbi_pyro.score import sum_to_element
 from gbi_pyro.sites import TaskSite, TaskSiteError, find_task_sites
 
 T = TypeVar("T")

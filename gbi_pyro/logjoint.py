@@ -6,28 +6,22 @@ of q. Every inference of the library is built from runs of :class:`RelaxedModel`
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
-from pyro import poutine
-from pyro.distributions import MaskedDistribution
-from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor
 
 from gbi_pyro.purity import differentiable_networks, pure
-from gbi_pyro.relax import Model, Point, RelaxMessenger, SoftOneHot, check_names
+from gbi_pyro.relax import Model, Point, RelaxMessenger, check_names
+from gbi_pyro.score import Factor, ScoreMessenger, sum_terms, sum_to_element
 from gbi_pyro.sites import (
     TaskSite,
     TaskSiteError,
-    check_value,
-    is_task_message,
     missing_point,
     no_data,
     no_task_sites,
-    read_task_site,
     unreached,
 )
 
@@ -41,47 +35,6 @@ class Passes(NamedTuple):
     forward: int = 0
     backward: int = 0
     check: int = 0
-
-
-@dataclass(frozen=True)
-class Factor:
-    """One term of the log joint: the log probability of one site of the model.
-
-    Attributes:
-        log_prob: with the site's plates as dimensions; masks and scales of the user's applied, the
-            scale of a plate's subsampling not.
-        total: its sum, a scalar.
-        plates: the names of the plates that the site lies in.
-        is_data: whether it scores observed values (not a task, not a bare factor).
-        mask: which entries count, if some do not.
-        scale: the user's scale, by which ``log_prob`` is multiplied.
-    """
-
-    log_prob: Tensor
-    total: Tensor
-    plates: frozenset[str]
-    is_data: bool
-    mask: Tensor | None = None
-    scale: Tensor | float = 1.0
-
-    @property
-    def num_terms(self) -> Tensor:
-        """How many observed values each entry scores: 1, or 0 where masked."""
-        ones = torch.full_like(self.log_prob, float(self.is_data), requires_grad=False)
-        return ones if self.mask is None else ones * self.mask
-
-    def belongs(self, site: TaskSite) -> bool:
-        """Whether this has a term of its own (or more) for each element of a task site."""
-        rank = len(site.batch_shape)
-        for i, (size, plate) in enumerate(zip(site.batch_shape, site.plates, strict=True)):
-            dim = i - rank
-            if plate and plate.name not in self.plates:
-                return False
-            if not plate and size > 1:
-                here = self.log_prob.shape[dim] if self.log_prob.ndim >= -dim else 1
-                if here != size:
-                    return False
-        return True
 
 
 @dataclass(frozen=True)
@@ -125,120 +78,6 @@ class LogJoint:
         """Return how many observed values each element of a task site explains: ``batch_shape``."""
         terms = [f.num_terms for f in self.factors.values() if f.belongs(site)]
         return sum_to_element(terms, site, self.nesting).expand(site.batch_shape)
-
-
-def sum_terms(factors: Iterable[Factor]) -> Tensor:
-    """Sum factors over everything, to a scalar."""
-    totals = [f.total for f in factors]
-    return torch.stack(totals).sum() if totals else torch.zeros(())
-
-
-def sum_to_element(terms: list[Tensor], site: TaskSite, nesting: int) -> Tensor:
-    """Sum terms over every plate dimension that the elements of a task site do not have.
-
-    Args:
-        terms: tensors whose last ``nesting`` dimensions are plates; those further left are points
-            tried at once, and kept.
-        site: the task site.
-        nesting: the number of plate dimensions.
-
-    Returns:
-        ``lead + batch_shape``.
-    """
-    rank = len(site.batch_shape)
-    shape = (1,) * (nesting - rank) + tuple(site.batch_shape)
-    total = torch.zeros(shape, dtype=site.log_prior.dtype, device=site.log_prior.device)
-    for term in terms:
-        padded = term.reshape((1,) * (nesting - term.ndim) + tuple(term.shape))
-        surplus = [d for d in range(-nesting, 0) if shape[d] == 1 and padded.shape[d] > 1]
-        total = total + (padded.sum(surplus, keepdim=True) if surplus else padded)
-    return total.reshape(total.shape[: total.ndim - nesting] + site.batch_shape)
-
-
-class ScoreMessenger(poutine.messenger.Messenger):
-    """Effect handler that scores every site of a run and checks the data as they pass."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.factors: dict[str, Factor] = {}
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if not site_is_subsample(msg):
-            return
-        fn = msg["fn"]
-        if msg["value"] is None and fn.subsample_size is not None and fn.subsample_size < fn.size:
-            raise TaskSiteError(
-                f"plate {msg['name']!r} draws a new subsample at each run, so a posterior would "
-                "belong to unknown elements: pass the indices, subsample=..., or use a DataLoader"
-            )
-
-    def _pyro_post_sample(self, msg: Any) -> None:
-        if site_is_subsample(msg):
-            return
-        name, fn, value, mask = msg["name"], msg["fn"], msg["value"], msg["mask"]
-        if not msg["is_observed"]:
-            if is_task_message(msg):
-                raise missing_point(name, [])
-            raise TaskSiteError(
-                f"site {name!r} is neither observed nor a task: expected a value for it while the "
-                "task is inferred. If it is a task itself, mark it infer={'task': True}; else give "
-                "it a value, poutine.condition(model, {...})"
-            )
-        while isinstance(fn, MaskedDistribution) and isinstance(fn._mask, Tensor):
-            mask = fn._mask if mask is None else fn._mask & mask
-            fn = fn.base_dist
-        infer = msg["infer"]
-        has_value = not (infer.get("_deterministic") or site_is_factor(msg))
-        if has_value:
-            value = _finite(name, value, fn.event_dim, mask)
-        if infer.get("task") and not isinstance(fn, SoftOneHot):
-            # Labels may be mixtures, which a categorical would score by their largest entry.
-            site = read_task_site(msg)
-            check_value(site, value, on_simplex=True)
-            fn = SoftOneHot(site.log_prior)
-        log_prob = fn.log_prob(value, *msg["args"], **msg["kwargs"])
-        scale = msg["scale"]
-        for frame in msg["cond_indep_stack"]:
-            if frame.full_size is not None and frame.full_size != frame.size:
-                scale = scale * frame.size / frame.full_size
-        if isinstance(scale, Tensor) or scale != 1.0:
-            log_prob = log_prob * scale
-        keep = None
-        if mask is not None and mask is not True:
-            keep = torch.as_tensor(mask, device=log_prob.device)
-            log_prob = torch.where(keep, log_prob, log_prob.new_zeros(()))
-        total = log_prob.sum()
-        if bool(total.isnan()) and bool(log_prob.isnan().any()):
-            raise TaskSiteError(
-                f"the log probability of site {name!r} is NaN though its value is finite: look for "
-                "NaN or infinite numbers among the model's other inputs and its weights"
-            )
-        is_data = has_value and not infer.get("task")
-        plates = frozenset(f.name for f in msg["cond_indep_stack"] if f.vectorized)
-        self.factors[name] = Factor(log_prob, total, plates, is_data, keep, scale)
-
-
-def _finite(name: str, value: Tensor, event_dim: int, mask: Any) -> Tensor:
-    """Return the data, checked: NaN and infinite elements have to be masked."""
-    if not value.is_floating_point() or math.isfinite(value.detach().sum().item()):
-        return value  # one pass over the data in the usual case
-    finite = value.isfinite()
-    if event_dim:
-        finite = finite.flatten(-event_dim).all(-1)
-    allowed = finite if mask is None else finite | ~torch.as_tensor(mask, device=value.device)
-    if not bool(allowed.all()):
-        where = tuple((~allowed).nonzero()[0].tolist())
-        raise TaskSiteError(
-            f"the data of site {name!r} have {int((~allowed).sum())} NaN or infinite element(s), "
-            f"the first at index {where}; expected finite numbers. Drop them, or hide them from "
-            "the likelihood with poutine.mask"
-        )
-    if bool(finite.all()):  # a sum that overflowed
-        return value
-    # A masked NaN would still come back through the gradient (0 * NaN): a good element of the
-    # same data stands in for it, or 1, where there is none.
-    stand_in = value[finite][0] if bool(finite.any()) else torch.ones_like(value[~finite][0])
-    return torch.where(finite.reshape(finite.shape + (1,) * event_dim), value, stand_in)
 
 
 def _scaled(site: TaskSite, scale: Tensor | float) -> TaskSite:

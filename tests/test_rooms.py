@@ -45,13 +45,14 @@ def rooms_used(name: str) -> set[str]:
     return {room(i) for i in IMPORTS[name] if i.split(".")[0] == "gbi_pyro"}
 
 
-CORE = {"purity", "sites", "relax", "logjoint", "posterior", "files"}
+CORE = {"purity", "sites", "relax", "score", "logjoint", "posterior", "files"}
 MAY_IMPORT = {
     "purity": set(),
     "files": set(),
     "sites": {"purity"},
     "relax": {"sites"},
-    "logjoint": {"relax", "sites", "purity"},
+    "score": {"relax", "sites"},
+    "logjoint": {"score", "relax", "sites", "purity"},
     "posterior": {"logjoint", "relax", "sites"},
     "inference": CORE | {"inference"},
     "models": {"models", "sites", "relax", "logjoint"},

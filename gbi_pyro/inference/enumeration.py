@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gbi_pyro.logjoint import LogJoint, RelaxedModel, sum_to_element
+from gbi_pyro.logjoint import LogJoint, RelaxedModel
 from gbi_pyro.posterior import Objective, TaskPosterior, detached, entropy
 from gbi_pyro.relax import Model
+from gbi_pyro.score import sum_to_element
 from gbi_pyro.sites import TaskSite, TaskSiteError
 
 

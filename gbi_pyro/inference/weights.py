@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from gbi_pyro.logjoint import ScoreMessenger, sum_terms
 from gbi_pyro.relax import Model
+from gbi_pyro.score import ScoreMessenger, sum_terms
 from gbi_pyro.sites import TaskSiteError
 
 

@@ -150,10 +150,10 @@ class SequenceLSTM(nn.Module):
 
     def cell(self) -> CellWeights:
         """Return the weights of one step, the embedding folded into the gates."""
-        lstm = self.lstm
-        inputs = torch.cat([lstm.weight_ih_l0 @ self.embed.weight, lstm.weight_hh_l0], -1)
-        bias = lstm.weight_ih_l0 @ self.embed.bias + lstm.bias_ih_l0 + lstm.bias_hh_l0
-        return CellWeights(inputs, bias, self.head.weight, self.head.bias)
+        weight, hidden_weight, bias, hidden_bias = self.lstm.all_weights[0]
+        gates = torch.cat([weight @ self.embed.weight, hidden_weight], -1)
+        gates_bias = weight @ self.embed.bias + bias + hidden_bias
+        return CellWeights(gates, gates_bias, self.head.weight, self.head.bias)
 
     @torch.no_grad()
     def carried_states(self, x: Tensor, z: Tensor | None = None) -> LSTMState:

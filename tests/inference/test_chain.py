@@ -162,17 +162,19 @@ def test_what_it_gives_is_named() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("sigma", "bar"), [(0.1, 1e-3), (0.3, 4e-3)])
-def test_a_trained_network_filters_nearly_exactly(sigma: float, bar: float) -> None:
-    """The bar of the table: median over 5 seeds of KL(exact || one step), in nats per step."""
-    stream = SwitchingStream(sigma=sigma)
+def test_a_trained_network_filters_nearly_exactly() -> None:
+    """The bar of the table: median over 5 seeds of KL(exact || one step), .001 nats per step."""
+    stream = SwitchingStream()
     found = []
     for seed in range(5):
         generator = torch.Generator().manual_seed(seed)
         network = SequenceLSTM(2, generator=generator)
-        optimiser = torch.optim.Adam(network.parameters(), lr=1e-2)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 300)
-        for _ in range(300):
+        # Adam moves a parameter by its rate: at 1e-2 the noise alone would need 160 steps from .5.
+        weights = [p for p in network.parameters() if p is not network.log_sigma]
+        groups = [{"params": weights}, {"params": [network.log_sigma], "lr": 5e-2}]
+        optimiser = torch.optim.Adam(groups, lr=1e-2)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 200)
+        for _ in range(200):
             batch = stream.sample(32, 100, generator)
             loss = clamped_loss(network, batch.x, batch.one_hot(2))
             optimiser.zero_grad()
@@ -184,5 +186,4 @@ def test_a_trained_network_filters_nearly_exactly(sigma: float, bar: float) -> N
         one_step = filters(OneStepGradient(), stream)["filtered"](causal(network, x))
         difference = log_p - one_step.log_prob().double()
         found.append(float((log_p.exp() * difference).sum(-1).mean()))
-    print(sorted(found))
-    assert sorted(found)[2] <= bar
+    assert sorted(found)[2] <= 1e-3

@@ -81,12 +81,9 @@ def train_network(
     """
     draw = generator(seed, "train")
     network = SequenceLSTM(stream.num_tasks if told else None, generator=generator(seed, "weights"))
-    weights = [p for p in network.parameters() if p is not network.log_sigma]
-    optimiser = torch.optim.AdamW(
-        [{"params": weights}, {"params": [network.log_sigma], "weight_decay": 0.0}],
-        lr=config.rate,
-        weight_decay=config.weight_decay,
-    )
+    decaying = [p for p in network.parameters() if p is not network.log_sigma]
+    optimiser = torch.optim.AdamW(decaying, lr=config.rate, weight_decay=config.weight_decay)
+    optimiser.add_param_group({"params": [network.log_sigma], "weight_decay": 0.0})
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: min(1.0, 2 * (1 - step / config.updates))
     )
