@@ -93,14 +93,14 @@ def check(
 
     try:
         target = load_object(model)
-        args = load_object(data) if data else ()
+        args = load_object(data, must_be_callable=False) if data else ()
     except ValueError as error:
         errors.print(f"[red]error:[/] {escape(str(error))}")
         raise typer.Exit(2) from None
     args = args() if callable(args) else args
     report = check_model(target, *(args if isinstance(args, tuple) else (args,)))
     for finding in report.findings:
-        console.print(f"{finding}")
+        console.print(str(finding), markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(0 if report.ok else 1)
 
 

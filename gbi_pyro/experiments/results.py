@@ -96,6 +96,14 @@ class Row:
             return ""
         return "met" if self.bar.met(np.array(self.values)) else "not met"
 
+    @property
+    def measured(self) -> str:
+        """What was measured against the bar, in words, or nothing without one."""
+        if self.bar is None:
+            return ""
+        value = format_number(self.bar.measure(np.array(self.values)))
+        return f"{self.bar.statistic} {value} {self.bar.sign} {self.bar.value:g}"
+
     def as_dict(self) -> dict[str, Any]:
         """Return everything a reader of the file needs; NaN becomes null."""
         numbers = {
@@ -154,7 +162,28 @@ def print_table(title: str, rows: list[Row], console: Console) -> None:
 def _held_against(row: Row) -> str:
     if row.bar is None:
         return ""
-    measured = format_number(row.bar.measure(np.array(row.values)))
     colour = "green" if row.verdict == "met" else "bold red"
-    held = f"{row.bar.statistic} {measured} {row.bar.sign} {row.bar.value:g}"
-    return f"{held}\n[{colour}]{row.verdict}[/]"
+    return f"{row.measured}\n[{colour}]{row.verdict}[/]"
+
+
+def markdown_table(rows: list[Row]) -> str:
+    """Write rows as a Markdown table.
+
+    >>> print(markdown_table([Row("T9", "error", (0.01, 0.03), Bar(0.015))]))
+    | | quantity | mean ± SEM | seeds | bar | |
+    |---|---|---|---|---|---|
+    | T9 | error | 0.0200 ± 0.0100 | 2 | mean 0.0200 <= 0.015 | not met |
+    """
+    lines = ["| | quantity | mean ± SEM | seeds | bar | |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        what = row.what.replace("|", "\\|") + (f" ({row.note})" if row.note else "")
+        cells = [
+            row.statement,
+            what,
+            f"{format_number(row.mean)} ± {format_number(row.sem)}",
+            str(len(row.values)),
+            row.measured,
+            row.verdict,
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from gbi_pyro.diagnostics.export import save_inference_data
-from gbi_pyro.experiments.results import Row
+from gbi_pyro.experiments.results import Row, markdown_table
 from gbi_pyro.files import replacing
 
 PACKAGES = ("gbi-pyro", "pyro-ppl", "torch", "numpy", "arviz", "matplotlib")
@@ -26,7 +26,7 @@ PACKAGES = ("gbi-pyro", "pyro-ppl", "torch", "numpy", "arviz", "matplotlib")
 class RunFolder:
     """The folder of one run.
 
-    ``config.json``, ``metrics.json``, ``posterior.nc``, ``weights.safetensors`` with
+    ``config.json``, ``metrics.json``, ``table.md``, ``posterior.nc``, ``weights.safetensors`` with
     ``weights.json`` (its manifest), and ``figures/``. No pickle is written or read.
 
     Args:
@@ -55,11 +55,13 @@ class RunFolder:
         )
 
     def write_metrics(self, rows: list[Row], wall_time: float) -> None:
-        """Write every row of the table of results, seed by seed."""
+        """Write every row of the table of results, seed by seed, and the table to read."""
         self.write_json(
             "metrics.json",
             {"wall_time_s": round(wall_time, 1), "rows": [row.as_dict() for row in rows]},
         )
+        with replacing(self.path / "table.md") as temporary:
+            temporary.write_text(markdown_table(rows) + "\n")
 
     def write_weights(self, networks: Mapping[str, nn.Module]) -> None:
         """Write the weights of named networks, with a manifest of shapes and a checksum."""

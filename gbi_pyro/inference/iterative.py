@@ -133,6 +133,8 @@ class IterativeGradient:
         forbidden = site.log_prior.isneginf()
         if self.space == "free":
             return value.masked_fill(forbidden, 0.0)
+        if isinstance(self.start, TaskPosterior):  # go on exactly where the earlier ascent stands
+            return self.start.log_prob(site.name).masked_fill(forbidden, -torch.inf)
         # A start at a corner would have no way back: its gradient in the logits is zero.
         smallest = torch.finfo(value.dtype).eps
         return value.clamp_min(smallest).log().masked_fill(forbidden, -torch.inf)

@@ -142,7 +142,7 @@ def flip_latency(scores: np.ndarray, z: np.ndarray) -> float:
     favoured = scores.argmax(-1) == z
     for row, tasks in zip(favoured, z, strict=True):
         starts = np.flatnonzero(np.diff(tasks)) + 1
-        ends = np.append(starts[1:], len(tasks))
+        ends = [*starts[1:], len(tasks)][: len(starts)]
         for start, end in zip(starts, ends, strict=True):
             found = np.flatnonzero(row[start:end])
             if len(found):

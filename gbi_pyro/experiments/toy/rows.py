@@ -109,7 +109,7 @@ def evidence_rows(
     for kind, by_seed in estimates.items():
         for name, (_, passes) in by_seed[0].items():
             values = [found[name][0] for found in by_seed]
-            price = f"M10: {passes.forward} forward, {passes.backward} backward passes"
+            price = f"{passes.forward} forward (one carries the past), {passes.backward} backward"
             what = f"{kind}: filtered KL, {name}"
             rows.append(Row.of("T12", what, values, bars.get((kind, name)), price))
     return rows

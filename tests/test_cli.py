@@ -1,0 +1,96 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from gbi_pyro.cli import app
+
+MODELS = """
+import torch, pyro, pyro.distributions as dist
+
+def fit(x):
+    with pyro.plate("sequence", len(x)):
+        z = pyro.sample("z", dist.OneHotCategorical(torch.tensor([0.5, 0.5])), infer={"task": True})
+        pyro.sample("x", dist.Normal(z @ torch.tensor([0.2, 0.8]), 0.1), obs=x)
+
+def cut(x):
+    with pyro.plate("sequence", len(x)):
+        z = pyro.sample("z", dist.OneHotCategorical(torch.tensor([0.5, 0.5])), infer={"task": True})
+        means = torch.tensor([0.2, 0.8])[z.argmax(-1)]
+        pyro.sample("x", dist.Normal(means, 0.1), obs=x)
+
+def data():
+    return (torch.tensor([0.2, 0.7, 0.81]),)
+
+one = torch.tensor([0.2, 0.7])
+"""
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch):
+    name = f"models_of_{tmp_path.name}".replace("-", "_")
+    (tmp_path / f"{name}.py").write_text(MODELS)
+    monkeypatch.chdir(tmp_path)
+    return name
+
+
+def invoke(*args):
+    threads = torch.get_num_threads()
+    result = CliRunner().invoke(app, list(args))
+    torch.set_num_threads(threads)
+    return result
+
+
+@pytest.mark.parametrize("data", ["data", "one"])
+def test_a_fit_model_passes_the_check(models, data):
+    result = invoke("check", f"{models}:fit", "--data", f"{models}:{data}")
+    assert result.exit_code == 0, result.output
+    assert "z: task site: K = 2" in result.output
+
+
+def test_a_task_cut_off_from_the_likelihood_fails_the_check(models):
+    result = invoke("check", f"{models}:cut", "--data", f"{models}:data")
+    assert result.exit_code == 1
+    assert "does not reach the likelihood" in " ".join(result.output.split())
+
+
+def test_a_model_that_is_not_there_is_an_error_of_usage(models):
+    result = invoke("check", f"{models}:fitt")
+    assert result.exit_code == 2
+    assert "fit" in result.stderr
+
+
+def test_a_file_is_no_folder_for_results(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("")
+    result = invoke("toy", "--fast", "--out", str(path))
+    assert result.exit_code == 2
+    assert "expected a folder" in " ".join(result.stderr.split())
+    assert path.read_text() == ""
+
+
+def test_no_seeds_is_an_error_of_usage(tmp_path):
+    assert invoke("toy", "--seeds", "0", "--out", str(tmp_path)).exit_code == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_leaves_no_half_written_file(tmp_path):
+    command = [sys.executable, "-m", "gbi_pyro.cli", "toy", "--fast", "--out", str(tmp_path)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "config.json").exists():  # the study has begun
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "none is half written" in " ".join(message.split())
+    assert [p for p in tmp_path.rglob("*") if "partial" in p.name] == []
