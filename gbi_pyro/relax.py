@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -46,7 +47,7 @@ class SoftOneHot(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """Return sum_k q_k log pi_k for ``value`` q of shape ``(..., K)``."""
         log_prob = (value * self.log_prior).sum(-1)
-        if not bool(log_prob.sum().isnan()):
+        if not math.isnan(log_prob.sum().item()):
             return log_prob
         costless = (value == 0) & self.log_prior.isneginf()
         return (value * self.log_prior.masked_fill(costless, 0.0)).sum(-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ class Factor:
 def sum_terms(factors: Iterable[Factor]) -> Tensor:
     """Sum factors over everything, to a scalar."""
     totals = [f.total for f in factors]
-    return torch.stack(totals).sum() if totals else torch.zeros(())
+    return functools.reduce(torch.add, totals) if totals else torch.zeros(())
 
 
 def sum_to_element(terms: list[Tensor], site: TaskSite, nesting: int) -> Tensor:
@@ -146,7 +147,7 @@ class ScoreMessenger(Messenger):
             keep = torch.as_tensor(mask, device=log_prob.device)
             log_prob = torch.where(keep, log_prob, log_prob.new_zeros(()))
         total = log_prob.sum()
-        if bool(total.isnan()) and bool(log_prob.isnan().any()):
+        if math.isnan(total.item()) and bool(log_prob.isnan().any()):
             raise TaskSiteError(
                 f"the log probability of site {name!r} is NaN though its value is finite: look for "
                 "NaN or infinite numbers among the model's other inputs and its weights"

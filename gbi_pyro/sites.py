@@ -127,9 +127,13 @@ def _log_prior(prior: OneHotCategorical) -> Tensor:
     # torch clamps the scores of a prior given by `probs` to log(eps). The log of the probabilities
     # themselves keeps a forbidden task forbidden. (Which of the two was given is forgotten when a
     # plate expands the prior; given scores as small as that have probabilities to match.)
-    logits, probs = prior.logits, prior.probs.detach()
-    smallest = torch.finfo(probs.dtype).eps
-    clamped = (probs < smallest) & (logits >= math.log(smallest) * (1 + 1e-6))
+    logits = prior.logits
+    smallest = torch.finfo(logits.dtype).eps
+    lowest = math.log(smallest) * (1 + 1e-6)
+    if bool(logits.detach().amin() > math.log(smallest) * (1 - 1e-6)):
+        return logits
+    probs = prior.probs.detach()
+    clamped = (probs < smallest) & (logits >= lowest)
     return torch.where(clamped, probs.log(), logits) if bool(clamped.any()) else logits
 
 
@@ -149,13 +153,22 @@ def check_value(site: TaskSite, value: Tensor, *, on_simplex: bool) -> None:
     if not on_simplex:
         return
     value = value.detach()
-    total, smallest = value.sum(-1), value.min()
-    if not ((total - 1).abs().max() <= SIMPLEX_TOLERANCE and smallest >= -SIMPLEX_TOLERANCE):
-        raise TaskSiteError(
-            f"value of task site {site.name!r} is off the simplex: expected numbers >= 0 that sum "
-            f"to 1, got a sum of {total.flatten()[(total - 1).abs().argmax()].item():.4g} and a "
-            f"smallest number of {smallest.item():.4g}; apply a softmax, or ask for free values"
-        )
+    total = value.sum(-1)
+    low, high = (bound.item() for bound in total.aminmax())
+    smallest = value.amin().item()
+    # Written so that a NaN fails it.
+    if (
+        low >= 1 - SIMPLEX_TOLERANCE
+        and high <= 1 + SIMPLEX_TOLERANCE
+        and smallest >= -SIMPLEX_TOLERANCE
+    ):
+        return
+    worst = high if abs(high - 1) > abs(low - 1) else low
+    raise TaskSiteError(
+        f"value of task site {site.name!r} is off the simplex: expected numbers >= 0 that sum to "
+        f"1, got a sum of {worst:.4g} and a smallest number of {smallest:.4g}; apply a softmax, or "
+        "ask for free values"
+    )
 
 
 def unknown_site(name: str, known: list[str]) -> TaskSiteError:

@@ -121,13 +121,14 @@ class SequenceLSTM(nn.Module):
         sequences, steps = x.shape
         with pyro.plate("sequence", sequences, dim=-2), pyro.plate("time", steps, dim=-1):
             if self.num_tasks is not None:
-                prior = dist.OneHotCategorical(logits=self.log_prior)
+                # Parameters are valid by construction, and checking them at each step costs time.
+                prior = dist.OneHotCategorical(logits=self.log_prior, validate_args=False)
                 z = pyro.sample("z", prior, obs=z, infer={"task": True})
             if states is None:
                 mean = self.mean(x, z)
             else:
                 mean, _ = lstm_step(self.cell(), _previous(x), z, states)
-            pyro.sample("x", dist.Normal(mean, self.sigma), obs=x)
+            pyro.sample("x", dist.Normal(mean, self.sigma, validate_args=False), obs=x)
         return mean
 
     def mean(self, x: Tensor, z: Tensor | None) -> Tensor:

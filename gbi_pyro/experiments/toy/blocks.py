@@ -28,12 +28,16 @@ class BlockRun:
     Attributes:
         block_mse: error of each block without its first predictions, each made before the weights
             saw that step, ``(blocks,)``.
-        shared_units: ratio of hidden units engaged in a block and the next, ``(blocks - 1,)``.
+        shared_units: ratio of hidden units engaged in a block and the next, ``(blocks - 1,)``; NaN
+            where every unit is silent by the usual absolute threshold.
+        shared_of_all: the same without that threshold. A network told its task hardly listens to
+            the noise within a block, so that its variances are small all over: the two differ.
         forgetting: error on the task of the last block but one after the last one.
     """
 
     block_mse: np.ndarray
     shared_units: np.ndarray
+    shared_of_all: np.ndarray
     forgetting: float
 
 
@@ -63,12 +67,11 @@ def learn_blocks(config: ToyConfig, seed: int, *, told: bool) -> BlockRun:
         optimiser.step()
     errors = (torch.stack(means) - data.x[0]).square().reshape(blocks, length)
     activity = torch.stack(hidden).reshape(blocks, length, -1)[:, LEFT_OUT:]
-    # A network told its task hardly listens to the noise within a block, so that its variances are
-    # small all over: only their shares count.
-    shared = [shared_unit_ratio([a, b], silent=0.0) for a, b in itertools.pairwise(activity)]
+    pairs = [list(pair) for pair in itertools.pairwise(activity)]
     return BlockRun(
         errors[:, LEFT_OUT:].mean(-1).numpy(),
-        np.array(shared, dtype=float),
+        np.array([shared_unit_ratio(pair) for pair in pairs]),
+        np.array([shared_unit_ratio(pair, silent=0.0) for pair in pairs]),
         _error_on_task(config, network, int(data.z[0, -length - 1]), told, seed),
     )
 
