@@ -19,8 +19,8 @@ draw = torch.Generator().manual_seed(0)
 
 # %% [markdown]
 # ## The model
-# A task decides which of three arcs a point lies on, with noise; where on the arc is an input `u`. The task
-# enters the network by concatenation, so that it can be any point of the simplex.
+# A task decides which of three arcs a point lies on, with noise; where on the arc is an input `u`.
+# The task enters the network by concatenation, so that it can be any point of the simplex.
 
 
 # %%
@@ -50,7 +50,9 @@ def arcs(n):
 # ## Train it with the task known: the weight update
 
 # %%
-model = Arcs()
+with torch.random.fork_rng():  # the same first weights at every reading
+    torch.manual_seed(0)
+    model = Arcs()
 optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
 for _ in range(500):
     loss = clamped_loss(model, *arcs(256))
@@ -75,10 +77,10 @@ print(f"KL(exact || one step) = {agreement(exact, one_step).kl:.3f} nats per poi
 
 # %% [markdown]
 # ## Calibrate
-# With three tasks one step is biased: exact inference charges a task with the squared distance of its
-# mean from the middle of all, one step does not. Here the outer tasks gain, the middle one loses. A
-# temperature and three offsets, fitted on other data at no price later on, take the constant part of
-# that bias away; second order computes it anew for each point, for two more backward passes.
+# With three tasks one step is biased: exact inference charges a task with the squared distance of
+# its mean from the middle of all, one step does not. A temperature and three offsets, fitted once
+# on other data, take away the part of that bias which is the same for every point, at no price
+# later on. Second order computes it anew for each point, for two more backward passes.
 
 # %%
 other_u, other_x, _ = arcs(2000)
@@ -96,9 +98,10 @@ for posterior in (one_step, calibrated, second):
 # Log odds of task 1 over task 0, against the exact ones.
 
 # %%
-figure = Figure(figsize=(8, 4), layout="constrained")
-for ax, posterior in zip(figure.subplots(1, 2), (one_step, calibrated), strict=True):
+figure = Figure(figsize=(12, 4), layout="constrained")
+axes = figure.subplots(1, 3, sharey=True)
+for ax, posterior in zip(axes, (one_step, calibrated, second), strict=True):
     odds = [q.log_prob()[:, 1] - q.log_prob()[:, 0] for q in (exact, posterior)]
     plot_evidence(odds[0].numpy(), odds[1].numpy(), ax)
-    ax.set_title(posterior.method)
+    ax.set_ylabel(f"{posterior.method} (nats)")
 figure
