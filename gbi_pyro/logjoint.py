@@ -125,15 +125,15 @@ class RelaxedModel:
             freeze: whether weights are constants (an E-step), or keep their gradient.
             on_simplex: whether points are checked to lie on the simplex.
         """
-        points: dict[str, Tensor] = {}
+        if order and torch.is_inference_mode_enabled():
+            raise TaskSiteError(
+                "the gradient at a task site cannot be had inside torch.inference_mode(), which "
+                "records nothing: leave it, or use torch.no_grad()"
+            )
 
         def leaf(site: TaskSite) -> Tensor | None:
             value = point(site)
-            if value is not None and order:
-                value = value.detach().requires_grad_()
-            if value is not None:
-                points[site.name] = value
-            return value
+            return value.detach().requires_grad_() if value is not None and order else value
 
         with (
             pure(self.model, freeze=freeze),

@@ -464,3 +464,8 @@ def test_passes_are_counted_as_they_are_spent() -> None:
     run.count(forward=1)
     run.evidence_gradient(joint)
     assert run.passes == (1, 1, 0)
+
+
+def test_inference_mode_is_refused_in_words() -> None:
+    with torch.inference_mode(), pytest.raises(TaskSiteError, match=r"inference_mode\(\)"):
+        OneStepGradient()(uniform_prior, torch.zeros(3, 2))

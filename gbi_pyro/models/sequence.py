@@ -36,7 +36,30 @@ class CellWeights(NamedTuple):
     head_bias: Tensor
 
 
-class SequenceLSTM(nn.Module):
+class StepsOfLSTM(nn.Module):
+    """One step at a time: what a network and a stack of networks share."""
+
+    sigma: Tensor
+
+    def cell(self) -> CellWeights:
+        """Return the weights of one step."""
+        raise NotImplementedError
+
+    def step(
+        self, previous: Tensor, z: Tensor | None, state: LSTMState
+    ) -> tuple[dist.Normal, LSTMState]:
+        """Predict one step from a carried state: p(x_t | x_t-1, z_t, state); see ``lstm_step``."""
+        mean, state = lstm_step(self.cell(), previous, z, state)
+        return dist.Normal(mean, self.sigma, validate_args=False), state
+
+    def initial_state(self, *batch_shape: int) -> LSTMState:
+        """Return the state before the first step, zero."""
+        head = self.cell().head
+        zero = head.new_zeros((*batch_shape, head.shape[-1]))
+        return LSTMState(zero, zero)
+
+
+class SequenceLSTM(StepsOfLSTM):
     r"""Linear, LSTM, Linear: p(x_t | x_<t, z_<=t) = Normal(m_t, sigma), sigma learned.
 
     ::
@@ -94,7 +117,7 @@ class SequenceLSTM(nn.Module):
             _initialise(self, generator)
 
     @property
-    def sigma(self) -> Tensor:
+    def sigma(self) -> Tensor:  # type: ignore[override]
         """The learned standard deviation of the noise."""
         return self.log_sigma.exp()
 
@@ -137,18 +160,6 @@ class SequenceLSTM(nn.Module):
         hidden, _ = self.lstm(self.embed(inputs.flatten(0, -3)))  # an LSTM takes one batch dim
         return self.head(hidden).squeeze(-1).reshape(inputs.shape[:-1])
 
-    def step(
-        self, previous: Tensor, z: Tensor | None, state: LSTMState
-    ) -> tuple[dist.Normal, LSTMState]:
-        """Predict one step from a carried state: p(x_t | x_t-1, z_t, state); see ``lstm_step``."""
-        mean, state = lstm_step(self.cell(), previous, z, state)
-        return dist.Normal(mean, self.sigma, validate_args=False), state
-
-    def initial_state(self, *batch_shape: int) -> LSTMState:
-        """Return the state before the first step, zero."""
-        zero = self.head.weight.new_zeros((*batch_shape, self.lstm.hidden_size))
-        return LSTMState(zero, zero)
-
     def cell(self) -> CellWeights:
         """Return the weights of one step, the embedding folded into the gates."""
         weight, hidden_weight, bias, hidden_bias = self.lstm.all_weights[0]
@@ -176,7 +187,7 @@ class SequenceLSTM(nn.Module):
         return LSTMState(h, c)
 
 
-class SequenceLSTMStack(nn.Module):
+class SequenceLSTMStack(StepsOfLSTM):
     """Several trained networks run side by side, one for each seed: ``(S, batch)`` in one go.
 
     Args:
@@ -185,8 +196,6 @@ class SequenceLSTMStack(nn.Module):
     Raises:
         ValueError: for none, or networks of different shapes.
     """
-
-    sigma: Tensor
 
     def __init__(self, networks: Sequence[SequenceLSTM]) -> None:
         super().__init__()
@@ -203,19 +212,6 @@ class SequenceLSTMStack(nn.Module):
     def cell(self) -> CellWeights:
         """Return the weights of one step, with a leading dimension S."""
         return CellWeights(*(self.get_buffer(name) for name in CellWeights._fields))
-
-    def step(
-        self, previous: Tensor, z: Tensor | None, state: LSTMState
-    ) -> tuple[dist.Normal, LSTMState]:
-        """Predict one step of ``(S, batch)`` sequences; see ``lstm_step``."""
-        mean, state = lstm_step(self.cell(), previous, z, state)
-        return dist.Normal(mean, self.sigma, validate_args=False), state
-
-    def initial_state(self, *batch_shape: int) -> LSTMState:
-        """Return the state before the first step, zero."""
-        head = self.get_buffer("head")
-        zero = head.new_zeros((*batch_shape, head.shape[-1]))
-        return LSTMState(zero, zero)
 
 
 def lstm_step(

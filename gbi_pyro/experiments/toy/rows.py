@@ -11,7 +11,7 @@ from gbi_pyro.experiments.toy import affine
 from gbi_pyro.experiments.toy.adaptation import EDGE, GBI, Adaptation, inside_hull
 from gbi_pyro.experiments.toy.blocks import BlockRun, reference_errors
 from gbi_pyro.experiments.toy.config import ToyConfig
-from gbi_pyro.experiments.toy.evidence import Responses, flip_latency, log_odds
+from gbi_pyro.experiments.toy.evidence import LONG_BLOCKS, Responses, flip_latency, log_odds
 from gbi_pyro.experiments.toy.training import Trained, generator
 from gbi_pyro.logjoint import Passes
 
@@ -120,6 +120,17 @@ def evidence_rows(
     return rows
 
 
+def semi_markov_rows(divergences: Sequence[Mapping[str, float]]) -> list[Row]:
+    """Return the filtered divergences on blocks that have a shortest length (T3, T12)."""
+    blocks = f"{LONG_BLOCKS.minimum}-{LONG_BLOCKS.maximum}"
+    return [
+        Row.of(
+            "T12", f"blocks of {blocks} steps: filtered KL, {name}", [d[name] for d in divergences]
+        )
+        for name in divergences[0]
+    ]
+
+
 def response_rows(config: ToyConfig, responses: Sequence[Responses]) -> list[Row]:
     """Return what gradients at maximum entropy show (T8, T11)."""
     middle = (config.means[0] + config.means[-1]) / 2
@@ -181,6 +192,17 @@ def engaged_rows(
             "T8",
             "correlation, optimised Z and exact posterior",
             [np.corrcoef(b, a)[0, 1] for b, a in zip(behind, ahead, strict=True)],
+        ),
+        Row.of(
+            "T8",
+            "correlation, log odds of optimised Z and exact log odds",
+            [
+                np.corrcoef(
+                    log_odds(np.log(v[:, 1:])).ravel(),
+                    log_odds(r.exact.log_prob().numpy()[:, :-1]).ravel(),
+                )[0, 1]
+                for v, r in zip(values, responses, strict=True)
+            ],
         ),
         Row.of(
             "M11",

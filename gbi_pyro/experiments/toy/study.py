@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gbi_pyro.diagnostics.export import to_inference_data
@@ -18,6 +18,7 @@ from gbi_pyro.experiments.toy.evidence import (
     Responses,
     filtered_estimates,
     respond,
+    semi_markov_divergences,
     test_stream,
 )
 from gbi_pyro.experiments.toy.identities import method_identities
@@ -69,7 +70,8 @@ def run(config: ToyConfig, folder: Path, progress: Progress = lambda _what: None
     start = time.perf_counter()
     store = RunFolder(folder)
     store.write_config("toy", config)
-    told, plain, estimates = _train(config, progress)
+    networks = _train(config, progress)
+    told, plain = networks.told, networks.plain
     block_runs: dict[str, list[BlockRun]] = {rows.TOLD: [], rows.PLAIN: []}
     responses, identities = [], []
     for seed, trained in zip(config.all_seeds, told, strict=True):
@@ -99,7 +101,8 @@ def run(config: ToyConfig, folder: Path, progress: Progress = lambda _what: None
         *rows.response_rows(config, responses),
         *rows.engaged_rows(responses, predicted, values),
         *rows.adaptation_rows(config, adaptation),
-        *rows.evidence_rows(estimates),
+        *rows.evidence_rows(networks.estimates),
+        *rows.semi_markov_rows(networks.semi_markov),
         *rows.rival_rows(adapting.rivals(config, online, told, plain)),
     ]
     progress("figures and files")
@@ -116,26 +119,39 @@ def run(config: ToyConfig, folder: Path, progress: Progress = lambda _what: None
     return ToyResults(table, folder, drawn)
 
 
-def _train(config: ToyConfig, progress: Progress) -> tuple[list[Trained], list[Trained], Estimates]:
-    """Train every kind of network for every seed; the extra kinds leave their estimates."""
+@dataclass
+class _Networks:
+    """Trained networks by seed; of the kinds that only serve a comparison, its outcome."""
+
+    told: list[Trained] = field(default_factory=list)
+    plain: list[Trained] = field(default_factory=list)
+    estimates: Estimates = field(default_factory=dict)
+    semi_markov: list[dict[str, float]] = field(default_factory=list)
+
+
+def _train(config: ToyConfig, progress: Progress) -> _Networks:
+    """Train every kind of network for every seed."""
+    usual, noisy = f"K = 2, sigma {config.sigma:g}", f"K = 2, sigma {NOISY:g}"
+    four = f"K = 4, sigma {config.sigma:g}"
     kinds = {
-        f"K = 2, sigma {config.sigma:g}": (make_stream(config), False),
-        f"K = 2, sigma {NOISY:g}": (make_stream(config, sigma=NOISY), False),
-        f"K = 4, sigma {config.sigma:g}": (make_stream(config, means=FOUR_MEANS), False),
-        f"K = 4, sigma {config.sigma:g}, mixtures": (make_stream(config, means=FOUR_MEANS), True),
+        usual: (make_stream(config), False),
+        noisy: (make_stream(config, sigma=NOISY), False),
+        four: (make_stream(config, means=FOUR_MEANS), False),
+        f"{four}, mixtures": (make_stream(config, means=FOUR_MEANS), True),
     }
-    told, plain = [], []
-    estimates: Estimates = {kind: [] for kind in kinds}
+    networks = _Networks(estimates={kind: [] for kind in kinds})
     for seed in config.all_seeds:
         progress(f"seed {seed}: training the {rows.PLAIN}")
-        plain.append(train_network(config, seed, make_stream(config), told=False))
-        for i, (kind, (stream, mixtures)) in enumerate(kinds.items()):
+        networks.plain.append(train_network(config, seed, make_stream(config), told=False))
+        for kind, (stream, mixtures) in kinds.items():
             progress(f"seed {seed}: training the {rows.TOLD}, {kind}")
             trained = train_network(config, seed, stream, mixtures=mixtures)
-            estimates[kind].append(filtered_estimates(config, seed, trained))
-            if i == 0:
-                told.append(trained)
-    return told, plain, estimates
+            networks.estimates[kind].append(filtered_estimates(config, seed, trained))
+            if kind == usual:
+                networks.told.append(trained)
+            if kind == noisy:
+                networks.semi_markov.append(semi_markov_divergences(config, seed, trained))
+    return networks
 
 
 def _write_posterior(store: RunFolder, config: ToyConfig, response: Responses) -> None:
