@@ -4,6 +4,7 @@ Gradient-based inference of task abstractions (GBI; Hummos et al., arXiv 2407.17
 model with marked task sites, with the exact posterior beside every estimate.
 """
 
+from gbi_pyro.diagnostics.export import to_inference_data
 from gbi_pyro.inference.autoguide import AutoTaskGuide
 from gbi_pyro.inference.calibration import Calibration, calibrate
 from gbi_pyro.inference.causal import causal
@@ -39,4 +40,5 @@ __all__ = [
     "hsmm_posterior",
     "relax_tasks",
     "relaxed_log_joint",
+    "to_inference_data",
 ]

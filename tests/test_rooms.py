@@ -58,7 +58,8 @@ MAY_IMPORT = {
     "models": {"models", "sites", "relax", "logjoint"},
     "data": {"data", "files"},
     "diagnostics": CORE | {"inference", "diagnostics"},
-    "": CORE | {"inference"},
+    "check": CORE,
+    "": CORE | {"inference", "diagnostics"},
 }
 TOP = {"experiments", "cli", "__main__"}
 
