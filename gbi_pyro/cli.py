@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+if TYPE_CHECKING:
+    from gbi_pyro.experiments.results import Row
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -48,36 +53,52 @@ def toy(
     config = replace(ToyConfig(), seeds=seeds, first_seed=first_seed)
     if fast:
         config = config.fast()
-    _check_folder(out)
-    columns = (
-        TextColumn("[progress.description]{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    try:
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task("starting", total=num_stages(config))
-
-            def report(what: str) -> None:
-                bar.update(task, description=escape(what), advance=1)
-
-            results = run(config, out, report)
-    except KeyboardInterrupt:
-        errors.print(f"Stopped. Files that were finished lie in {out}; none is half written.")
-        raise typer.Exit(130) from None
+    with _watched(out, num_stages(config)) as report:
+        results = run(config, out, report)
     title = (
         f"Toy study, {config.seeds} seeds. Errors are mean squared errors; KL is KL(exact || "
         "estimate) in nats per step."
     )
     print_table(title, results.rows, console)
-    short = [row for row in results.rows if row.verdict == "not met"]
-    if short:
-        console.print(f"{len(short)} bar(s) not met: " + "; ".join(row.what for row in short))
-    console.print(
-        f"Results: {out}/metrics.json, posterior.nc (arviz.from_netcdf), weights.safetensors, "
-        f"config.json\nFigures: " + ", ".join(str(path) for path in results.figures)
+    _summarise(results.rows, out, results.figures)
+
+
+@app.command()
+def images(
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("runs/images"),
+    dataset: Annotated[
+        str, typer.Option(help="digits, mnist, fashion, cifar10 or cifar100.")
+    ] = "digits",
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder with the image files; else GBI_PYRO_DATA, else a download."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Networks of each kind.", min=1)] = 3,
+    first_seed: Annotated[int, typer.Option(help="The first seed.", min=0)] = 0,
+    epochs: Annotated[int, typer.Option(help="Passes over the training images.", min=1)] = 10,
+) -> None:
+    """Name the class of images in one pass and in every other way, beside the exact posterior."""
+    from gbi_pyro.data.images import load_images
+    from gbi_pyro.experiments.images.config import ImagesConfig
+    from gbi_pyro.experiments.images.rows import print_methods
+    from gbi_pyro.experiments.images.study import num_stages, run
+    from gbi_pyro.experiments.results import print_table
+
+    config = ImagesConfig(dataset=dataset, seeds=seeds, first_seed=first_seed, epochs=epochs)
+    try:
+        sets = load_images(dataset, data)
+    except (ValueError, OSError, ImportError) as error:
+        errors.print(f"[red]error:[/] {escape(str(error))}")
+        raise typer.Exit(2) from None
+    with _watched(out, num_stages(config)) as report:
+        results = run(config, sets, out, report)
+    title = (
+        f"{dataset}, {config.seeds} seeds, {len(sets.test.x)} test images. ECE, Brier and -log p "
+        "after one temperature, chosen on validation; KL(exact || it) in nats per image"
     )
+    print_methods(title, results.by_seed, console)
+    print_table("Bars are those for MNIST", results.bars, console)
+    _summarise(results.bars, out, results.figures)
 
 
 @app.command()
@@ -102,6 +123,36 @@ def check(
     for finding in report.findings:
         console.print(str(finding), markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(0 if report.ok else 1)
+
+
+@contextlib.contextmanager
+def _watched(out: Path, stages: int) -> Iterator[Callable[[str], None]]:
+    """Show progress while a study runs; a stop by Ctrl-C is told in words."""
+    _check_folder(out)
+    columns = (
+        TextColumn("[progress.description]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    try:
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task("starting", total=stages)
+            yield lambda what: bar.update(task, description=escape(what), advance=1)
+    except KeyboardInterrupt:
+        errors.print(f"Stopped. Files that were finished lie in {out}; none is half written.")
+        raise typer.Exit(130) from None
+
+
+def _summarise(rows: Sequence[Row], out: Path, figures: Sequence[Path]) -> None:
+    """Say which bars are not met, and where everything lies."""
+    short = [row for row in rows if row.verdict == "not met"]
+    if short:
+        console.print(f"{len(short)} bar(s) not met: " + "; ".join(row.what for row in short))
+    console.print(
+        f"Results: {out}/metrics.json, table.md, posterior.nc (arviz.from_netcdf), "
+        f"weights.safetensors, config.json\nFigures: " + ", ".join(map(str, figures))
+    )
 
 
 def _check_folder(out: Path) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+FOUR_MEANS = (0.2, 0.4, 0.6, 0.8)  # of the networks with four tasks
+NOISY = 0.3  # the noise of those that find it harder to tell their tasks apart
+
 
 @dataclass(frozen=True)
 class ToyConfig:

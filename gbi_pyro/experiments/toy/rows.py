@@ -10,7 +10,7 @@ from gbi_pyro.experiments.results import Bar, Row
 from gbi_pyro.experiments.toy import affine
 from gbi_pyro.experiments.toy.adaptation import EDGE, GBI, Adaptation, inside_hull
 from gbi_pyro.experiments.toy.blocks import BlockRun, reference_errors
-from gbi_pyro.experiments.toy.config import ToyConfig
+from gbi_pyro.experiments.toy.config import NOISY, ToyConfig
 from gbi_pyro.experiments.toy.evidence import LONG_BLOCKS, Responses, flip_latency, log_odds
 from gbi_pyro.experiments.toy.training import Trained, generator
 from gbi_pyro.logjoint import Passes
@@ -114,7 +114,9 @@ def evidence_rows(
     for kind, by_seed in estimates.items():
         for name, (_, passes) in by_seed[0].items():
             values = [found[name][0] for found in by_seed]
-            price = f"{passes.forward} forward (one carries the past), {passes.backward} backward"
+            price = (
+                f"{passes.forward} forward, 1 of them for the states; {passes.backward} backward"
+            )
             what = f"{kind}: filtered KL, {name}"
             rows.append(Row.of("T12", what, values, bars.get((kind, name)), price))
     return rows
@@ -122,10 +124,13 @@ def evidence_rows(
 
 def semi_markov_rows(divergences: Sequence[Mapping[str, float]]) -> list[Row]:
     """Return the filtered divergences on blocks that have a shortest length (T3, T12)."""
-    blocks = f"{LONG_BLOCKS.minimum}-{LONG_BLOCKS.maximum}"
+    blocks = f"blocks of {LONG_BLOCKS.minimum}-{LONG_BLOCKS.maximum} steps"
     return [
         Row.of(
-            "T12", f"blocks of {blocks} steps: filtered KL, {name}", [d[name] for d in divergences]
+            "T12",
+            f"K = 2, sigma {NOISY:g}, {blocks}: filtered KL, {name}",
+            [d[name] for d in divergences],
+            note="the exact filter knows the block lengths",
         )
         for name in divergences[0]
     ]

@@ -13,7 +13,7 @@ from gbi_pyro.experiments.store import RunFolder
 from gbi_pyro.experiments.toy import adaptation as adapting
 from gbi_pyro.experiments.toy import figures, rows
 from gbi_pyro.experiments.toy.blocks import BlockRun, learn_blocks
-from gbi_pyro.experiments.toy.config import ToyConfig
+from gbi_pyro.experiments.toy.config import FOUR_MEANS, NOISY, ToyConfig
 from gbi_pyro.experiments.toy.evidence import (
     Responses,
     filtered_estimates,
@@ -25,8 +25,6 @@ from gbi_pyro.experiments.toy.identities import method_identities
 from gbi_pyro.experiments.toy.training import Trained, make_stream, train_network
 from gbi_pyro.logjoint import Passes
 
-FOUR_MEANS = (0.2, 0.4, 0.6, 0.8)
-NOISY = 0.3
 NETWORKS_PER_SEED = 5
 
 Progress = Callable[[str], None]

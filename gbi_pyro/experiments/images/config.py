@@ -1,0 +1,52 @@
+"""The configuration of the image study."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ImagesConfig:
+    """Everything the image study depends on.
+
+    Attributes:
+        dataset: ``digits``, ``mnist``, ``fashion``, ``cifar10`` or ``cifar100``.
+        seeds: how many networks of each kind are trained.
+        first_seed: their seeds are ``first_seed``, ``first_seed + 1``, ...
+        epochs: passes over the training images.
+        batch: images per weight update.
+        rate: the largest rate of Adam's one-cycle schedule, reached after a fifth of it.
+        bottleneck: size of the latent of the paper's network.
+        hidden: hidden units of the paper's network.
+        latent: size of the latent of the affine-head network and of the classifier.
+        affine_hidden: their hidden units.
+        codes: principal directions of the affine head's code space.
+        iterative_steps: numbers of steps of iterative inference.
+        iterative_rate: its rate, on the logits.
+        chunk: images inferred at a time.
+    """
+
+    dataset: str = "digits"
+    seeds: int = 3
+    first_seed: int = 0
+    epochs: int = 10
+    batch: int = 128
+    rate: float = 0.002
+    bottleneck: int = 8
+    hidden: int = 256
+    latent: int = 64
+    affine_hidden: int = 512
+    codes: int = 64
+    iterative_steps: tuple[int, ...] = (5, 20, 50)
+    iterative_rate: float = 0.5
+    chunk: int = 1000
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "epochs", "batch", "bottleneck", "codes", "chunk"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    @property
+    def all_seeds(self) -> range:
+        """The seeds of the run."""
+        return range(self.first_seed, self.first_seed + self.seeds)

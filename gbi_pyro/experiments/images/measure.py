@@ -1,0 +1,100 @@
+"""What is measured of every method: can it name the class, and are its probabilities right."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gbi_pyro.data.images import Images, ImageSets
+from gbi_pyro.diagnostics.agreement import kl
+from gbi_pyro.diagnostics.calibration import fit_temperature, summarise, temper
+from gbi_pyro.experiments.images.config import ImagesConfig
+from gbi_pyro.experiments.images.methods import Method, methods, run_in_chunks
+from gbi_pyro.experiments.images.training import ImageNetworks
+from gbi_pyro.logjoint import Passes
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One method on the test images of one seed.
+
+    Attributes:
+        method: the method.
+        log_probs: its answer as it is, ``(N, K)``.
+        tempered: its answer at the temperature that suits the validation labels best; None where
+            no temperature does (answers worse than chance).
+        temperature: that temperature; NaN without one.
+        passes: spent on one batch.
+        values: the quantities of the table, by name.
+    """
+
+    method: Method
+    log_probs: Tensor
+    tempered: Tensor | None
+    temperature: float
+    passes: Passes
+    values: dict[str, float]
+
+
+ACCURACY, ECE, ECE_RAW = "accuracy, %", "ECE, %", "ECE untempered, %"
+BRIER, LOG_SCORE = "Brier", "-log p(label)"
+KL_RAW, KL_TEMPERED = "KL(exact || it)", "KL, both tempered"
+COLUMNS = (ACCURACY, ECE_RAW, ECE, BRIER, LOG_SCORE, KL_RAW, KL_TEMPERED)
+
+
+def measure(config: ImagesConfig, sets: ImageSets, networks: ImageNetworks) -> list[Measured]:
+    """Run every method of one seed: temperatures from validation, numbers from test."""
+    answered: dict[str, Measured] = {}
+    todo = methods(config, networks)
+    # Exact answers first: the others are held against them.
+    for method in sorted(todo, key=lambda m: m.name != m.exact):
+        on_validation, _ = run_in_chunks(method, sets.validation.x, config.chunk)
+        log_probs, passes = run_in_chunks(method, sets.test.x, config.chunk)
+        temperature = _temperature(on_validation, sets.validation)
+        tempered = None if math.isnan(temperature) else temper(log_probs, temperature)
+        exact = answered.get(method.exact or "")
+        values = _values(log_probs, tempered, sets.test)
+        if method.name == method.exact:
+            values |= {KL_RAW: 0.0, KL_TEMPERED: 0.0}
+        elif exact is not None:
+            values[KL_RAW] = _kl(exact.log_probs, log_probs)
+            if exact.tempered is not None and tempered is not None:
+                values[KL_TEMPERED] = _kl(exact.tempered, tempered)
+        answered[method.name] = Measured(method, log_probs, tempered, temperature, passes, values)
+    return [answered[method.name] for method in todo]
+
+
+def _temperature(log_probs: Tensor, images: Images) -> float:
+    try:
+        return fit_temperature(log_probs, images.y)
+    except ValueError:  # no temperature is best: the answers are worse than chance
+        return math.nan
+
+
+def _values(log_probs: Tensor, tempered: Tensor | None, images: Images) -> dict[str, float]:
+    raw = summarise(log_probs, images.y)
+    values = {
+        ACCURACY: 100 * raw.accuracy,
+        ECE_RAW: 100 * raw.expected_calibration_error,
+    }
+    if tempered is not None:
+        found = summarise(tempered, images.y)
+        values |= {
+            ECE: 100 * found.expected_calibration_error,
+            BRIER: found.brier,
+            LOG_SCORE: found.log_score,
+        }
+    return values
+
+
+def _kl(exact: Tensor, estimate: Tensor) -> float:
+    return kl(exact.double().log_softmax(-1), estimate.double().log_softmax(-1)).mean().item()
+
+
+def confusion(log_probs: Tensor, labels: Tensor, num_tasks: int) -> Tensor:
+    """Return counts, true class by row and named class by column, ``(K, K)``."""
+    pairs = labels * num_tasks + log_probs.argmax(-1)
+    return torch.bincount(pairs, minlength=num_tasks**2).reshape(num_tasks, num_tasks)

@@ -1,0 +1,130 @@
+"""The image study from one call: train, name the class in every way, write everything down."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from gbi_pyro.data.images import ImageSets
+from gbi_pyro.diagnostics.export import to_inference_data
+from gbi_pyro.diagnostics.task_use import TaskUse, linear_probe, task_gain
+from gbi_pyro.experiments.images import figures, rows
+from gbi_pyro.experiments.images.config import ImagesConfig
+from gbi_pyro.experiments.images.measure import Measured, measure
+from gbi_pyro.experiments.images.training import (
+    AFFINE,
+    KINDS,
+    PAPER,
+    ImageNetworks,
+    train_networks,
+)
+from gbi_pyro.experiments.results import Row
+from gbi_pyro.experiments.store import RunFolder
+from gbi_pyro.inference.enumeration import Enumeration
+from gbi_pyro.inference.gradient import OneStepGradient
+
+Progress = Callable[[str], None]
+PROBED = 5000  # images that a linear probe is fitted on
+
+
+def num_stages(config: ImagesConfig) -> int:
+    """Return how many stages ``run`` reports, if no training is taken up."""
+    return config.seeds * (len(KINDS) * (config.epochs + 1) + 1) + 1
+
+
+@dataclass(frozen=True)
+class ImagesResults:
+    """Everything the study found.
+
+    Attributes:
+        by_seed: every method of every seed.
+        bars: what it has to show.
+        folder: where it lies on disk.
+        figures: the figures' files.
+    """
+
+    by_seed: list[list[Measured]]
+    bars: list[Row]
+    folder: Path
+    figures: list[Path]
+
+
+def run(
+    config: ImagesConfig,
+    sets: ImageSets,
+    folder: Path,
+    progress: Progress = lambda _what: None,
+) -> ImagesResults:
+    """Run the image study and write it to a folder.
+
+    Training goes on after the last epoch that an earlier, interrupted run of the same
+    configuration finished in that folder.
+
+    Args:
+        config: what to do.
+        sets: the images, as ``load_images`` gives them.
+        folder: where the results go; checkpoints in ``checkpoints/``.
+        progress: called with what is being done.
+
+    Returns:
+        What was measured and where the files lie.
+    """
+    start = time.perf_counter()
+    store = RunFolder(folder)
+    store.write_config("images", config)
+    by_seed: list[list[Measured]] = []
+    use: dict[str, list[TaskUse]] = {PAPER: [], AFFINE: []}
+    for seed in config.all_seeds:
+        networks = train_networks(config, sets, seed, folder / "checkpoints", progress)
+        progress(f"seed {seed}: naming the class in every way")
+        by_seed.append(measure(config, sets, networks))
+        for kind, found in task_use(sets, networks).items():
+            use[kind].append(found)
+        if seed == config.first_seed:
+            first = networks
+    progress("figures and files")
+    drawn = [
+        figures.figure_answers(store.figures, sets, by_seed[0]),
+        figures.figure_generation(store.figures, sets, first),
+    ]
+    bars = rows.bar_rows(by_seed)
+    _write_posterior(store, config, sets, first)
+    store.write_weights({k.replace(" ", "_"): n for k, n in first.by_kind().items()})
+    table = [*bars, *rows.task_use_rows(use), *rows.method_rows(by_seed)]
+    store.write_metrics(table, time.perf_counter() - start)
+    return ImagesResults(by_seed, [*bars, *rows.task_use_rows(use)], folder, drawn)
+
+
+def task_use(sets: ImageSets, networks: ImageNetworks) -> dict[str, TaskUse]:
+    """Measure on validation images whether each autoencoder uses its task (I7)."""
+    validation, fitted = sets.validation, slice(0, PROBED)
+    z = torch.nn.functional.one_hot(validation.y, sets.num_classes).to(validation.x.dtype)
+    found = {}
+    for kind, network in ((PAPER, networks.paper), (AFFINE, networks.affine)):
+        encoder = network.encoder
+        assert encoder is not None
+        with torch.no_grad():
+            latent, held_out = encoder(sets.train.x[fitted]), encoder(validation.x)
+        probe = linear_probe(latent, sets.train.y[fitted], held_out, validation.y)
+        found[kind] = TaskUse(task_gain(network, {"z": z}, validation.x), probe)
+    return found
+
+
+def _write_posterior(
+    store: RunFolder, config: ImagesConfig, sets: ImageSets, networks: ImageNetworks
+) -> None:
+    images = sets.test.x[: config.chunk]
+    one_step = OneStepGradient()(networks.affine, images)
+    store.write_posterior(
+        to_inference_data(
+            one_step,
+            labels={"z": sets.test.y[: config.chunk]},
+            exact=Enumeration(check=False)(networks.affine, images),
+            task_names={"z": sets.class_names},
+            attributes={"study": "images", "dataset": sets.name, "seed": config.first_seed},
+        )
+    )
