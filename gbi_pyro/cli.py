@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
+    from gbi_pyro.data.images import ImageSets
     from gbi_pyro.experiments.results import Row
 
 app = typer.Typer(
@@ -78,18 +79,13 @@ def images(
     epochs: Annotated[int, typer.Option(help="Passes over the training images.", min=1)] = 10,
 ) -> None:
     """Name the class of images in one pass and in every other way, beside the exact posterior."""
-    from gbi_pyro.data.images import load_images
     from gbi_pyro.experiments.images.config import ImagesConfig
     from gbi_pyro.experiments.images.rows import print_methods
     from gbi_pyro.experiments.images.study import num_stages, run
     from gbi_pyro.experiments.results import print_table
 
     config = ImagesConfig(dataset=dataset, seeds=seeds, first_seed=first_seed, epochs=epochs)
-    try:
-        sets = load_images(dataset, data)
-    except (ValueError, OSError, ImportError) as error:
-        errors.print(f"[red]error:[/] {escape(str(error))}")
-        raise typer.Exit(2) from None
+    sets = _load(dataset, data)
     with _watched(out, num_stages(config)) as report:
         results = run(config, sets, out, report)
     title = (
@@ -99,6 +95,40 @@ def images(
     print_methods(title, results.by_seed, console)
     print_table("Bars are those for MNIST", results.bars, console)
     _summarise(results.bars, out, results.figures)
+
+
+@app.command()
+def ood(
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("runs/ood"),
+    dataset: Annotated[str, typer.Option(help="The known images.")] = "digits",
+    other: Annotated[
+        str | None, typer.Option(help="The unknown ones, and the known of the other direction.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder with the image files; else GBI_PYRO_DATA, else a download."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Networks of each kind.", min=1)] = 1,
+    epochs: Annotated[int, typer.Option(help="Passes over the training images.", min=1)] = 10,
+    ensemble: Annotated[int, typer.Option(help="Classifiers in the ensemble.", min=1)] = 5,
+) -> None:
+    """Tell images of an unknown kind from those of a known one, by every score."""
+    from gbi_pyro.experiments.images.config import ImagesConfig
+    from gbi_pyro.experiments.images.outlier_study import (
+        OutlierConfig,
+        num_stages,
+        print_cases,
+        run,
+    )
+
+    images = ImagesConfig(dataset=dataset, seeds=seeds, epochs=epochs)
+    config = OutlierConfig(images, other, ensemble)
+    sets = [_load(name, data) for name in (dataset, other) if name]
+    with _watched(out, num_stages(config)) as report:
+        results = run(config, sets, out, report)
+    print_cases(results.cases, console)
+    _say_bars(results.rows)
+    console.print(f"Results, with intervals and false positive rates: {out}/metrics.json, table.md")
 
 
 @app.command()
@@ -144,11 +174,27 @@ def _watched(out: Path, stages: int) -> Iterator[Callable[[str], None]]:
         raise typer.Exit(130) from None
 
 
-def _summarise(rows: Sequence[Row], out: Path, figures: Sequence[Path]) -> None:
-    """Say which bars are not met, and where everything lies."""
+def _load(name: str, data: Path | None) -> ImageSets:
+    """Load an image set, or say in words why not."""
+    from gbi_pyro.data.images import load_images
+
+    try:
+        return load_images(name, None if name == "digits" else data)
+    except (ValueError, OSError, ImportError) as error:
+        errors.print(f"[red]error:[/] {escape(str(error))}")
+        raise typer.Exit(2) from None
+
+
+def _say_bars(rows: Sequence[Row]) -> None:
+    """Say which bars are not met."""
     short = [row for row in rows if row.verdict == "not met"]
     if short:
         console.print(f"{len(short)} bar(s) not met: " + "; ".join(row.what for row in short))
+
+
+def _summarise(rows: Sequence[Row], out: Path, figures: Sequence[Path]) -> None:
+    """Say which bars are not met, and where everything lies."""
+    _say_bars(rows)
     console.print(
         f"Results: {out}/metrics.json, table.md, posterior.nc (arviz.from_netcdf), "
         f"weights.safetensors, config.json\nFigures: " + ", ".join(map(str, figures))

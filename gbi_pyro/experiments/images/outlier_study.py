@@ -1,0 +1,185 @@
+"""The out-of-distribution study: both directions, raw and normalised, near and far."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from gbi_pyro.data.images import ImageSets, flip_vertical
+from gbi_pyro.diagnostics.ood import Detection
+from gbi_pyro.experiments.images.config import ImagesConfig
+from gbi_pyro.experiments.images.outliers import (
+    BASELINE,
+    MAXIMUM,
+    Case,
+    default_score,
+    detect,
+    prepared,
+    train_detectors,
+)
+from gbi_pyro.experiments.images.training import Report
+from gbi_pyro.experiments.results import Bar, Row, format_number
+from gbi_pyro.experiments.store import RunFolder
+
+UPSIDE_DOWN = "upside down"
+
+
+@dataclass(frozen=True)
+class OutlierConfig:
+    """Everything the out-of-distribution study depends on.
+
+    Attributes:
+        images: networks and their training; its ``dataset`` is the first set that is known.
+        other: the set that is unknown to it, and known in the other direction; None for none.
+        ensemble: members of the ensemble of classifiers.
+        bootstrap: resamples of each interval.
+    """
+
+    images: ImagesConfig = field(default_factory=ImagesConfig)
+    other: str | None = None
+    ensemble: int = 5
+    bootstrap: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.ensemble < 1 or self.bootstrap < 1:
+            raise ValueError(
+                f"ensemble and bootstrap must be at least 1, got {self.ensemble} and "
+                f"{self.bootstrap}"
+            )
+
+
+@dataclass(frozen=True)
+class OutlierResults:
+    """Everything the study found.
+
+    Attributes:
+        cases: the detection problems.
+        rows: their numbers, with bars.
+        folder: where they lie on disk.
+    """
+
+    cases: list[Case]
+    rows: list[Row]
+    folder: Path
+
+
+def num_stages(config: OutlierConfig) -> int:
+    """Return how many stages ``run`` reports, if no training is taken up."""
+    trainings = (2 if config.other else 1) * 2 * config.images.seeds * (1 + config.ensemble)
+    return trainings * (config.images.epochs + 1)
+
+
+def run(
+    config: OutlierConfig,
+    sets: list[ImageSets],
+    folder: Path,
+    progress: Report = lambda _what: None,
+) -> OutlierResults:
+    """Run the study and write it to a folder; an interrupted training is taken up.
+
+    Args:
+        config: what to do.
+        sets: the known set, and the other one if there is one.
+        folder: where the results go; checkpoints in ``checkpoints/``.
+        progress: called with what is being done.
+    """
+    start = time.perf_counter()
+    store = RunFolder(folder)
+    store.write_config("ood", config)
+    cases = []
+    for known in sets:
+        others = [s for s in sets if s.name != known.name]
+        for normalised in (False, True):
+            cases += _cases(config, known, others, normalised, folder, progress)
+    rows = [row for case in cases for row in case_rows(case)]
+    store.write_metrics(rows, time.perf_counter() - start)
+    return OutlierResults(cases, rows, folder)
+
+
+def _cases(
+    config: OutlierConfig,
+    known: ImageSets,
+    others: list[ImageSets],
+    normalised: bool,
+    folder: Path,
+    progress: Report,
+) -> list[Case]:
+    """Train on one set, prepared in one way, and detect everything else."""
+    images = prepared(known, normalised)
+    unknown = {UPSIDE_DOWN: flip_vertical(images.test.x)}
+    unknown |= {other.name: prepared(other, normalised).test.x for other in others}
+    cases = {name: Case(known.name, name, normalised, {}, []) for name in unknown}
+    how = "normalised" if normalised else "raw"
+    for seed in config.images.all_seeds:
+        detectors = train_detectors(
+            config.images,
+            images,
+            seed,
+            config.ensemble,
+            folder / "checkpoints" / f"{known.name}-{how}",
+            lambda what: progress(f"{known.name}, {how}, {what}"),
+        )
+        default = default_score(config.images, detectors, images.validation, normalised)
+        for name, x in unknown.items():
+            found = detect(config.images, detectors, images.test.x, x, config.bootstrap)
+            for score, detection in found.items():
+                cases[name].detections.setdefault(score, []).append(detection)
+            cases[name].default.append(default)
+    return list(cases.values())
+
+
+def case_rows(case: Case) -> list[Row]:
+    """Return the numbers of a case; bars stand where the paper's setting is the same."""
+
+    def row(name: str, found: list[Detection], bar: Bar | None) -> Row:
+        lows, highs = [d.auroc_low for d in found], [d.auroc_high for d in found]
+        fpr = sum(d.fpr_at_95 for d in found) / len(found)
+        note = (
+            f"bootstrap {min(lows):.3f}-{max(highs):.3f} over images; "
+            f"FPR at 95 %: {format_number(fpr)}"
+        )
+        return Row.of("I4", f"{case.title}: AUROC, {name}", [d.auroc for d in found], bar, note)
+
+    bars = _bars(case)
+    rows = [row(name, found, bars.get(name)) for name, found in case.detections.items()]
+    chosen = " / ".join(dict.fromkeys(case.default))
+    rows.append(row(f"default ({chosen})", case.of_default(), bars.get("default")))
+    return rows
+
+
+def _bars(case: Case) -> dict[str, Bar]:
+    if not case.normalised:
+        return {}
+    if (case.known, case.unknown) == ("mnist", "fashion"):
+        return {MAXIMUM: Bar(0.96, at_least=True), "default": Bar(0.99, at_least=True)}
+    if (case.known, case.unknown) == ("fashion", "mnist"):
+        above = max(0.99, case.mean_auroc(BASELINE))
+        return {"default": Bar(above, at_least=True)}
+    if (case.known, case.unknown) == ("mnist", UPSIDE_DOWN):
+        return {"default": Bar(0.88, at_least=True)}
+    return {}
+
+
+def print_cases(cases: list[Case], console: Console) -> None:
+    """Print AUROC by score and case: means over seeds; * marks the score chosen on validation."""
+    table = Table(
+        title="AUROC, mean over seeds. * the default, chosen on validation images alone",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1),
+    )
+    table.add_column("score", min_width=34)
+    for case in cases:
+        how = "normalised" if case.normalised else "raw"
+        table.add_column(f"{case.known} ->\n{case.unknown}\n{how}", justify="right")
+    for name in cases[0].detections:
+        cells = [
+            f"{case.mean_auroc(name):.3f}" + ("*" if name in case.default else "") for case in cases
+        ]
+        table.add_row(name, *cells)
+    console.print(table)

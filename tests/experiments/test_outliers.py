@@ -1,0 +1,101 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from gbi_pyro.data.images import flip_vertical, load_images
+from gbi_pyro.experiments.images.config import ImagesConfig
+from gbi_pyro.experiments.images.outlier_study import OutlierConfig, case_rows, num_stages, run
+from gbi_pyro.experiments.images.outliers import (
+    BASELINE,
+    NO_CHOICE,
+    prepared,
+    pseudo_outliers,
+    scores,
+    scores_in_chunks,
+    train_detectors,
+)
+
+FAST = OutlierConfig(
+    ImagesConfig(seeds=1, epochs=3, latent=16, affine_hidden=64, codes=16),
+    ensemble=2,
+    bootstrap=20,
+)
+
+
+@pytest.fixture(scope="module")
+def sets():
+    return load_images("digits")
+
+
+@pytest.fixture(scope="module")
+def detectors(sets, tmp_path_factory):
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("detectors")
+    return train_detectors(FAST.images, sets, 0, 2, folder, lambda _what: None)
+
+
+@pytest.fixture(scope="module")
+def finished(sets, tmp_path_factory):
+    torch.set_num_threads(1)
+    folder, stages = tmp_path_factory.mktemp("ood"), []
+    return run(FAST, [sets], folder, stages.append), folder, stages
+
+
+def test_each_image_has_its_own_score_whatever_the_batch(detectors, sets):
+    x = sets.test.x[:7]
+    together, apart = scores(detectors, x), scores_in_chunks(detectors, x, 2)
+    for name, values in together.items():
+        assert values.shape == (7,)
+        torch.testing.assert_close(values, apart[name], rtol=1e-4, atol=1e-4)
+
+
+def test_the_baseline_knows_no_network(detectors, sets, tmp_path):
+    config = replace(FAST.images, epochs=1)
+    other = train_detectors(config, sets, 5, 1, tmp_path, lambda _what: None)
+    x = sets.test.x[:20]
+    torch.testing.assert_close(scores(detectors, x)[BASELINE], scores(other, x)[BASELINE])
+
+
+def test_the_default_is_a_score_of_the_network_and_one_that_is_shown(finished):
+    results, _, _ = finished
+    for case in results.cases:
+        assert len(case.default) == FAST.images.seeds
+        assert set(case.default) <= set(case.detections) - set(NO_CHOICE)
+        (found,) = case.of_default()
+        assert found == case.detections[case.default[0]][0]
+
+
+def test_pseudo_outliers_come_from_the_images_given(sets):
+    few = type(sets.validation)(sets.validation.x[:10], sets.validation.y[:10])
+    made = pseudo_outliers(few, 0)
+    assert torch.equal(made[:10], flip_vertical(few.x))
+    pairs = (few.x.unsqueeze(0) + few.x.unsqueeze(1)).flatten(0, 1) / 2
+    for image in made[10:]:
+        assert (pairs - image).flatten(1).abs().amax(1).min() == 0
+
+
+def test_normalised_images_have_mean_zero_and_the_same_labels(sets):
+    images = prepared(sets, normalised=True)
+    assert images.train.x.flatten(1).mean(1).abs().max() < 1e-5
+    assert torch.equal(images.train.y, sets.train.y)
+    assert prepared(sets, normalised=False) is sets
+
+
+def test_the_study_writes_every_score_of_every_case(finished):
+    results, folder, stages = finished
+    assert [c.title for c in results.cases] == [
+        "digits -> upside down, raw",
+        "digits -> upside down, normalised",
+    ]
+    rows = json.loads((folder / "metrics.json").read_text())["rows"]
+    assert len(rows) == sum(len(case_rows(c)) for c in results.cases)
+    assert all(0 <= value <= 1 for row in rows for value in row["values"])
+    assert len(stages) == num_stages(FAST)
+
+
+@pytest.mark.parametrize("change", [{"ensemble": 0}, {"bootstrap": 0}])
+def test_a_config_out_of_range_is_refused(change):
+    with pytest.raises(ValueError, match="at least 1"):
+        replace(FAST, **change)

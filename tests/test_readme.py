@@ -1,0 +1,43 @@
+"""The README's code runs, and its numbers are those of the run that it names."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_example_runs():
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names: dict[str, object] = {}
+    exec(compile(example, "README.md", "exec"), names)
+    assert names["posterior"].passes[:2] == (1, 1)  # type: ignore[attr-defined]
+
+
+def results() -> list[str]:
+    table = README.split("<!-- results -->")[1].split("<!-- end of results -->")[0]
+    return [line for line in table.splitlines() if line.startswith("|")][2:]
+
+
+@pytest.mark.parametrize("line", results())
+def test_a_result_stands_in_the_table_of_the_run(line):
+    assert line in (ROOT / "docs" / "toy" / "table.md").read_text().splitlines()
+
+
+def test_every_bar_of_the_run_stands_in_the_readme():
+    rows = (ROOT / "docs" / "toy" / "table.md").read_text().splitlines()
+    assert results() == [row for row in rows if row.endswith(("| met |", "| not met |"))]
+
+
+@pytest.mark.parametrize("path", re.findall(r"\]\((docs/[^)]+)\)", README))
+def test_a_file_that_the_readme_shows_is_there(path):
+    assert (ROOT / path).exists()
+
+
+def test_every_room_stands_on_the_map():
+    rooms = {p.name for p in (ROOT / "gbi_pyro").iterdir() if p.suffix == ".py" or p.is_dir()}
+    chart = README.split("## The rooms")[1].split("## Words")[0]
+    missing = {room for room in rooms - {"__init__.py", "__pycache__"} if f"{room}" not in chart}
+    assert not missing
