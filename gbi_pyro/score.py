@@ -128,7 +128,8 @@ class ScoreMessenger(Messenger):
             fn = fn.base_dist
         infer = msg["infer"]
         has_value = not (infer.get("_deterministic") or site_is_factor(msg))
-        if has_value:
+        # Labels of a task are checked to lie on the simplex, which NaN does not.
+        if has_value and (mask is not None or not infer.get("task")):
             value = _finite(name, value, fn.event_dim, mask)
         if infer.get("task") and not isinstance(fn, SoftOneHot):
             # Labels may be mixtures, which a categorical would score by their largest entry.

@@ -146,6 +146,7 @@ class SequenceLSTM(StepsOfLSTM):
             if self.num_tasks is not None:
                 # Parameters are valid by construction, and checking them at each step costs time.
                 prior = dist.OneHotCategorical(logits=self.log_prior, validate_args=False)
+                prior = prior.expand([sequences, steps])  # once, where two plates would do it twice
                 z = pyro.sample("z", prior, obs=z, infer={"task": True})
             if states is None:
                 mean = self.mean(x, z)
