@@ -108,7 +108,7 @@ class AffineHeadAutoencoder(ImageModel):
         basis: PCABasis,
         num_tasks: int,
         *,
-        latent_size: int = 64,
+        latent_size: int = 256,
         hidden_size: int = 512,
         network: Network = "mlp",
         latent: Latent = "noisy",

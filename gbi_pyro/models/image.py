@@ -337,7 +337,7 @@ class EncoderClassifier(nn.Module):
         image_shape: tuple[int, ...],
         num_tasks: int,
         *,
-        latent_size: int = 64,
+        latent_size: int = 256,
         hidden_size: int = 512,
         network: Network = "mlp",
         latent: Latent = "noisy",

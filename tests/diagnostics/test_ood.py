@@ -8,11 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from gbi_pyro.diagnostics import ood
+from gbi_pyro.diagnostics import detection as detection_module
+from gbi_pyro.diagnostics.detection import Detection, detection
 from gbi_pyro.diagnostics.ood import (
-    Detection,
     cosine_score,
-    detection,
     energy_score,
     ensemble_score,
     entropy_score,
@@ -336,7 +335,7 @@ def test_resampling_in_pieces_draws_from_all(
 ) -> None:
     inliers, outliers = torch.randn(50, generator=generator), torch.randn(70, generator=generator)
     whole = detect(inliers, outliers, bootstrap=2001)
-    monkeypatch.setattr(ood, "CHUNK", 120 * 100)
+    monkeypatch.setattr(detection_module, "CHUNK", 120 * 100)
     pieces = detect(inliers, outliers, bootstrap=2001)
     assert (pieces.auroc, pieces.fpr_at_95) == (whole.auroc, whole.fpr_at_95)
     width = whole.auroc_high - whole.auroc_low

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gbi_pyro.data.images import ImageSets, flip_vertical
-from gbi_pyro.diagnostics.ood import Detection
+from gbi_pyro.diagnostics.detection import Detection
 from gbi_pyro.experiments.images.config import ImagesConfig
 from gbi_pyro.experiments.images.outliers import (
     BASELINE,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gbi_pyro.data.images import Images, ImageSets, flip_vertical, normalise_each
 from gbi_pyro.diagnostics import ood
+from gbi_pyro.diagnostics.detection import Detection, detection
 from gbi_pyro.experiments.images.config import ImagesConfig
 from gbi_pyro.experiments.images.training import (
     AFFINE,
@@ -132,7 +133,7 @@ def default_score(
         detectors, normalise_each(made) if normalised else made, config.chunk
     )
     auroc = {
-        name: ood.detection(
+        name: detection(
             inliers[name], outliers[name], generator=torch.Generator().manual_seed(0), bootstrap=1
         ).auroc
         for name in inliers
@@ -147,12 +148,12 @@ def detect(
     inliers: Tensor,
     outliers: Tensor,
     bootstrap: int,
-) -> dict[str, ood.Detection]:
+) -> dict[str, Detection]:
     """Return how well each score tells outliers from inliers."""
     inside = scores_in_chunks(detectors, inliers, config.chunk)
     outside = scores_in_chunks(detectors, outliers, config.chunk)
     return {
-        name: ood.detection(
+        name: detection(
             inside[name],
             outside[name],
             generator=torch.Generator().manual_seed(0),
@@ -178,7 +179,7 @@ class Case:
     known: str
     unknown: str
     normalised: bool
-    detections: dict[str, list[ood.Detection]]
+    detections: dict[str, list[Detection]]
     default: list[str]
 
     @property
@@ -187,7 +188,7 @@ class Case:
         how = "normalised" if self.normalised else "raw"
         return f"{self.known} -> {self.unknown}, {how}"
 
-    def of_default(self) -> list[ood.Detection]:
+    def of_default(self) -> list[Detection]:
         """Return the detections of the score chosen on validation, seed by seed."""
         return [self.detections[name][i] for i, name in enumerate(self.default)]
 

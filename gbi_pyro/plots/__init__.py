@@ -1,0 +1,44 @@
+"""Figures of results: arrays in, matplotlib axes out.
+
+Every ``plot_*`` draws on ``ax``, or on a new figure of its own (``ax.figure``), and returns the
+axes. Arrays may be of any kind that numpy reads; a wrong shape is a ValueError that says which was
+expected. Curves differ by line style and marker as well as by colour. Over seeds, the first
+dimension, the mean is drawn with its standard error; NaN marks a seed without a value. Steps and
+blocks count from 1. ``ylabel`` names what is drawn, with its unit; ``names`` those of the K tasks;
+``floor`` is a level, or several by name, drawn as dotted lines; ``hull`` the smallest and largest
+mean seen in training, shaded; ``log`` asks for a logarithmic y axis.
+"""
+
+from gbi_pyro.plots.curves import (
+    plot_binned,
+    plot_blocks,
+    plot_by_mean,
+    plot_curves,
+    plot_predicted_mean,
+)
+from gbi_pyro.plots.images import plot_confusion, plot_image_grid, plot_plane
+from gbi_pyro.plots.series import (
+    plot_evidence,
+    plot_gradients,
+    plot_likelihood,
+    plot_stream,
+    plot_task_probs,
+)
+from gbi_pyro.plots.style import save_figure
+
+__all__ = [
+    "plot_binned",
+    "plot_blocks",
+    "plot_by_mean",
+    "plot_confusion",
+    "plot_curves",
+    "plot_evidence",
+    "plot_gradients",
+    "plot_image_grid",
+    "plot_likelihood",
+    "plot_plane",
+    "plot_predicted_mean",
+    "plot_stream",
+    "plot_task_probs",
+    "save_figure",
+]

@@ -1,0 +1,138 @@
+"""A stream and its tasks over time: likelihood, posterior, gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
+
+from gbi_pyro.plots.style import (
+    BAND,
+    Ax,
+    Names,
+    checked_array,
+    count_from_one,
+    draw_task_lines,
+    finish,
+    line_style,
+    new_axes,
+)
+
+
+def plot_stream(
+    x: ArrayLike, z: ArrayLike, means: ArrayLike, ax: Ax = None, *, prediction: Any = None
+) -> Axes:
+    """Draw observations x (T,) as dots, the mean of their task z (T,), and a prediction (T,).
+
+    >>> plot_stream([0.2, 0.9], [0, 1], means=[0.2, 0.8]).get_ylabel()
+    'observation x'
+    """
+    x = checked_array("x", x, "T")
+    mean = checked_array("means", means, "K")[checked_array("z", z, len(x)).astype(int)]
+    ax, steps = new_axes(ax, "step", "observation x"), count_from_one(len(x))
+    ax.plot(steps, x, ".", color="0.5", markersize=4, label="observation")
+    ax.step(steps, mean, "k-", where="mid", linewidth=1.5, label="mean of the task")
+    if prediction is not None:
+        ax.plot(
+            steps,
+            checked_array("prediction", prediction, len(x)),
+            label="prediction",
+            **line_style(1),
+        )
+    return finish(ax)
+
+
+def plot_task_probs(
+    probs: Any,
+    exact: Any = None,
+    z: Any = None,
+    task: int = 0,
+    ax: Ax = None,
+    *,
+    site: str | None = None,
+    sequence: int = 0,
+) -> Axes:
+    """Draw the posterior of one task over time, the exact one behind it, its true blocks shaded.
+
+    Args:
+        probs: probabilities, (T, K) or (sequences, T, K); or ``InferenceData``, whose groups
+            ``exact_task_probs`` and ``constant_data`` are then used as well.
+        exact, z: exact probabilities of the same shape; true task ids, (T,) or (sequences, T).
+        task, ax: which task, and where to draw it.
+        site, sequence: which site of ``InferenceData`` (the first), and which of several sequences.
+
+    >>> plot_task_probs([[0.9, 0.1], [0.2, 0.8]], z=[0, 1], task=1).get_ylabel()
+    'p(task 1 | x)'
+    """
+    name: Any = task
+    if hasattr(probs, "task_probs"):
+        data, site = probs, site or next(iter(probs.task_probs.data_vars))
+        probs = data.task_probs[site]
+        name = probs[f"{site}_task"].values[task]
+        if exact is None and hasattr(data, "exact_task_probs"):
+            exact = data.exact_task_probs[site]
+        if z is None and site in getattr(data, "constant_data", ()):
+            z = data.constant_data[site]
+    one = checked_array("probs", probs[sequence] if np.ndim(probs) == 3 else probs, "T", "K")
+    ax, steps = new_axes(ax, "step", f"p(task {name} | x)"), count_from_one(len(one))
+    if z is not None:
+        here = checked_array("z", z[sequence] if np.ndim(z) == 2 else z, len(one)) == task
+        first, after = np.flatnonzero(np.diff(here, prepend=False, append=False)).reshape(-1, 2).T
+        blocks = list(zip(first + 0.5, after - first, strict=True))
+        ax.broken_barh(blocks, (0, 1), label="true block", **BAND)
+    if exact is not None:
+        true = checked_array("exact", exact[sequence] if np.ndim(exact) == 3 else exact, *one.shape)
+        ax.plot(steps, true[:, task], color="0.6", linewidth=4, label="exact")
+    ax.plot(steps, one[:, task], "k-", linewidth=1, label="estimate")
+    ax.set_ylim(-0.05, 1.05)
+    return finish(ax)
+
+
+def plot_likelihood(log_emission: ArrayLike, ax: Ax = None, *, names: Names = None) -> Axes:
+    """Draw the likelihood of each task over time from log p(x_t | z_t = k), (T, K).
+
+    >>> [line.get_label() for line in plot_likelihood([[0.0, -1.0], [-1.0, 0.0]]).lines]
+    ['task 0', 'task 1']
+    """
+    ax = new_axes(ax, "step", "likelihood p(x | task)")
+    draw_task_lines(ax, np.exp(checked_array("log_emission", log_emission, "T", "K")), names)
+    return finish(ax)
+
+
+def plot_gradients(
+    gradients: ArrayLike, z: ArrayLike, ax: Ax = None, *, names: Names = None
+) -> Axes:
+    """Draw the gradient on each task unit, (T, K) in nats, and where the task z, (T,), switches.
+
+    >>> len(plot_gradients([[1.0, -1.0], [-2.0, 2.0]], [0, 1]).lines)  # 2 units, zero, a switch
+    4
+    """
+    gradients = checked_array("gradients", gradients, "T", "K")
+    ax = new_axes(ax, "step", "gradient on z (nats)")
+    draw_task_lines(ax, gradients, names)
+    ax.axhline(0, color="0.7", linewidth=0.8, zorder=0)
+    switches = np.flatnonzero(np.diff(checked_array("z", z, len(gradients)))) + 1.5
+    for i, switch in enumerate(switches):
+        line: dict[str, Any] = {"linestyle": (0, (5, 3)), "linewidth": 1, "zorder": 0}
+        ax.axvline(switch, color="0.6", label="" if i else "switch", **line)
+    return finish(ax)
+
+
+def plot_evidence(exact_log_odds: ArrayLike, estimate_log_odds: ArrayLike, ax: Ax = None) -> Axes:
+    """Draw estimated against exact log p(x | task 1) / p(x | task 0), and where they are equal.
+
+    >>> plot_evidence([-1.0, 2.0], [-1.1, 1.8]).get_xlabel()
+    'exact log odds (nats)'
+    """
+    exact = np.ravel(np.asarray(exact_log_odds, dtype=float))
+    estimate = checked_array(
+        "estimate_log_odds", np.ravel(np.asarray(estimate_log_odds)), len(exact)
+    )
+    ax = new_axes(ax, "exact log odds (nats)", "estimated log odds (nats)", size=(3.6, 3.4))
+    many = len(exact) > 2000  # dots as an image, so that a PDF stays small
+    ax.plot(exact, estimate, ".", color="0.35", markersize=3, alpha=0.5, rasterized=many)
+    ax.axline((0, 0), slope=1, color="k", linestyle="--", linewidth=1, label="estimate = exact")
+    ax.set_aspect("equal", "datalim")
+    return finish(ax)
