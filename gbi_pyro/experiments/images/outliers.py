@@ -19,6 +19,7 @@ from gbi_pyro.experiments.images.training import (
     CLASSIFIER,
     Report,
     build,
+    checkpoint_name,
     fit,
 )
 from gbi_pyro.inference.gradient import OneStepGradient
@@ -60,7 +61,7 @@ def train_detectors(
 
     def trained(kind: str, seed: int) -> torch.nn.Module:
         network = build(config, sets, kind, seed)
-        checkpoint = folder / f"{kind}-{seed}.safetensors"
+        checkpoint = folder / checkpoint_name(kind, seed)
         fit(config, network, sets.train, seed, checkpoint, f"{sets.name}, {kind}", report)
         return network.requires_grad_(False).eval()
 

@@ -80,9 +80,15 @@ def train_networks(
     trained = {}
     for kind in KINDS:
         network = build(config, sets, kind, seed)
-        fit(config, network, sets.train, seed, folder / f"{kind}-{seed}.safetensors", kind, report)
+        fit(config, network, sets.train, seed, folder / checkpoint_name(kind, seed), kind, report)
         trained[kind] = network.requires_grad_(False).eval()
     return ImageNetworks(*(trained[kind] for kind in KINDS))  # type: ignore[arg-type]
+
+
+def checkpoint_name(kind: str, seed: int) -> str:
+    """Return the file name of a training's checkpoint."""
+    plain = kind.replace(" ", "-").replace("'", "")
+    return f"{plain}-{seed}.safetensors"
 
 
 def fit(
