@@ -230,6 +230,62 @@ def fit_temperature(log_probs: Tensor | ArrayLike, labels: Tensor | ArrayLike) -
     gain = (log_q - at_label).masked_fill(log_q.isneginf(), 0.0)  # a forbidden task weighs nothing
     if not bool(gain.any()):
         return 1.0
+    return _best_temperature(
+        log_q,
+        gain,
+        low="log_probs give the labels less than chance does "
+        f"(accuracy {accuracy(log_q, y):.3g}); is the sign or the numbering of the tasks wrong?",
+        high="every label is the most probable task, so that the score improves down to T = 0; fit "
+        f"on more than these {len(y)} elements, some of them misjudged",
+    )
+
+
+def match_temperature(log_probs: Tensor | ArrayLike, target: Tensor | ArrayLike) -> float:
+    """Return the temperature at which a posterior comes closest to another one.
+
+    T = argmin mean_i KL(target_i || softmax(log q_i / T)), convex in 1 / T. Fit on one set of data,
+    judge on another.
+
+    Args:
+        log_probs: normalised log probabilities of the posterior to temper, (N, K).
+        target: those of the posterior to come close to, (N, K).
+
+    Returns:
+        T, for ``temper``; 1 where it makes no difference.
+
+    Raises:
+        ValueError: for unfit shapes or rows, a task of probability zero, and where no positive
+            temperature is best.
+
+    Example:
+        >>> target = torch.tensor([[0.9, 0.1], [0.3, 0.7]]).log()
+        >>> round(match_temperature((3 * target).log_softmax(-1), target), 4)
+        3.0
+    """
+    log_q, log_p = checked_rows(log_probs), checked_rows(target, "target")
+    if log_q.shape != log_p.shape or log_q.dim() != 2:
+        raise ValueError(
+            f"log_probs and target should both be (N, K); got {tuple(log_q.shape)} and "
+            f"{tuple(log_p.shape)}: infer both for the same elements"
+        )
+    if bool(log_q.isneginf().any()):
+        raise ValueError("log_probs should leave every task a positive probability; got zeros")
+    gain = log_q - (log_p.exp() * log_q).sum(-1, keepdim=True)
+    if not bool(gain.any()):
+        return 1.0
+    return _best_temperature(
+        log_q,
+        gain,
+        low="log_probs point away from target; is the sign or the numbering of the tasks wrong?",
+        high="target is sure of the tasks that log_probs call most probable, all of them",
+    )
+
+
+def _best_temperature(log_q: Tensor, gain: Tensor, *, low: str, high: str) -> float:
+    """Bisect the slope of the mean score of softmax(log q / T); the messages say what failed.
+
+    ``gain`` is log q less its expectation under what is to be forecast.
+    """
     below_top = log_q - log_q.amax(-1, keepdim=True)
 
     def slope(log_beta: float) -> float:
@@ -237,22 +293,15 @@ def fit_temperature(log_probs: Tensor | ArrayLike, labels: Tensor | ArrayLike) -
         q = (math.exp(log_beta) * below_top).softmax(-1)
         return (q * gain).sum(-1).mean().item()
 
-    low, high = (-math.log(T) for T in reversed(TEMPERATURES))
-    if slope(low) >= 0:
-        raise ValueError(
-            "no positive temperature fits: log_probs give the labels less than chance does "
-            f"(accuracy {accuracy(log_q, y):.3g}); is the sign or the numbering of the tasks wrong?"
-        )
-    if slope(high) <= 0:
-        raise ValueError(
-            "no positive temperature fits: every label is the most probable task, so that the "
-            f"score improves down to T = 0; fit on more than these {len(y)} elements, some of them "
-            "misjudged"
-        )
+    start, end = (-math.log(T) for T in reversed(TEMPERATURES))
+    if slope(start) >= 0:
+        raise ValueError(f"no positive temperature fits: {low}")
+    if slope(end) <= 0:
+        raise ValueError(f"no positive temperature fits: {high}")
     for _ in range(60):  # to the last digit
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if slope(middle) < 0 else (low, middle)
-    return math.exp(-0.5 * (low + high))
+        middle = 0.5 * (start + end)
+        start, end = (middle, end) if slope(middle) < 0 else (start, middle)
+    return math.exp(-0.5 * (start + end))
 
 
 def checked_rows(log_probs: Tensor | ArrayLike, name: str = "log_probs") -> Tensor:

@@ -15,6 +15,7 @@ from gbi_pyro.diagnostics.calibration import (
     expected_calibration_error,
     fit_temperature,
     log_score,
+    match_temperature,
     summarise,
     temper,
 )
@@ -284,3 +285,34 @@ def test_unfit_options_are_named() -> None:
         summarise(EXAMPLE, LABELS, strategy="even")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="estimate should hold log probabilities"):
         checked_rows(EXAMPLE.exp(), "estimate")
+
+
+def test_a_matched_temperature_is_the_one_that_was_applied(generator: torch.Generator) -> None:
+    target = (2 * torch.randn(300, 5, generator=generator, dtype=torch.float64)).log_softmax(-1)
+    for T in (0.3, 1.0, 7.0):
+        sharpened = (target * T).log_softmax(-1)
+        assert match_temperature(sharpened, target) == pytest.approx(T, rel=1e-9)
+
+
+def test_matching_to_certain_targets_is_fitting_to_labels(generator: torch.Generator) -> None:
+    log_probs = torch.randn(200, 4, generator=generator, dtype=torch.float64).log_softmax(-1)
+    labels = torch.multinomial(log_probs.mul(0.5).exp(), 1, generator=generator).squeeze(-1)
+    certain = torch.nn.functional.one_hot(labels, 4).double().log()
+    assert match_temperature(log_probs, certain) == pytest.approx(
+        fit_temperature(log_probs, labels), rel=1e-9
+    )
+
+
+@pytest.mark.parametrize(
+    ("log_probs", "target", "message"),
+    [
+        (torch.zeros(2, 2).log_softmax(-1), torch.zeros(3, 2).log_softmax(-1), "same elements"),
+        (torch.tensor([[1.0, 0.0]]).log(), torch.tensor([[0.5, 0.5]]).log(), "positive probab"),
+        (torch.tensor([[0.9, 0.1]]).log(), torch.tensor([[0.1, 0.9]]).log(), "point away"),
+    ],
+)
+def test_what_cannot_be_matched(
+    log_probs: torch.Tensor, target: torch.Tensor, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        match_temperature(log_probs, target)

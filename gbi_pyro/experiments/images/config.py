@@ -32,9 +32,9 @@ class ImagesConfig:
     epochs: int = 10
     batch: int = 128
     rate: float = 0.002
-    bottleneck: int = 8
+    bottleneck: int = 6
     hidden: int = 256
-    latent: int = 64
+    latent: int = 256
     affine_hidden: int = 512
     codes: int = 64
     iterative_steps: tuple[int, ...] = (5, 20, 50)

@@ -10,7 +10,12 @@ from torch import Tensor
 
 from gbi_pyro.data.images import Images, ImageSets
 from gbi_pyro.diagnostics.agreement import kl
-from gbi_pyro.diagnostics.calibration import fit_temperature, summarise, temper
+from gbi_pyro.diagnostics.calibration import (
+    fit_temperature,
+    match_temperature,
+    summarise,
+    temper,
+)
 from gbi_pyro.experiments.images.config import ImagesConfig
 from gbi_pyro.experiments.images.methods import Method, methods, run_in_chunks
 from gbi_pyro.experiments.images.training import ImageNetworks
@@ -25,7 +30,7 @@ class Measured:
         method: the method.
         log_probs: its answer as it is, ``(N, K)``.
         tempered: its answer at the temperature that suits the validation labels best; None where
-            no temperature does (answers worse than chance).
+            no temperature does (answers worse than chance, or all of them right).
         temperature: that temperature; NaN without one.
         passes: spent on one batch.
         values: the quantities of the table, by name.
@@ -41,36 +46,44 @@ class Measured:
 
 ACCURACY, ECE, ECE_RAW = "accuracy, %", "ECE, %", "ECE untempered, %"
 BRIER, LOG_SCORE = "Brier", "-log p(label)"
-KL_RAW, KL_TEMPERED = "KL(exact || it)", "KL, both tempered"
+KL_RAW, KL_TEMPERED = "KL(exact || it)", "KL(exact || it), one temperature"
 COLUMNS = (ACCURACY, ECE_RAW, ECE, BRIER, LOG_SCORE, KL_RAW, KL_TEMPERED)
 
 
 def measure(config: ImagesConfig, sets: ImageSets, networks: ImageNetworks) -> list[Measured]:
-    """Run every method of one seed: temperatures from validation, numbers from test."""
-    answered: dict[str, Measured] = {}
+    """Run every method of one seed: temperatures from validation, numbers from test.
+
+    ``KL_RAW`` holds a method against the exact posterior of its network as both are. Likelihoods of
+    images are overconfident, so the exact posterior is tempered to the validation labels for
+    ``KL_TEMPERED``, and the method to it, by the one temperature that brings it closest there.
+    """
     todo = methods(config, networks)
-    # Exact answers first: the others are held against them.
-    for method in sorted(todo, key=lambda m: m.name != m.exact):
-        on_validation, _ = run_in_chunks(method, sets.validation.x, config.chunk)
-        log_probs, passes = run_in_chunks(method, sets.test.x, config.chunk)
-        temperature = _temperature(on_validation, sets.validation)
-        tempered = None if math.isnan(temperature) else temper(log_probs, temperature)
-        exact = answered.get(method.exact or "")
+    validation = {m.name: run_in_chunks(m, sets.validation.x, config.chunk)[0] for m in todo}
+    test = {m.name: run_in_chunks(m, sets.test.x, config.chunk) for m in todo}
+    temperature = {n: _temperature(q, sets.validation) for n, q in validation.items()}
+    measured = []
+    for method in todo:
+        name, exact = method.name, method.exact
+        log_probs, passes = test[name]
+        own = temperature[name]
+        tempered = None if math.isnan(own) else temper(log_probs, own)
         values = _values(log_probs, tempered, sets.test)
-        if method.name == method.exact:
-            values |= {KL_RAW: 0.0, KL_TEMPERED: 0.0}
-        elif exact is not None:
-            values[KL_RAW] = _kl(exact.log_probs, log_probs)
-            if exact.tempered is not None and tempered is not None:
-                values[KL_TEMPERED] = _kl(exact.tempered, tempered)
-        answered[method.name] = Measured(method, log_probs, tempered, temperature, passes, values)
-    return [answered[method.name] for method in todo]
+        if exact is not None:
+            values[KL_RAW] = _kl(test[exact][0], log_probs)
+            target = temperature[exact]
+            if not math.isnan(target):
+                matched = match_temperature(validation[name], temper(validation[exact], target))
+                values[KL_TEMPERED] = _kl(
+                    temper(test[exact][0], target), temper(log_probs, matched)
+                )
+        measured.append(Measured(method, log_probs, tempered, own, passes, values))
+    return measured
 
 
 def _temperature(log_probs: Tensor, images: Images) -> float:
     try:
         return fit_temperature(log_probs, images.y)
-    except ValueError:  # no temperature is best: the answers are worse than chance
+    except ValueError:  # no temperature is best: answers worse than chance, or all of them right
         return math.nan
 
 

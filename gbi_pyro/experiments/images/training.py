@@ -101,7 +101,8 @@ def fit(
     report: Report,
 ) -> None:
     """Train one network: the classifier on labels, every other on the images given their class."""
-    steps = math.ceil(len(images.x) / config.batch)
+    size = min(config.batch, len(images.x))
+    steps = len(images.x) // size  # a last, smaller batch would weigh as much as a full one
     optimiser = torch.optim.Adam(network.parameters(), lr=config.rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, config.rate, total_steps=steps * config.epochs, pct_start=0.2
@@ -109,7 +110,7 @@ def fit(
     num_tasks = int(images.y.max()) + 1
 
     def batches(draw: torch.Generator) -> Iterator[tuple[Tensor, ...]]:
-        for index in torch.randperm(len(images.x), generator=draw).split(config.batch):
+        for index in torch.randperm(len(images.x), generator=draw).split(size)[:steps]:
             yield images.x[index], images.y[index]
 
     def loss(x: Tensor, y: Tensor) -> Tensor:
