@@ -15,10 +15,9 @@ from gbi_pyro.models.image import (
     Latent,
     Network,
     check_images,
-    initialise,
     mlp,
-    weights_from,
 )
+from gbi_pyro.models.initial import initialise, weights_from
 
 
 class PCABasis(NamedTuple):

@@ -7,7 +7,6 @@ the image in the same way.
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager
 from typing import Any, Literal, get_args
 
 import pyro
@@ -16,6 +15,8 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
+
+from gbi_pyro.models.initial import initialise, weights_from
 
 Network = Literal["mlp", "conv"]
 Latent = Literal["plain", "noisy"]
@@ -383,24 +384,6 @@ def concatenate(latent: Tensor, z: Tensor) -> Tensor:
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     """Return one hidden layer of ReLUs."""
     return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
-
-
-def weights_from(generator: torch.Generator | None) -> AbstractContextManager[None]:
-    """Keep the global random state if the weights will be drawn from a generator."""
-    # torch initialises its layers from the global state, whatever comes after.
-    return torch.random.fork_rng(devices=[], enabled=generator is not None)
-
-
-def initialise(network: nn.Module, generator: torch.Generator) -> None:
-    """Draw the weights of linear and convolutional layers from a generator.
-
-    torch's own bounds for these layers, 1 / sqrt(fan in).
-    """
-    for layer in network.modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-            bound = nn.init._calculate_fan_in_and_fan_out(layer.weight)[0] ** -0.5
-            for parameter in layer.parameters(recurse=False):
-                nn.init.uniform_(parameter, -bound, bound, generator=generator)
 
 
 def _decoder(

@@ -10,6 +10,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from gbi_pyro.models.initial import initialise, weights_from
+
 
 class LSTMState(NamedTuple):
     """The carried state of an LSTM: hidden h and cell c, ``(..., H)`` each."""
@@ -104,8 +106,7 @@ class SequenceLSTM(StepsOfLSTM):
                 f"log_prior has shape {tuple(log_prior.shape)}, expected ({num_tasks},)"
             )
         self.num_tasks = num_tasks
-        # torch initialises its layers from the global random state, whatever comes after.
-        with torch.random.fork_rng(devices=[], enabled=generator is not None):
+        with weights_from(generator):
             self.embed = nn.Linear(1 + (num_tasks or 0), hidden_size)
             self.lstm = nn.LSTM(hidden_size, hidden_size, batch_first=True)
             self.head = nn.Linear(hidden_size, 1)
@@ -114,7 +115,7 @@ class SequenceLSTM(StepsOfLSTM):
             "log_prior", torch.zeros(num_tasks or 0) if log_prior is None else log_prior
         )
         if generator is not None:
-            _initialise(self, generator)
+            initialise(self, generator)
 
     @property
     def sigma(self) -> Tensor:  # type: ignore[override]
@@ -256,14 +257,3 @@ def _inputs(previous: Tensor, z: Tensor | None) -> Tensor:
     # An enumerated task comes as (K, 1, .., K): it spans its own dimension and no plate.
     batch = torch.broadcast_shapes(previous.shape, z.shape[:-1])
     return torch.cat([previous.expand(batch).unsqueeze(-1), z.expand(*batch, -1)], -1)
-
-
-def _initialise(network: nn.Module, generator: torch.Generator) -> None:
-    # torch's own bounds for these layers, 1 / sqrt(fan in), drawn from the generator.
-    for name, parameter in network.named_parameters():
-        if name == "log_sigma":
-            continue
-        owner = network.get_submodule(name.rpartition(".")[0])
-        fan = owner.hidden_size if isinstance(owner, nn.LSTM) else owner.in_features
-        bound = float(fan) ** -0.5  # type: ignore[arg-type]
-        nn.init.uniform_(parameter, -bound, bound, generator=generator)
