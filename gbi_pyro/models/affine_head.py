@@ -8,16 +8,9 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from gbi_pyro.models.image import (
-    ImageEncoder,
-    ImageModel,
-    IsotropicNormal,
-    Latent,
-    Network,
-    check_images,
-    mlp,
-)
+from gbi_pyro.models.image import ImageModel
 from gbi_pyro.models.initial import initialise, weights_from
+from gbi_pyro.models.layers import ImageEncoder, IsotropicNormal, Latent, Network, check_images, mlp
 
 
 class PCABasis(NamedTuple):

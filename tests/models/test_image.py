@@ -25,8 +25,8 @@ from gbi_pyro.models.image import (
     ConditionedDecoder,
     EncoderClassifier,
     ImageModel,
-    IsotropicNormal,
 )
+from gbi_pyro.models.layers import IsotropicNormal
 
 F64 = torch.float64
 N, K, R = 5, 3, 4
