@@ -7,6 +7,7 @@ import sys
 import torch
 from rich.console import Console
 
+from benchmarks.images import images
 from benchmarks.online import online
 from benchmarks.training_step import training_step
 from gbi_pyro.experiments.results import print_table
@@ -16,7 +17,11 @@ def main() -> None:
     """Run them on one thread."""
     torch.set_num_threads(1)
     fast = "--fast" in sys.argv[1:]
-    rows = [*training_step(20 if fast else 400), *online(1 if fast else 5)]
+    rows = [
+        *training_step(20 if fast else 400),
+        *online(1 if fast else 5),
+        *images(5 if fast else 40),
+    ]
     print_table("Benchmarks: ratios of runs interleaved in one process", rows, Console(width=110))
 
 

@@ -1,0 +1,42 @@
+"""The price of naming the class of 1000 images, in forward passes of the same network."""
+
+from __future__ import annotations
+
+import torch
+
+from benchmarks.timing import interleave
+from gbi_pyro import Enumeration, OneStepGradient, relaxed_log_joint
+from gbi_pyro.experiments.images.config import ImagesConfig
+from gbi_pyro.experiments.results import Bar, Row
+from gbi_pyro.models.affine_head import AffineHeadAutoencoder, pca_basis
+from gbi_pyro.models.image import ConditionedAutoencoder, ImageModel
+
+BATCH, CLASSES = 1000, 10
+
+
+def images(repeats: int) -> list[Row]:
+    """Compare inference with one run of the model at maximum entropy, without gradient."""
+    config, draw = ImagesConfig(), torch.Generator().manual_seed(0)
+    x = torch.rand(BATCH, 1, 28, 28, generator=draw)
+    wide = {"latent_size": config.latent, "hidden_size": config.affine_hidden}
+    affine = AffineHeadAutoencoder(pca_basis(x, config.codes), CLASSES, generator=draw, **wide)
+    narrow = {"latent_size": config.bottleneck, "hidden_size": config.hidden}
+    paper = ConditionedAutoencoder((1, 28, 28), CLASSES, generator=draw, **narrow)
+    rows = []
+    for name, network in (("affine head", affine), ("paper's network", paper)):
+        network.requires_grad_(False).eval()
+
+        def forward(network: ImageModel = network) -> None:
+            with torch.no_grad():
+                relaxed_log_joint(network, {"z": network.uniform(BATCH)}, x)
+
+        jobs = {"one step": lambda network=network: OneStepGradient()(network, x)}
+        if network is affine:
+            jobs["exact"] = lambda: OneStepGradient()(affine.exact, x)
+        jobs["enumeration"] = lambda network=network: Enumeration(check=False)(network, x)
+        for what, job in jobs.items():
+            one, many, ratio = interleave(forward, job, repeats)
+            note = f"{1e3 * many:.1f} ms against {1e3 * one:.1f} ms"
+            bar = Bar(1.3) if what == "one step" and network is affine else None
+            rows.append(Row.of("speed", f"{name}: {what}, in forward passes", [ratio], bar, note))
+    return rows
