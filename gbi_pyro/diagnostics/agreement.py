@@ -9,9 +9,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from gbi_pyro.diagnostics.checked import checked_rows
 from gbi_pyro.posterior import TaskPosterior
-
-ROW_TOLERANCE = 1e-4  # a float32 row of probabilities sums to 1 only within this
 
 
 class Agreement(NamedTuple):
@@ -162,22 +161,11 @@ def _checked(
     names: tuple[str, str] = ("log_p", "log_q"),
 ) -> tuple[Tensor, Tensor]:
     """Return both on the CPU in double precision, or say what is unfit."""
-    p, q = (torch.as_tensor(x).detach().cpu().double() for x in (log_p, log_q))
+    p, q = (checked_rows(x, n).cpu() for x, n in zip((log_p, log_q), names, strict=True))
     if p.shape != q.shape:
         raise ValueError(
             f"{names[1]} should have the shape of {names[0]}, {tuple(p.shape)}; got "
             f"{tuple(q.shape)}: compare the same elements and tasks, tasks last (.expand what is "
             "shared)"
         )
-    for name, value in zip(names, (p, q), strict=True):
-        if value.dim() == 0 or value.shape[-1] == 0:
-            raise ValueError(f"{name} should be (..., K), tasks last; got {tuple(value.shape)}")
-        total = value.exp().sum(-1)
-        if not bool(((total - 1).abs() <= ROW_TOLERANCE).all()):
-            worst = total.flatten()[(total - 1).abs().argmax()].item()
-            raise ValueError(
-                f"{name} should hold log probabilities normalised over the last dimension; got a "
-                f"row that sums to {worst:.6g}: take the log of probabilities, log_softmax(-1) of "
-                "scores"
-            )
     return p, q

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from gbi_pyro.diagnostics.agreement import kl
-from gbi_pyro.diagnostics.calibration import checked_rows
+from gbi_pyro.diagnostics.checked import checked_rows
 from gbi_pyro.posterior import entropy
 
 ORTHONORMAL_TOLERANCE = 1e-3  # of a basis in single precision

@@ -11,14 +11,12 @@ from gbi_pyro.diagnostics.calibration import (
     CalibrationSummary,
     accuracy,
     brier,
-    checked_rows,
     expected_calibration_error,
-    fit_temperature,
     log_score,
-    match_temperature,
     summarise,
-    temper,
 )
+from gbi_pyro.diagnostics.checked import checked_rows
+from gbi_pyro.diagnostics.temperature import fit_temperature, match_temperature, temper
 
 EXAMPLE = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.25, 0.25, 0.5]]).double().log()
 LABELS = torch.tensor([0, 2, 2])

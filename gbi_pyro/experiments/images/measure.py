@@ -10,12 +10,8 @@ from torch import Tensor
 
 from gbi_pyro.data.images import Images, ImageSets
 from gbi_pyro.diagnostics.agreement import kl
-from gbi_pyro.diagnostics.calibration import (
-    fit_temperature,
-    match_temperature,
-    summarise,
-    temper,
-)
+from gbi_pyro.diagnostics.calibration import summarise
+from gbi_pyro.diagnostics.temperature import fit_temperature, match_temperature, temper
 from gbi_pyro.experiments.images.config import ImagesConfig
 from gbi_pyro.experiments.images.methods import Method, methods, run_in_chunks
 from gbi_pyro.experiments.images.training import ImageNetworks
