@@ -100,7 +100,7 @@ class AffineHeadAutoencoder(ImageModel):
         basis: PCABasis,
         num_tasks: int,
         *,
-        latent_size: int = 256,
+        latent_size: int = 128,
         hidden_size: int = 512,
         network: Network = "mlp",
         latent: Latent = "noisy",

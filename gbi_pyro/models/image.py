@@ -251,7 +251,7 @@ class EncoderClassifier(nn.Module):
         image_shape: tuple[int, ...],
         num_tasks: int,
         *,
-        latent_size: int = 256,
+        latent_size: int = 128,
         hidden_size: int = 512,
         network: Network = "mlp",
         latent: Latent = "noisy",

@@ -18,7 +18,8 @@ class ImagesConfig:
         rate: the largest rate of Adam's one-cycle schedule, reached after a fifth of it.
         bottleneck: size of the latent of the paper's network.
         hidden: hidden units of the paper's network.
-        latent: size of the latent of the affine-head network and of the classifier.
+        latent: size of the latent of the affine-head network and of the classifier. On validation
+            images of MNIST 64 costs half a point of accuracy; 256 moves one step away from exact.
         affine_hidden: their hidden units.
         codes: principal directions of the affine head's code space.
         iterative_steps: numbers of steps of iterative inference.
@@ -34,7 +35,7 @@ class ImagesConfig:
     rate: float = 0.002
     bottleneck: int = 6
     hidden: int = 256
-    latent: int = 256
+    latent: int = 128
     affine_hidden: int = 512
     codes: int = 64
     iterative_steps: tuple[int, ...] = (5, 20, 50)

@@ -166,20 +166,23 @@ def _bars(case: Case) -> dict[str, Bar]:
 
 
 def print_cases(cases: list[Case], console: Console) -> None:
-    """Print AUROC by score and case: means over seeds; * marks the score chosen on validation."""
-    table = Table(
-        title="AUROC, mean over seeds. * the default, chosen on validation images alone",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1),
-    )
-    table.add_column("score", min_width=34)
-    for case in cases:
-        how = "normalised" if case.normalised else "raw"
-        table.add_column(f"{case.known} ->\n{case.unknown}\n{how}", justify="right")
-    for name in cases[0].detections:
-        cells = [
-            f"{case.mean_auroc(name):.3f}" + ("*" if name in case.default else "") for case in cases
-        ]
-        table.add_row(name, *cells)
-    console.print(table)
+    """Print AUROC by score, a table for each known set; * marks the score chosen on validation."""
+    for known in dict.fromkeys(case.known for case in cases):
+        table = Table(
+            title=f"AUROC, {known} known, mean over seeds. * the default, chosen on validation",
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1),
+        )
+        table.add_column("unknown:", min_width=34)
+        shown = [case for case in cases if case.known == known]
+        for case in shown:
+            how = "normalised" if case.normalised else "raw"
+            table.add_column(f"{case.unknown}\n{how}", justify="right", no_wrap=True)
+        for name in shown[0].detections:
+            cells = [
+                f"{case.mean_auroc(name):.3f}" + ("*" if name in case.default else " ")
+                for case in shown
+            ]
+            table.add_row(name, *cells)
+        console.print(table)
