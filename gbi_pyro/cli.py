@@ -128,7 +128,10 @@ def ood(
         results = run(config, sets, out, report)
     print_cases(results.cases, console)
     _say_bars(results.rows)
-    console.print(f"Results, with intervals and false positive rates: {out}/metrics.json, table.md")
+    console.print(
+        f"Results, with intervals and false positive rates: {out}/metrics.json, table.md\n"
+        f"Figures, one for each case: {out}/figures"
+    )
 
 
 @app.command()

@@ -281,3 +281,23 @@ sys.exit(f"imported {{found}}" if found else 0)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_histograms_are_shares_of_all_elements_extremes_included() -> None:
+    inliers, outliers = np.arange(100.0), np.append(np.arange(50.0), 1e9)
+    ax = plots.plot_histograms(inliers, outliers)
+    for stairs in ax.patches:
+        assert stairs.get_data().values.sum() == pytest.approx(1.0)
+
+
+def test_roc_curves_are_those_given() -> None:
+    false, true = [0.0, 0.2, 1.0], [0.0, 0.7, 1.0]
+    ax = plots.plot_roc({"score": (false, true)})
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), false)
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), true)
+
+
+def test_confusion_shows_shares_of_each_true_task() -> None:
+    ax = plots.plot_confusion([[3, 1], [0, 8]])
+    np.testing.assert_allclose(ax.images[0].get_array(), [[0.75, 0.25], [0, 1]])
+    assert [t.get_text() for t in ax.texts] == ["75", "25", "100"]

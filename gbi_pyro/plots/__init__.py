@@ -16,7 +16,13 @@ from gbi_pyro.plots.curves import (
     plot_curves,
     plot_predicted_mean,
 )
-from gbi_pyro.plots.images import plot_confusion, plot_image_grid, plot_plane
+from gbi_pyro.plots.images import (
+    plot_confusion,
+    plot_histograms,
+    plot_image_grid,
+    plot_plane,
+    plot_roc,
+)
 from gbi_pyro.plots.series import (
     plot_evidence,
     plot_gradients,
@@ -34,10 +40,12 @@ __all__ = [
     "plot_curves",
     "plot_evidence",
     "plot_gradients",
+    "plot_histograms",
     "plot_image_grid",
     "plot_likelihood",
     "plot_plane",
     "plot_predicted_mean",
+    "plot_roc",
     "plot_stream",
     "plot_task_probs",
     "save_figure",

@@ -6,20 +6,27 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from sklearn.metrics import roc_curve
 
+from gbi_pyro import plots
 from gbi_pyro.data.images import ImageSets, flip_vertical
 from gbi_pyro.diagnostics.detection import Detection
 from gbi_pyro.experiments.images.config import ImagesConfig
 from gbi_pyro.experiments.images.outliers import (
     BASELINE,
+    LARGEST_LOGIT,
     MAXIMUM,
     Case,
+    Scores,
     default_score,
     detect,
     prepared,
+    scores_in_chunks,
     train_detectors,
 )
 from gbi_pyro.experiments.images.training import Report
@@ -125,12 +132,32 @@ def _cases(
             lambda what: progress(f"{known.name}, {how}, {what}"),
         )
         default = default_score(config.images, detectors, images.validation, normalised)
+        inside = scores_in_chunks(detectors, images.test.x, config.images.chunk)
         for name, x in unknown.items():
-            found = detect(config.images, detectors, images.test.x, x, config.bootstrap)
+            outside = scores_in_chunks(detectors, x, config.images.chunk)
+            found = detect(inside, outside, config.bootstrap)
             for score, detection in found.items():
                 cases[name].detections.setdefault(score, []).append(detection)
             cases[name].default.append(default)
+            if seed == config.images.first_seed:
+                _draw(folder / "figures", cases[name], default, inside, outside)
     return list(cases.values())
+
+
+def _draw(folder: Path, case: Case, default: str, inside: Scores, outside: Scores) -> None:
+    """Draw how scores are distributed, and their ROC curves (I3, Figure 4)."""
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    axes = figure.subplots(1, 3)
+    for ax, name in zip(axes, (MAXIMUM, LARGEST_LOGIT), strict=False):
+        plots.plot_histograms(inside[name].numpy(), outside[name].numpy(), ax, xlabel=name)
+    curves = {}
+    for name in dict.fromkeys((default, MAXIMUM, LARGEST_LOGIT, BASELINE)):
+        known, unknown = inside[name].numpy(), outside[name].numpy()
+        outlying = np.repeat([0, 1], [len(known), len(unknown)])
+        curves[name] = roc_curve(outlying, np.concatenate([known, unknown]))[:2]
+    plots.plot_roc(curves, axes[2])
+    name = case.title.replace("->", "to").replace(",", "").replace(" ", "-")
+    plots.save_figure(figure, folder, name)
 
 
 def case_rows(case: Case) -> list[Row]:

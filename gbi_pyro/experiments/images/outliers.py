@@ -27,7 +27,9 @@ from gbi_pyro.models.affine_head import AffineHeadAutoencoder
 from gbi_pyro.models.image import EncoderClassifier
 
 MAXIMUM = "maximum of one step"
+LARGEST_LOGIT = "classifier, largest logit"
 BASELINE = "PCA residual, no network"
+Scores = dict[str, Tensor]
 NO_CHOICE = (BASELINE,)  # not offered as the default: they say nothing of the network
 
 
@@ -74,7 +76,7 @@ def train_detectors(
 
 
 @torch.no_grad()
-def scores(detectors: Detectors, x: Tensor) -> dict[str, Tensor]:
+def scores(detectors: Detectors, x: Tensor) -> Scores:
     """Return every score of images, larger for more outlying, ``(N,)`` each."""
     affine = detectors.affine
     with torch.enable_grad():
@@ -94,7 +96,7 @@ def scores(detectors: Detectors, x: Tensor) -> dict[str, Tensor]:
         "log likelihood at the chosen task": ood.log_likelihood_score(at_chosen),
         "likelihood regret": ood.likelihood_regret(at_middle, at_chosen),
         "classifier, softmax": ood.softmax_score(logits),
-        "classifier, largest logit": ood.max_logit_score(logits),
+        LARGEST_LOGIT: ood.max_logit_score(logits),
         "classifier, energy": ood.energy_score(logits),
     }
     if len(log_probs) > 1:
@@ -108,7 +110,7 @@ def _log_likelihood(affine: AffineHeadAutoencoder, x: Tensor, z: Tensor) -> Tens
     return -0.5 * affine.residual(x, z).square().sum(-1) / affine.sigma.square()
 
 
-def scores_in_chunks(detectors: Detectors, x: Tensor, chunk: int) -> dict[str, Tensor]:
+def scores_in_chunks(detectors: Detectors, x: Tensor, chunk: int) -> Scores:
     """Score all images, some at a time."""
     parts = [scores(detectors, part) for part in x.split(chunk)]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
@@ -143,16 +145,8 @@ def default_score(
     return max(auroc, key=auroc.__getitem__)
 
 
-def detect(
-    config: ImagesConfig,
-    detectors: Detectors,
-    inliers: Tensor,
-    outliers: Tensor,
-    bootstrap: int,
-) -> dict[str, Detection]:
+def detect(inside: Scores, outside: Scores, bootstrap: int) -> dict[str, Detection]:
     """Return how well each score tells outliers from inliers."""
-    inside = scores_in_chunks(detectors, inliers, config.chunk)
-    outside = scores_in_chunks(detectors, outliers, config.chunk)
     return {
         name: detection(
             inside[name],
