@@ -77,6 +77,9 @@ def images(
     seeds: Annotated[int, typer.Option(help="Networks of each kind.", min=1)] = 3,
     first_seed: Annotated[int, typer.Option(help="The first seed.", min=0)] = 0,
     epochs: Annotated[int, typer.Option(help="Passes over the training images.", min=1)] = 10,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="Also train at several widths of the bottleneck.")
+    ] = False,
 ) -> None:
     """Name the class of images in one pass and in every other way, beside the exact posterior."""
     from gbi_pyro.experiments.images.config import ImagesConfig
@@ -84,7 +87,7 @@ def images(
     from gbi_pyro.experiments.images.study import num_stages, run
     from gbi_pyro.experiments.results import print_table
 
-    config = ImagesConfig(dataset=dataset, seeds=seeds, first_seed=first_seed, epochs=epochs)
+    config = ImagesConfig(dataset, seeds, first_seed, epochs, sweep=sweep)
     sets = _load(dataset, data)
     with _watched(out, num_stages(config)) as report:
         results = run(config, sets, out, report)

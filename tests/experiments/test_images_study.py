@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from gbi_pyro.data.images import Images, load_images
+from gbi_pyro.experiments.images.bottleneck import WIDTHS, sweep
 from gbi_pyro.experiments.images.config import ImagesConfig
 from gbi_pyro.experiments.images.measure import (
     ACCURACY,
@@ -115,6 +116,19 @@ def test_an_interrupted_training_ends_with_the_same_weights(kind, sets, tmp_path
     resumed = train(tmp_path / "cut.safetensors")
     for name, value in whole.items():
         assert torch.equal(value, resumed[name]), name
+
+
+def test_a_sweep_measures_the_use_of_the_task_at_every_width(sets, tmp_path):
+    config, stages = replace(FAST, epochs=1), []
+    rows = sweep(config, sets, tmp_path, stages.append)
+    assert len(stages) == len(WIDTHS) * 2  # before the epoch and after it
+    for width, latent in WIDTHS:
+        mine = [r for r in rows if f"d = {width}, {latent}:" in r.what]
+        assert len(mine) == 3
+        gain, probe, one_step = (r.values[0] for r in mine)
+        assert np.isfinite(gain)
+        assert 0 <= probe <= 100
+        assert 0 <= one_step <= 100
 
 
 def test_confusion_counts_every_image_once(finished, sets):

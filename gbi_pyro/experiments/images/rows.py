@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from gbi_pyro.diagnostics.task_use import TaskUse
 from gbi_pyro.experiments.images.measure import (
     ACCURACY,
     BRIER,
@@ -78,16 +77,6 @@ def bar_rows(by_seed: BySeed) -> list[Row]:
 
 def _row(what: str, values: Sequence[float], bar: float, at_least: bool) -> Row:
     return Row.of("I2", what, values, Bar(bar, at_least=at_least))
-
-
-def task_use_rows(found: Mapping[str, Sequence[TaskUse]]) -> list[Row]:
-    """Return whether each network uses its task (I7)."""
-    rows = []
-    for name, uses in found.items():
-        gains, probes = [u.gain for u in uses], [100 * u.probe for u in uses]
-        rows.append(Row.of("I7", f"{name}: gain from the true task, nats per image", gains))
-        rows.append(Row.of("I7", f"{name}: linear probe of the class from the latent, %", probes))
-    return rows
 
 
 def print_methods(title: str, by_seed: BySeed, console: Console) -> None:

@@ -7,12 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from gbi_pyro.data.images import ImageSets
 from gbi_pyro.diagnostics.export import to_inference_data
-from gbi_pyro.diagnostics.task_use import TaskUse, linear_probe, task_gain
+from gbi_pyro.diagnostics.task_use import TaskUse
 from gbi_pyro.experiments.images import figures, rows
+from gbi_pyro.experiments.images.bottleneck import WIDTHS, measure_use, sweep, use_rows
 from gbi_pyro.experiments.images.config import ImagesConfig
 from gbi_pyro.experiments.images.measure import Measured, measure
 from gbi_pyro.experiments.images.training import (
@@ -28,12 +27,12 @@ from gbi_pyro.inference.enumeration import Enumeration
 from gbi_pyro.inference.gradient import OneStepGradient
 
 Progress = Callable[[str], None]
-PROBED = 5000  # images that a linear probe is fitted on
 
 
 def num_stages(config: ImagesConfig) -> int:
     """Return how many stages ``run`` reports, if no training is taken up."""
-    return config.seeds * (len(KINDS) * (config.epochs + 1) + 1) + 1
+    networks = config.seeds * len(KINDS) + (len(WIDTHS) if config.sweep else 0)
+    return networks * (config.epochs + 1) + config.seeds + 1
 
 
 @dataclass(frozen=True)
@@ -82,10 +81,13 @@ def run(
         networks = train_networks(config, sets, seed, folder / "checkpoints", progress)
         progress(f"seed {seed}: naming the class in every way")
         by_seed.append(measure(config, sets, networks))
-        for kind, found in task_use(sets, networks).items():
-            use[kind].append(found)
+        use[PAPER].append(measure_use(networks.paper, sets))
+        use[AFFINE].append(measure_use(networks.affine, sets))
         if seed == config.first_seed:
             first = networks
+    uses = [row for kind, found in use.items() for row in use_rows(kind, found)]
+    if config.sweep:
+        uses += sweep(config, sets, folder / "checkpoints", progress)
     progress("figures and files")
     drawn = [
         figures.figure_answers(store.figures, sets, by_seed[0]),
@@ -94,24 +96,9 @@ def run(
     bars = rows.bar_rows(by_seed)
     _write_posterior(store, config, sets, first)
     store.write_weights({k.replace(" ", "_"): n for k, n in first.by_kind().items()})
-    table = [*bars, *rows.task_use_rows(use), *rows.method_rows(by_seed)]
+    table = [*bars, *uses, *rows.method_rows(by_seed)]
     store.write_metrics(table, time.perf_counter() - start)
-    return ImagesResults(by_seed, [*bars, *rows.task_use_rows(use)], folder, drawn)
-
-
-def task_use(sets: ImageSets, networks: ImageNetworks) -> dict[str, TaskUse]:
-    """Measure on validation images whether each autoencoder uses its task (I7)."""
-    validation, fitted = sets.validation, slice(0, PROBED)
-    z = torch.nn.functional.one_hot(validation.y, sets.num_classes).to(validation.x.dtype)
-    found = {}
-    for kind, network in ((PAPER, networks.paper), (AFFINE, networks.affine)):
-        encoder = network.encoder
-        assert encoder is not None
-        with torch.no_grad():
-            latent, held_out = encoder(sets.train.x[fitted]), encoder(validation.x)
-        probe = linear_probe(latent, sets.train.y[fitted], held_out, validation.y)
-        found[kind] = TaskUse(task_gain(network, {"z": z}, validation.x), probe)
-    return found
+    return ImagesResults(by_seed, [*bars, *uses], folder, drawn)
 
 
 def _write_posterior(

@@ -54,6 +54,7 @@ def build(config: ImagesConfig, sets: ImageSets, kind: str, seed: int) -> nn.Mod
             num_tasks,
             latent_size=config.bottleneck,
             hidden_size=config.hidden,
+            latent=config.bottleneck_latent,
             generator=draw,
         )
     if kind == GENERATIVE:
