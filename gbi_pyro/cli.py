@@ -119,6 +119,7 @@ def ood(
     from gbi_pyro.experiments.images.config import ImagesConfig
     from gbi_pyro.experiments.images.outlier_study import (
         OutlierConfig,
+        check_sets,
         num_stages,
         print_cases,
         run,
@@ -127,6 +128,8 @@ def ood(
     images = ImagesConfig(dataset=dataset, seeds=seeds, epochs=epochs)
     config = OutlierConfig(images, other, ensemble)
     sets = [_load(name, data) for name in (dataset, other) if name]
+    with _said_in_words():
+        check_sets(sets)
     with _watched(out, num_stages(config)) as report:
         results = run(config, sets, out, report)
     print_cases(results.cases, console)
@@ -148,12 +151,9 @@ def check(
     """Say what is wrong with a model's task sites before a run does."""
     from gbi_pyro.check import check_model, load_object
 
-    try:
+    with _said_in_words():
         target = load_object(model)
         args = load_object(data, must_be_callable=False) if data else ()
-    except ValueError as error:
-        errors.print(f"[red]error:[/] {escape(str(error))}")
-        raise typer.Exit(2) from None
     args = args() if callable(args) else args
     report = check_model(target, *(args if isinstance(args, tuple) else (args,)))
     for finding in report.findings:
@@ -180,15 +180,22 @@ def _watched(out: Path, stages: int) -> Iterator[Callable[[str], None]]:
         raise typer.Exit(130) from None
 
 
+@contextlib.contextmanager
+def _said_in_words() -> Iterator[None]:
+    """Turn what is wrong with the input into one line and exit status 2."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        errors.print(f"[red]error:[/] {escape(str(error))}")
+        raise typer.Exit(2) from None
+
+
 def _load(name: str, data: Path | None) -> ImageSets:
     """Load an image set, or say in words why not."""
     from gbi_pyro.data.images import load_images
 
-    try:
+    with _said_in_words():
         return load_images(name, None if name == "digits" else data)
-    except (ValueError, OSError, ImportError) as error:
-        errors.print(f"[red]error:[/] {escape(str(error))}")
-        raise typer.Exit(2) from None
 
 
 def _say_bars(rows: Sequence[Row]) -> None:

@@ -60,7 +60,10 @@ class BayesFilter:
                 f"task site {name!r} is a single task: a chain needs one task per time step; "
                 "declare a plate over time"
             )
-        evidence = steps.log_probs[name] - site.log_prior
+        # At another alpha the steps' posterior is (log pi + evidence) / alpha, up to a constant:
+        # what is left without the prior is the tempered evidence.
+        alpha = steps.settings.get("alpha") or 1.0
+        evidence = steps.log_probs[name] - site.log_prior / alpha
         # A task that the model's prior forbids stays forbidden: -inf - (-inf) is no number.
         evidence = evidence.masked_fill(site.log_prior.isneginf(), float("-inf"))
         if steps.log_evidence is not None:

@@ -99,3 +99,12 @@ def test_the_study_writes_every_score_of_every_case(finished):
 def test_a_config_out_of_range_is_refused(change):
     with pytest.raises(ValueError, match="at least 1"):
         replace(FAST, **change)
+
+
+def test_sets_that_cannot_be_compared_are_refused_before_any_training(sets, tmp_path):
+    larger = sets.test._replace(x=torch.zeros(len(sets.test.x), 1, 28, 28))
+    other = sets._replace(name="larger", test=larger)
+    for pair, message in (([sets, other], "one shape"), ([sets, sets], "choose two")):
+        with pytest.raises(ValueError, match=message):
+            run(FAST, pair, tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from gbi_pyro.experiments.toy import affine
+from gbi_pyro.experiments.toy import affine, training
 from gbi_pyro.experiments.toy.adaptation import OptimisedInput, inside_hull, new_blocks
 from gbi_pyro.experiments.toy.blocks import reference_errors
 from gbi_pyro.experiments.toy.config import ToyConfig
@@ -96,12 +96,28 @@ def test_no_seed_and_role_share_a_generator():
     assert len(seeds) == 50 * len(ROLES)
 
 
-def test_a_told_and_a_plain_network_of_one_seed_see_the_same_data():
-    # Before the first update a network that ignores its input would score the same batch: compare
-    # the batches themselves through their noise floor on the validation set.
-    told = train_network(FAST, 0, make_stream(FAST))
-    plain = train_network(FAST, 0, make_stream(FAST), told=False)
-    assert told.floor == plain.floor
+def test_a_told_and_a_plain_network_of_one_seed_see_the_same_data(monkeypatch):
+    batches: list[torch.Tensor] = []
+    draw = training._batch
+
+    def recorded(*args):
+        x, z = draw(*args)
+        batches.append(x)
+        return x, z
+
+    monkeypatch.setattr(training, "_batch", recorded)
+    config = replace(FAST, updates=3)
+    told = train_network(config, 0, make_stream(config))
+    plain = train_network(config, 0, make_stream(config), told=False)
+    assert len(batches) == 6
+    for mine, other in zip(batches[:3], batches[3:], strict=True):
+        assert torch.equal(mine, other)
+    assert told.floor == plain.floor  # and the same validation set
+
+
+def test_the_fast_study_keeps_what_was_asked_for():
+    fast = ToyConfig(seeds=1, first_seed=7, sigma=0.2).fast()
+    assert (fast.seeds, fast.first_seed, fast.sigma) == (1, 7, 0.2)
 
 
 def test_latency_by_hand():

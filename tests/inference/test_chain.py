@@ -100,6 +100,20 @@ def test_one_step_inside_the_filter_is_exact_for_the_affine_model(
         assert found.log_evidence is None
 
 
+@pytest.mark.parametrize("infer", [Enumeration(alpha=2.0), OneStepGradient(alpha=2.0)])
+def test_tempered_steps_are_tempered_likelihoods_whatever_the_models_prior(
+    infer: Infer, generator: torch.Generator
+) -> None:
+    """At alpha the filter sees p(x | z)^(1 / alpha); the model's own prior plays no part."""
+    stream = SwitchingStream(means=(0.2, 0.8), sigma=0.3)
+    x = stream.sample(2, 20, generator, dtype=F64).x
+    model = model_of(stream, torch.tensor([0.9, 0.1], dtype=F64).log())
+    found = BayesFilter(infer, stream.log_initial, stream.log_transition)(model, x)
+    tempered = stream.log_emission(x) / 2
+    truth = hmm_posterior(stream.log_initial, stream.log_transition, tempered)
+    torch.testing.assert_close(found.log_prob(), truth.log_filtered, rtol=0, atol=1e-10)
+
+
 def test_a_task_that_the_model_forbids_never_occurs(generator: torch.Generator) -> None:
     """The same as the chain with that task's emission forbidden."""
     stream = SwitchingStream(means=(0.2, 0.5, 0.9), sigma=0.3)

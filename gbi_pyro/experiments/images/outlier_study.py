@@ -75,6 +75,22 @@ class OutlierResults:
     folder: Path
 
 
+def check_sets(sets: list[ImageSets]) -> None:
+    """Check that one network can look at all sets, and that they differ.
+
+    Raises:
+        ValueError: says what is unfit.
+    """
+    shapes = {s.name: tuple(s.test.x.shape[1:]) for s in sets}
+    if len(shapes) < len(sets):
+        raise ValueError(f"the known and the unknown images are both {sets[0].name}: choose two")
+    if len(set(shapes.values())) > 1:
+        raise ValueError(
+            f"the known and the unknown images should have one shape; got {shapes}: choose sets "
+            "of the same size, such as mnist and fashion"
+        )
+
+
 def num_stages(config: OutlierConfig) -> int:
     """Return how many stages ``run`` reports, if no training is taken up."""
     trainings = (2 if config.other else 1) * 2 * config.images.seeds * (1 + config.ensemble)
@@ -94,8 +110,12 @@ def run(
         sets: the known set, and the other one if there is one.
         folder: where the results go; checkpoints in ``checkpoints/``.
         progress: called with what is being done.
+
+    Raises:
+        ValueError: for sets that cannot be compared, before anything is trained.
     """
     start = time.perf_counter()
+    check_sets(sets)
     store = RunFolder(folder)
     store.write_config("ood", config)
     cases = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 FOUR_MEANS = (0.2, 0.4, 0.6, 0.8)  # of the networks with four tasks
 NOISY = 0.3  # the noise of those that find it harder to tell their tasks apart
@@ -72,7 +72,8 @@ class ToyConfig:
 
     def fast(self) -> ToyConfig:
         """Return a configuration that runs through everything in seconds and shows nothing."""
-        return ToyConfig(
+        return replace(
+            self,
             seeds=min(self.seeds, 2),
             updates=20,
             sequences=8,

@@ -165,6 +165,9 @@ def log_odds(log_probs: np.ndarray) -> np.ndarray:
 def flip_latency(scores: np.ndarray, z: np.ndarray) -> float:
     """Return the mean number of steps after a switch until scores favour the new task.
 
+    A switch that is not followed before the next one is left out: read the mean as that of the
+    switches that were followed, which flatters a slow method.
+
     Args:
         scores: larger for the likelier task, ``(sequences, time, K)``; 0 means that the first
             observation of the new block is enough.
