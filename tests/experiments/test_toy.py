@@ -122,8 +122,8 @@ def test_the_fast_study_keeps_what_was_asked_for():
 
 def test_latency_by_hand():
     z = np.array([[0, 0, 1, 1, 1, 0, 0]])
-    late = np.eye(2)[[[0, 0, 0, 1, 1, 1, 1]]]  # one step late, then never
-    assert flip_latency(late, z) == 1.0
+    late = np.eye(2)[[[0, 0, 0, 1, 1, 1, 1]]]  # one step late, then never in a block of two
+    assert flip_latency(late, z) == 1.5
     assert flip_latency(np.eye(2)[z], z) == 0.0
     assert np.isnan(flip_latency(np.eye(2)[z[:, :2]], z[:, :2]))
 

@@ -165,8 +165,8 @@ def log_odds(log_probs: np.ndarray) -> np.ndarray:
 def flip_latency(scores: np.ndarray, z: np.ndarray) -> float:
     """Return the mean number of steps after a switch until scores favour the new task.
 
-    A switch that is not followed before the next one is left out: read the mean as that of the
-    switches that were followed, which flatters a slow method.
+    A switch that is not followed before the next one counts as the length of its block, the least
+    that it can be: leaving it out would flatter a slow method.
 
     Args:
         scores: larger for the likelier task, ``(sequences, time, K)``; 0 means that the first
@@ -180,8 +180,7 @@ def flip_latency(scores: np.ndarray, z: np.ndarray) -> float:
         ends = [*starts[1:], len(tasks)][: len(starts)]
         for start, end in zip(starts, ends, strict=True):
             found = np.flatnonzero(row[start:end])
-            if len(found):
-                latencies.append(found[0])
+            latencies.append(found[0] if len(found) else end - start)
     return float(np.mean(latencies)) if latencies else float("nan")
 
 
