@@ -62,18 +62,35 @@ def test_the_default_is_a_score_of_the_network_and_one_that_is_shown(finished):
     results, _, _ = finished
     for case in results.cases:
         assert len(case.default) == FAST.images.seeds
+        for chosen, found in zip(case.default, case.validation, strict=True):
+            assert found[chosen] == max(found.values())
         assert set(case.default) <= set(case.detections) - set(NO_CHOICE)
         (found,) = case.of_default()
         assert found == case.detections[case.default[0]][0]
 
 
 def test_pseudo_outliers_come_from_the_images_given(sets):
-    few = type(sets.validation)(sets.validation.x[:10], sets.validation.y[:10])
-    made = pseudo_outliers(few, 0)
-    assert torch.equal(made[:10], flip_vertical(few.x))
-    pairs = (few.x.unsqueeze(0) + few.x.unsqueeze(1)).flatten(0, 1) / 2
-    for image in made[10:]:
-        assert (pairs - image).flatten(1).abs().amax(1).min() == 0
+    x = sets.validation.x[:10]
+    made = pseudo_outliers(x, 0)
+    assert all(images.shape == x.shape for images in made.values())
+    assert torch.equal(made["a quarter turn"].rot90(-1, (-2, -1)), x)
+    quarters = made["quarters exchanged"]
+    assert torch.equal(quarters[..., :4, :4], x[..., 4:, 4:])
+    assert torch.equal(quarters[..., 4:, :4], x[..., :4, 4:])
+    order = made["pixels in another order"].flatten(1)
+    assert torch.equal(order.sort().values, x.flatten(1).sort().values)
+    # Both kinds made of two images are made of two different ones.
+    halves = made["halves of two"]
+    others = torch.stack([(x[..., 4:] - h[..., 4:]).abs().amax((1, 2, 3)).argmin() for h in halves])
+    assert not (others == torch.arange(10)).any()
+    assert torch.equal(halves, torch.cat([x[..., :4], x[others][..., 4:]], -1))
+    assert torch.equal(made["average of two"], (x + x[others]) / 2)
+
+
+def test_no_pseudo_outlier_is_a_kind_that_is_tested_on(sets):
+    x = sets.validation.x[:10]
+    for made in pseudo_outliers(x, 0).values():
+        assert not torch.equal(made, flip_vertical(x))
 
 
 def test_normalised_images_have_mean_zero_and_the_same_labels(sets):

@@ -23,8 +23,8 @@ from gbi_pyro.experiments.images.outliers import (
     MAXIMUM,
     Case,
     Scores,
-    default_score,
     detect,
+    on_pseudo_outliers,
     prepared,
     scores_in_chunks,
     train_detectors,
@@ -151,27 +151,27 @@ def _cases(
             folder / "checkpoints" / f"{known.name}-{how}",
             lambda what: progress(f"{known.name}, {how}, {what}"),
         )
-        default = default_score(config.images, detectors, images.validation, normalised)
+        chosen_by = on_pseudo_outliers(config.images, detectors, images.validation, normalised)
         inside = scores_in_chunks(detectors, images.test.x, config.images.chunk)
         for name, x in unknown.items():
             outside = scores_in_chunks(detectors, x, config.images.chunk)
             found = detect(inside, outside, config.bootstrap)
             for score, detection in found.items():
                 cases[name].detections.setdefault(score, []).append(detection)
-            cases[name].default.append(default)
+            cases[name].validation.append(chosen_by)
             if seed == config.images.first_seed:
-                _draw(folder / "figures", cases[name], default, inside, outside)
+                _draw(folder / "figures", cases[name], inside, outside)
     return list(cases.values())
 
 
-def _draw(folder: Path, case: Case, default: str, inside: Scores, outside: Scores) -> None:
+def _draw(folder: Path, case: Case, inside: Scores, outside: Scores) -> None:
     """Draw how scores are distributed, and their ROC curves (I3, Figure 4)."""
     figure = Figure(figsize=(13, 4), layout="constrained")
     axes = figure.subplots(1, 3)
     for ax, name in zip(axes, (MAXIMUM, LARGEST_LOGIT), strict=False):
         plots.plot_histograms(inside[name].numpy(), outside[name].numpy(), ax, xlabel=name)
     curves = {}
-    for name in dict.fromkeys((default, MAXIMUM, LARGEST_LOGIT, BASELINE)):
+    for name in dict.fromkeys((case.default[0], MAXIMUM, LARGEST_LOGIT, BASELINE)):
         known, unknown = inside[name].numpy(), outside[name].numpy()
         outlying = np.repeat([0, 1], [len(known), len(unknown)])
         curves[name] = roc_curve(outlying, np.concatenate([known, unknown]))[:2]
@@ -190,6 +190,9 @@ def case_rows(case: Case) -> list[Row]:
             f"bootstrap {min(lows):.3f}-{max(highs):.3f} over images; "
             f"FPR at 95 %: {format_number(fpr)}"
         )
+        if name in case.validation[0]:
+            chosen_by = float(np.mean([seed[name] for seed in case.validation]))
+            note += f"; on pseudo-outliers of validation: {chosen_by:.3f}"
         return Row.of("I4", f"{case.title}: AUROC, {name}", [d.auroc for d in found], bar, note)
 
     bars = _bars(case)
