@@ -24,7 +24,12 @@ def _check_hazard(hazard: float) -> None:
         )
 
 
-def _check_count(name: str, value: int) -> None:
+def check_count(name: str, value: int) -> None:
+    """Check that a number of things is a positive integer.
+
+    Raises:
+        ValueError: names the argument.
+    """
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} should be an integer of at least 1; got {value!r}")
 
@@ -94,7 +99,7 @@ class FixedBlocks:
     length: int
 
     def __post_init__(self) -> None:
-        _check_count("length", self.length)
+        check_count("length", self.length)
 
     @property
     def stay(self) -> float:
@@ -130,8 +135,8 @@ class BoundedBlocks:
     hazard: float
 
     def __post_init__(self) -> None:
-        _check_count("minimum", self.minimum)
-        _check_count("maximum", self.maximum)
+        check_count("minimum", self.minimum)
+        check_count("maximum", self.maximum)
         if self.maximum < self.minimum:
             raise ValueError(
                 f"maximum should be at least minimum = {self.minimum}; got {self.maximum}: swap "
@@ -282,8 +287,8 @@ class SwitchingStream:
         Raises:
             ValueError: if a count is not a positive integer, or ``dtype`` not a floating one.
         """
-        _check_count("num_sequences", num_sequences)
-        _check_count("length", length)
+        check_count("num_sequences", num_sequences)
+        check_count("length", length)
         if not dtype.is_floating_point:
             raise ValueError(f"dtype should be a floating one, as x is real; got {dtype}")
         device, K = generator.device, self.num_tasks

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,16 +110,21 @@ class Calibration:
 
 
 def calibrate(
-    one_step: TaskPosterior, exact: TaskPosterior, *, site: str | None = None
+    one_step: TaskPosterior | Sequence[TaskPosterior],
+    exact: TaskPosterior | Sequence[TaskPosterior],
+    *,
+    site: str | None = None,
 ) -> Calibration:
     """Fit a temperature and offsets: minimise the mean KL(exact || calibrated) over all elements.
 
     The problem is convex in (1 / T, b / T), a multinomial regression on the exact probabilities, so
-    the fit has one answer. Fit on one set of data, judge on another.
+    the fit has one answer. Fit on one set of data, judge on another. Several posteriors, of texts
+    of different lengths for example, are fitted together: one calibration for every number of
+    observations, each posterior weighing as many elements as it has.
 
     Args:
-        one_step: the cheap posterior, without a calibration of its own.
-        exact: the exact posterior of the same elements.
+        one_step: the cheap posterior, without a calibration of its own; or several.
+        exact: the exact posterior of the same elements; or as many.
         site: which site; the only one if there is one.
 
     Returns:
@@ -128,8 +134,23 @@ def calibrate(
         ValueError: when the two do not belong together, hold no finite numbers, or when the cheap
             evidence points away from the exact one (no positive temperature fits).
     """
-    name = one_step.site_name(site)
-    g, p = one_step.log_probs[name].double(), exact.log_prob(name).double().exp()
+    cheap = [one_step] if isinstance(one_step, TaskPosterior) else list(one_step)
+    target = [exact] if isinstance(exact, TaskPosterior) else list(exact)
+    if not cheap or len(cheap) != len(target):
+        raise ValueError(
+            f"one_step and exact should be as many posteriors, at least one; got {len(cheap)} and "
+            f"{len(target)}"
+        )
+    name = cheap[0].site_name(site)
+    parts = zip(*(_scores(*pair, name) for pair in zip(cheap, target, strict=True)), strict=True)
+    return Calibration(*_fit(*map(torch.cat, parts)), site=name)
+
+
+def _scores(
+    one_step: TaskPosterior, exact: TaskPosterior, name: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return scores (N, K), exact probabilities (N, K) and numbers of observations (N,)."""
+    g, p = one_step.log_prob(name).double(), exact.log_prob(name).double().exp()
     if g.shape != p.shape:
         raise ValueError(
             f"posteriors of {name!r} do not match: one step has shape {tuple(g.shape)}, exact has "
@@ -145,7 +166,7 @@ def calibrate(
             "finite numbers: leave forbidden tasks out of the calibration set"
         )
     n = one_step.num_observations[name].double().expand(g.shape[:-1])
-    return Calibration(*_fit(g.flatten(0, -2), p.flatten(0, -2), n.flatten()), site=name)
+    return g.flatten(0, -2), p.flatten(0, -2), n.flatten()
 
 
 def _fit(g: Tensor, p: Tensor, n: Tensor) -> tuple[float, Tensor]:

@@ -14,6 +14,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from gbi_pyro.models.conditioning import Conditioning, make_conditioner
 from gbi_pyro.models.initial import initialise, weights_from
 from gbi_pyro.models.layers import (
     ImageEncoder,
@@ -105,13 +106,14 @@ class ConditionedDecoder(ImageModel):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(image_shape, num_tasks, log_prior)
-        self._build(None, hidden_size, network, likelihood, initial_sigma, generator)
+        self._build(None, hidden_size, network, "concat", likelihood, initial_sigma, generator)
 
     def _build(
         self,
         encoder: ImageEncoder | None,
         hidden_size: int,
         network: Network,
+        conditioning: Conditioning,
         likelihood: Likelihood,
         initial_sigma: float,
         generator: torch.Generator | None,
@@ -120,10 +122,25 @@ class ConditionedDecoder(ImageModel):
         check_choice("likelihood", likelihood, Likelihood)
         if not initial_sigma > 0:
             raise ValueError(f"initial_sigma must be positive, got {initial_sigma}")
-        self.encoder, self.likelihood = encoder, likelihood
-        inputs = self.num_tasks + (encoder.latent_size if encoder else 0)
+        check_choice("conditioning", conditioning, Conditioning)
+        self.encoder, self.likelihood, self.conditioning = encoder, likelihood, conditioning
+        latent_size = encoder.latent_size if encoder else 0
+        inputs = latent_size + (self.num_tasks if conditioning == "concat" else 0)
         with weights_from(generator):
             self.decoder = make_decoder(self.image_shape, inputs, hidden_size, network)
+            if conditioning != "concat":
+                at = -1 if conditioning == "affine" else 0
+                layers = list(self.decoder.children())
+                told = layers.pop(at)
+                if not isinstance(told, nn.Linear):
+                    raise ValueError(
+                        "conditioning is 'affine', whose last layer is a linear one, but network "
+                        f"is {network!r}: take network='mlp', or AffineHeadAutoencoder"
+                    )
+                self.told = make_conditioner(
+                    conditioning, told.in_features, self.num_tasks, told.out_features
+                )
+                self.decoder = nn.Sequential(*layers)
         if likelihood == "gaussian":
             self.log_sigma = nn.Parameter(torch.tensor(initial_sigma).log())
         if generator is not None:
@@ -170,7 +187,12 @@ class ConditionedDecoder(ImageModel):
         return mean.unflatten(-1, self.image_shape)
 
     def _decode(self, z: Tensor, latent: Tensor | None) -> Tensor:
-        inputs = z if latent is None else concatenate(latent, z)
+        if self.conditioning == "affine":
+            return self.told(self.decoder(latent), z)
+        if self.conditioning != "concat":
+            inputs = self.told(latent, z)
+        else:
+            inputs = z if latent is None else concatenate(latent, z)
         return self.decoder(inputs.flatten(0, -2)).reshape(*inputs.shape[:-1], -1)
 
     def _likelihood(self, mean: Tensor, pixels: Tensor) -> TorchDistribution:
@@ -205,6 +227,8 @@ class ConditionedAutoencoder(ConditionedDecoder):
             generator: see ``ConditionedDecoder``.
         latent_size: d.
         latent: "plain" or "noisy", see ``ImageEncoder``.
+        conditioning: how the task enters, see ``models.conditioning``: "affine" in the last layer
+            of an "mlp", after all else; every other way in the first layer of the decoder.
 
     >>> model = ConditionedAutoencoder((4, 4), 3, latent_size=2, hidden_size=8)
     >>> model.generate(model.uniform(2), like=torch.zeros(2, 4, 4)).shape
@@ -220,6 +244,7 @@ class ConditionedAutoencoder(ConditionedDecoder):
         hidden_size: int = 256,
         network: Network = "mlp",
         latent: Latent = "plain",
+        conditioning: Conditioning = "concat",
         likelihood: Likelihood = "gaussian",
         initial_sigma: float = 0.3,
         log_prior: Tensor | None = None,
@@ -230,7 +255,9 @@ class ConditionedAutoencoder(ConditionedDecoder):
             encoder = ImageEncoder(
                 image_shape, latent_size, hidden_size=hidden_size, network=network, latent=latent
             )
-        self._build(encoder, hidden_size, network, likelihood, initial_sigma, generator)
+        self._build(
+            encoder, hidden_size, network, conditioning, likelihood, initial_sigma, generator
+        )
 
 
 class EncoderClassifier(nn.Module):

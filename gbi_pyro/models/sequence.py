@@ -10,7 +10,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from gbi_pyro.models.conditioning import Conditioning, make_conditioner
 from gbi_pyro.models.initial import initialise, weights_from
+from gbi_pyro.models.layers import check_choice
 
 
 class LSTMState(NamedTuple):
@@ -51,8 +53,14 @@ class StepsOfLSTM(nn.Module):
         self, previous: Tensor, z: Tensor | None, state: LSTMState
     ) -> tuple[dist.Normal, LSTMState]:
         """Predict one step from a carried state: p(x_t | x_t-1, z_t, state); see ``lstm_step``."""
-        mean, state = lstm_step(self.cell(), previous, z, state)
+        mean, state = self.advance(previous, z, state)
         return dist.Normal(mean, self.sigma, validate_args=False), state
+
+    def advance(
+        self, previous: Tensor, z: Tensor | None, state: LSTMState
+    ) -> tuple[Tensor, LSTMState]:
+        """Return the mean m_t and the next state; see ``lstm_step``."""
+        return lstm_step(self.cell(), previous, z, state)
 
     def initial_state(self, *batch_shape: int) -> LSTMState:
         """Return the state before the first step, zero."""
@@ -78,6 +86,8 @@ class SequenceLSTM(StepsOfLSTM):
     Args:
         num_tasks: K, or None for the plain LSTM.
         hidden_size: H.
+        conditioning: how the task enters, see ``models.conditioning``: "affine" in the last layer,
+            after all else, so that it is not carried on; every other way in the first layer.
         log_prior: log probabilities of the tasks of one step, ``(K,)``; uniform without.
         initial_sigma: the standard deviation that learning starts from.
         generator: a seeded generator for the initial weights; torch's random state without one.
@@ -94,6 +104,7 @@ class SequenceLSTM(StepsOfLSTM):
         num_tasks: int | None = 2,
         hidden_size: int = 64,
         *,
+        conditioning: Conditioning = "concat",
         log_prior: Tensor | None = None,
         initial_sigma: float = 0.5,
         generator: torch.Generator | None = None,
@@ -105,11 +116,23 @@ class SequenceLSTM(StepsOfLSTM):
             raise ValueError(
                 f"log_prior has shape {tuple(log_prior.shape)}, expected ({num_tasks},)"
             )
-        self.num_tasks = num_tasks
+        check_choice("conditioning", conditioning, Conditioning)
+        if num_tasks is None and conditioning != "concat":
+            raise ValueError(
+                f"conditioning is {conditioning!r}, but num_tasks=None has no task to enter: give "
+                "num_tasks, or leave conditioning out"
+            )
+        self.num_tasks, self.conditioning = num_tasks, conditioning
+
+        def layer(features: int, out: int, *, told: bool) -> nn.Linear:
+            if not told or num_tasks is None:
+                return nn.Linear(features, out)
+            return make_conditioner(conditioning, features, num_tasks, out)
+
         with weights_from(generator):
-            self.embed = nn.Linear(1 + (num_tasks or 0), hidden_size)
+            self.embed = layer(1, hidden_size, told=conditioning != "affine")
             self.lstm = nn.LSTM(hidden_size, hidden_size, batch_first=True)
-            self.head = nn.Linear(hidden_size, 1)
+            self.head = layer(hidden_size, 1, told=conditioning == "affine")
         self.log_sigma = nn.Parameter(torch.tensor(initial_sigma).log())
         self.register_buffer(
             "log_prior", torch.zeros(num_tasks or 0) if log_prior is None else log_prior
@@ -152,22 +175,45 @@ class SequenceLSTM(StepsOfLSTM):
             if states is None:
                 mean = self.mean(x, z)
             else:
-                mean, _ = lstm_step(self.cell(), _previous(x), z, states)
+                mean, _ = self.advance(_previous(x), z, states)
             pyro.sample("x", dist.Normal(mean, self.sigma, validate_args=False), obs=x)
         return mean
 
     def mean(self, x: Tensor, z: Tensor | None) -> Tensor:
         """Return m_t for all t, ``(..., sequence, time)``, from x before t and z up to t."""
-        inputs = _inputs(_previous(x), z)
-        hidden, _ = self.lstm(self.embed(inputs.flatten(0, -3)))  # an LSTM takes one batch dim
-        return self.head(hidden).squeeze(-1).reshape(inputs.shape[:-1])
+        embedded = self._embedded(_previous(x), z)
+        hidden, _ = self.lstm(embedded.flatten(0, -3))  # an LSTM takes one batch dim
+        if self.conditioning == "affine":
+            return self.head(hidden, z).squeeze(-1)
+        return self.head(hidden).squeeze(-1).reshape(embedded.shape[:-1])
+
+    def _embedded(self, previous: Tensor, z: Tensor | None) -> Tensor:
+        told = () if self.num_tasks is None or self.conditioning == "affine" else (z,)
+        return self.embed(previous.unsqueeze(-1), *told)
 
     def cell(self) -> CellWeights:
-        """Return the weights of one step, the embedding folded into the gates."""
+        """Return the weights of one step, the embedding folded into the gates.
+
+        Other ways than concatenation do not fold: their gates take what the embedding makes of
+        x_t-1 and z_t, ``(4 H, 2 H)``.
+        """
         weight, hidden_weight, bias, hidden_bias = self.lstm.all_weights[0]
-        gates = torch.cat([weight @ self.embed.weight, hidden_weight], -1)
-        gates_bias = weight @ self.embed.bias + bias + hidden_bias
+        if self.conditioning != "concat":
+            gates, gates_bias = torch.cat([weight, hidden_weight], -1), bias + hidden_bias
+        else:
+            gates = torch.cat([weight @ self.embed.weight, hidden_weight], -1)
+            gates_bias = weight @ self.embed.bias + bias + hidden_bias
         return CellWeights(gates, gates_bias, self.head.weight, self.head.bias)
+
+    def advance(
+        self, previous: Tensor, z: Tensor | None, state: LSTMState
+    ) -> tuple[Tensor, LSTMState]:
+        """Return the mean m_t and the next state; see ``lstm_step``."""
+        if self.conditioning == "concat":
+            return super().advance(previous, z, state)
+        state = _next_state(self.cell(), self._embedded(previous, z), state)
+        told = (z,) if self.conditioning == "affine" else ()
+        return self.head(state.h, *told).squeeze(-1), state
 
     @torch.no_grad()
     def carried_states(self, x: Tensor, z: Tensor | None = None) -> LSTMState:
@@ -179,9 +225,11 @@ class SequenceLSTM(StepsOfLSTM):
         """
         if z is None and self.num_tasks is not None:
             z = self.uniform(*x.shape)
-        inputs = _inputs(_previous(x), z)
-        hidden, _ = self.lstm(self.embed(inputs))
+        embedded = self._embedded(_previous(x), z)
+        hidden, _ = self.lstm(embedded)
         h = torch.cat([torch.zeros_like(hidden[:, :1]), hidden[:, :-1]], 1)
+        folded = self.conditioning == "concat"
+        inputs = _inputs(_previous(x), z) if folded else embedded
         i, f, g, _ = _gates(self.cell(), inputs, h)
         c = torch.zeros_like(h)
         for t in range(1, x.shape[1]):
@@ -196,7 +244,7 @@ class SequenceLSTMStack(StepsOfLSTM):
         networks: networks of the same shape, whose weights are copied.
 
     Raises:
-        ValueError: for none, or networks of different shapes.
+        ValueError: for none, networks of different shapes, or told other than by concatenation.
     """
 
     def __init__(self, networks: Sequence[SequenceLSTM]) -> None:
@@ -204,6 +252,12 @@ class SequenceLSTMStack(StepsOfLSTM):
         shapes = [{n: tuple(p.shape) for n, p in m.named_parameters()} for m in networks]
         if not networks or any(s != shapes[0] for s in shapes):
             raise ValueError("a stack takes one network or more, all of the same shape")
+        ways = {network.conditioning for network in networks}
+        if ways != {"concat"}:
+            raise ValueError(
+                f"a stack takes networks with conditioning='concat', got {sorted(ways)}: run the "
+                "others one by one"
+            )
         self.num_tasks = networks[0].num_tasks
         with torch.no_grad():
             cells = [network.cell() for network in networks]
@@ -230,10 +284,14 @@ def lstm_step(
     Returns:
         The mean m_t, ``batch`` with z's further dimensions left of it, and the next state.
     """
-    i, f, g, o = _gates(weights, _inputs(previous, z), state.h)
+    state = _next_state(weights, _inputs(previous, z), state)
+    return _affine(state.h, weights.head, weights.head_bias).squeeze(-1), state
+
+
+def _next_state(weights: CellWeights, inputs: Tensor, state: LSTMState) -> LSTMState:
+    i, f, g, o = _gates(weights, inputs, state.h)
     c = f * state.c + i * g
-    h = o * c.tanh()
-    return _affine(h, weights.head, weights.head_bias).squeeze(-1), LSTMState(h, c)
+    return LSTMState(o * c.tanh(), c)
 
 
 def _gates(weights: CellWeights, inputs: Tensor, h: Tensor) -> tuple[Tensor, ...]:

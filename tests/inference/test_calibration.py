@@ -269,3 +269,36 @@ def test_posteriors_have_to_belong_together(generator: torch.Generator) -> None:
         calibrate(posterior(scores.masked_fill(scores < scores.mean(), -math.inf)), good)
     with pytest.raises(ValueError, match="no positive temperature fits"):
         calibrate(posterior(-scores), good)
+
+
+# Several posteriors at once
+
+
+def test_one_calibration_serves_every_number_of_observations(generator: torch.Generator) -> None:
+    model, lengths = per_sequence(MEANS, 0.3), (1, 2, 5, 10)
+    fit = {n: draw(200, n, 0.3, generator) for n in lengths}
+    calibration = calibrate(
+        [OneStepGradient()(model, x) for x in fit.values()],
+        [Enumeration()(model, x) for x in fit.values()],
+    )
+    for n in (*lengths, 20):  # 20: a number that it was not fitted on
+        x = draw(200, n, 0.3, generator)
+        q = OneStepGradient(calibration=calibration)(model, x)
+        assert kl(Enumeration()(model, x), q) <= 1e-6
+
+
+def test_several_posteriors_fitted_together_weigh_by_their_elements(
+    generator: torch.Generator,
+) -> None:
+    g, p = torch.randn(2, 30, 4, generator=generator, dtype=F64).log_softmax(-1)
+    parts = [posterior(g[:10]), posterior(g[10:])], [posterior(p[:10]), posterior(p[10:])]
+    together, whole = calibrate(*parts), calibrate(posterior(g), posterior(p))
+    assert together.temperature == pytest.approx(whole.temperature, rel=1e-9)
+    torch.testing.assert_close(together.offsets, whole.offsets, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("exact", [[], [1, 2]])
+def test_as_many_exact_posteriors_as_cheap_ones(exact: list[int]) -> None:
+    one = posterior(torch.zeros(3, 2, dtype=F64).log_softmax(-1))
+    with pytest.raises(ValueError, match=f"got 1 and {len(exact)}"):
+        calibrate([one], [one for _ in exact])
