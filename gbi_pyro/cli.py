@@ -1,4 +1,4 @@
-"""The command line: ``gbi-pyro toy``, ``gbi-pyro check``. No mathematics here."""
+"""The command line: ``gbi-pyro`` toy, images, ood, language, check. No mathematics here."""
 
 from __future__ import annotations
 
@@ -138,6 +138,49 @@ def ood(
         f"Results, with intervals and false positive rates: {out}/metrics.json, table.md\n"
         f"Figures, one for each case: {out}/figures"
     )
+
+
+@app.command()
+def language(
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("runs/language"),
+    corpora: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with train/, dev/ and test/, a file for each corpus; without it, random "
+            "bigram languages, whose posterior is exact."
+        ),
+    ] = None,
+    draws: Annotated[int, typer.Option(help="Draws of 3 of the corpora.", min=0)] = 3,
+    seeds: Annotated[int, typer.Option(help="Networks of each kind.", min=1)] = 1,
+    first_seed: Annotated[int, typer.Option(help="The first seed.", min=0)] = 0,
+    leave_one_out: Annotated[
+        bool, typer.Option("--leave-one-out", help="Also adapt to each corpus left out in turn.")
+    ] = False,
+    jobs: Annotated[int, typer.Option(help="Networks trained side by side.", min=1)] = 2,
+) -> None:
+    """Name the corpus from a few words, and adapt to a new one (the paper's Figure 5)."""
+    from gbi_pyro.data.text import read_corpora
+    from gbi_pyro.experiments.language.config import LanguageConfig
+    from gbi_pyro.experiments.language.rows import print_adaptation
+    from gbi_pyro.experiments.language.study import num_stages, run
+    from gbi_pyro.experiments.language.texts import bigram_texts, corpora_texts
+    from gbi_pyro.experiments.results import print_table
+
+    config = LanguageConfig(seeds, first_seed, draws, leave_one_out=leave_one_out, jobs=jobs)
+    with _said_in_words():
+        if corpora is None:
+            config = config.for_bigrams()
+            texts = [bigram_texts(config)]
+        else:
+            texts = corpora_texts(config, read_corpora(corpora))
+    with _watched(out, num_stages(config, texts)) as report:
+        results = run(config, texts, out, report)
+    shown = [row for row in results.rows if row.bar is not None or row.statement in ("L1", "L2")]
+    print_table(f"Language study, {seeds} seed(s). Losses and KL in nats", shown, console)
+    for kind, ways in results.adapted.items():
+        title = f"Test loss on a corpus left out, {kind}, nats per word"
+        print_adaptation(title, ways, console)
+    _summarise(results.bars, out, results.figures)
 
 
 @app.command()

@@ -4,9 +4,42 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
+from sklearn.feature_selection import mutual_info_classif
 from torch import Tensor
+
+THRESHOLDS = tuple(i / 20 for i in range(20))  # 0, .05, .. .95
+DOMINANT = 0.9  # share of the activity's self-similarity that one direction may have
+
+
+class SharedUnits(NamedTuple):
+    """The ratio of shared units as its threshold moves.
+
+    Attributes:
+        thresholds: in [0, 1), (T,).
+        ratio: units engaged in all tasks / units engaged in any, at each threshold, (T,).
+        area: under the ratio from threshold 0 to 1: the mean over active units of the smallest of
+            their normalised variances; no threshold enters it.
+    """
+
+    thresholds: Tensor
+    ratio: Tensor
+    area: float
+
+
+class Similarity(NamedTuple):
+    """How alike two representations are.
+
+    Attributes:
+        value: 1 for representations that are equal up to rotation and scale, about 0 for unrelated
+            ones, of which many come out a little negative; NaN where there is nothing to compare.
+        warnings: in words, why not to trust the value; empty if there is no reason known.
+    """
+
+    value: float
+    warnings: tuple[str, ...]
 
 
 def task_variance(activity: Tensor, tasks: Tensor) -> Tensor:
@@ -29,11 +62,7 @@ def task_variance(activity: Tensor, tasks: Tensor) -> Tensor:
         >>> task_variance(activity, torch.tensor([0, 0, 1]))
         tensor([1., 0.])
     """
-    if activity.shape[:-1] != tasks.shape or activity.dim() < 2:
-        raise ValueError(
-            f"tasks should have the shape of activity without its last dimension (units); got "
-            f"{tuple(tasks.shape)} for activity {tuple(activity.shape)}: give one id per element"
-        )
+    _check_tasks(activity, tasks)
     means = [activity[tasks == k].mean(0) for k in tasks.unique()]
     return torch.stack(means).var(0, correction=0)
 
@@ -103,3 +132,188 @@ def shared_unit_ratio(
     if not bool(active.any()):
         return math.nan
     return ((share > threshold).all(0).sum() / active.sum()).item()
+
+
+def shared_unit_sweep(
+    activity_by_task: Sequence[Tensor],
+    thresholds: Sequence[float] = THRESHOLDS,
+    *,
+    silent: float = 1e-3,
+) -> SharedUnits:
+    """Return the ratio of shared units at every threshold, since no threshold is the right one.
+
+    A unit is shared at a threshold below the smallest of its normalised variances, so the ratio
+    falls as the threshold rises, and the area under it is the mean of that smallest one.
+
+    Args:
+        activity_by_task, silent: as in ``normalised_task_variance``.
+        thresholds: each in [0, 1).
+
+    Returns:
+        The ratio at each threshold, and the area under it; NaN if every unit is silent.
+
+    Raises:
+        ValueError: for unfit thresholds or shapes.
+
+    Example:
+        >>> a, b = torch.tensor([[0.0, 0.0], [2.0, 2.0]]), torch.tensor([[1.0, 1.0], [2.0, 1.0]])
+        >>> shared_unit_sweep([a, b], [0.1, 0.5]).ratio, shared_unit_sweep([a, b]).area
+        (tensor([0.5000, 0.0000], dtype=torch.float64), 0.125)
+    """
+    at = torch.as_tensor(thresholds, dtype=torch.float64)
+    if at.dim() != 1 or not len(at) or not bool(((at >= 0) & (at < 1)).all()):
+        raise ValueError(
+            f"thresholds should be shares in [0, 1), at least one; got {thresholds}: try [0.1]"
+        )
+    share, active = normalised_task_variance(activity_by_task, silent=silent)
+    least = share[:, active].amin(0).double().cpu()
+    ratio = (least.unsqueeze(-1) > at).double().mean(0)
+    return SharedUnits(at, ratio, least.mean().item())
+
+
+def linear_cka(x: Tensor, y: Tensor) -> Similarity:
+    """Return how alike two representations of the same samples are: debiased linear CKA.
+
+    HSIC(x, y) / sqrt(HSIC(x, x) HSIC(y, y)) (Kornblith et al. 2019, Similarity of neural network
+    representations revisited, ICML), each HSIC by the unbiased estimator of Song et al. 2012
+    (Feature selection via dependence maximization, JMLR 13) as in Nguyen, Raghu and Kornblith 2021
+    (Do wide and deep networks learn the same things?, ICLR). With a linear kernel on activity that
+    is centred over the n samples, no n x n matrix is needed:
+
+        n (n - 3) HSIC = |x' y|^2 - n / (n - 2) sum_i |x_i|^2 |y_i|^2
+                         + sum_i |x_i|^2 sum_i |y_i|^2 / ((n - 1) (n - 2))
+
+    Where it is known to mislead, it says so:
+
+    - Fewer samples than features. The plain estimator then nears 1 even for unrelated activity
+      (Murphy, Zylberberg and Fyshe 2024, arXiv:2405.01012). This one does not, but its error grows,
+      and what comes of recording only some of the units is not corrected (Chun et al. 2025,
+      arXiv:2502.15104).
+    - One direction that dominates. CKA weighs each pair of principal directions by the product of
+      their variances, so a single large one, or a few outlying samples, decide it whatever the
+      rest does (Nguyen, Raghu and Kornblith 2022, arXiv:2202.07184; Davari et al. 2023, Reliability
+      of CKA as a similarity measure in deep learning, ICLR). The means of two tasks that differ
+      much make such a direction: compare within tasks too.
+
+    Args:
+        x: activity, (N, units), N >= 4.
+        y: other activity for the same N samples in the same order, (N, other units).
+
+    Returns:
+        The similarity, and warnings in words.
+
+    Raises:
+        ValueError: for unfit shapes.
+
+    Example:
+        >>> x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+        >>> similarity = linear_cka(x, 3 * x.flip(-1) + 1)  # rotated, scaled, moved
+        >>> round(similarity.value, 6), similarity.warnings
+        (1.0, ())
+    """
+    if x.dim() != 2 or y.dim() != 2 or len(x) != len(y) or len(x) < 4:
+        raise ValueError(
+            "x and y should be (N, units) and (N, other units), of the same N >= 4 samples; got "
+            f"{tuple(x.shape)} and {tuple(y.shape)}: flatten time and trials together"
+        )
+    words: list[str] = []
+    a, b = _centred("x", x, words), _centred("y", y, words)
+    product = _hsic(a, a) * _hsic(b, b)
+    value = _hsic(a, b) / math.sqrt(product) if product else math.nan
+    return Similarity(value, tuple(words))
+
+
+def task_information(
+    activity: Tensor, tasks: Tensor, *, neighbours: int = 3, seed: int = 0
+) -> Tensor:
+    """Return how much the activity of each unit tells of the task, in nats.
+
+    I(unit; task) by nearest neighbours, psi(N) + psi(k) - <psi(N_task)> - <psi(m)>, where m counts
+    the elements of any task as near as the k-th neighbour of the same task (Ross 2014, Mutual
+    information between discrete and continuous data sets, PLoS ONE 9; scikit-learn's
+    ``mutual_info_classif``, which lifts estimates below 0 to 0 and breaks ties by noise of 1e-10).
+    At most the entropy of the tasks, up to its error. It counts elements as independent: steps of a
+    slow unit within one block are not, and make it too large; thin them out.
+
+    Args:
+        activity, tasks: as in ``task_variance``.
+        neighbours: k; more are smoother and more biased.
+        seed: of the noise that breaks ties.
+
+    Returns:
+        One number per unit, (units,), float64; 0 for a unit that does not vary.
+
+    Raises:
+        ValueError: for unfit shapes, fewer than two tasks, or fewer than k + 1 elements of one.
+
+    Example:
+        >>> activity = torch.tensor([[0.0, 2.0], [0.1, 7.0], [5.0, 2.0], [5.1, 7.0]])
+        >>> task_information(activity, torch.tensor([0, 0, 1, 1]), neighbours=1)  # ln 2, nearly
+        tensor([0.8333, 0.0000], dtype=torch.float64)
+    """
+    _check_tasks(activity, tasks)
+    if neighbours < 1:
+        raise ValueError(f"neighbours should be 1 or more; got {neighbours}: try 3")
+    values = activity.detach().cpu().double().flatten(0, -2)
+    ids = tasks.detach().cpu().flatten()
+    counts = ids.unique(return_counts=True)[1]
+    if len(counts) < 2 or int(counts.min()) <= neighbours:
+        raise ValueError(
+            f"tasks should hold two ids or more, each for more than neighbours={neighbours} "
+            f"elements; got {counts.tolist()} elements: leave out rare tasks"
+        )
+    told = torch.as_tensor(
+        mutual_info_classif(
+            values.numpy(),
+            ids.numpy(),
+            discrete_features=False,
+            n_neighbors=neighbours,
+            random_state=seed,
+        )
+    )
+    return told.where(values.amax(0) > values.amin(0), 0.0)
+
+
+def _check_tasks(activity: Tensor, tasks: Tensor) -> None:
+    if activity.shape[:-1] != tasks.shape or activity.dim() < 2:
+        raise ValueError(
+            f"tasks should have the shape of activity without its last dimension (units); got "
+            f"{tuple(tasks.shape)} for activity {tuple(activity.shape)}: give one id per element"
+        )
+
+
+def _centred(name: str, activity: Tensor, words: list[str]) -> Tensor:
+    """Return activity about its mean, and add to ``words`` why CKA may mislead on it."""
+    raw = activity.detach().double()
+    centred = raw - raw.mean(0)
+    samples, units = centred.shape
+    size = centred.square().sum()
+    rounding = size <= 1e-24 * raw.square().sum()
+    if rounding or _hsic(centred, centred) <= 1e-12 * (size.item() / samples) ** 2:
+        words.append(
+            f"{name} does not vary, or its samples are all equally far apart: there is nothing to "
+            "compare"
+        )
+        return torch.zeros_like(centred)
+    if samples < units:
+        words.append(
+            f"{name} has fewer samples ({samples}) than features ({units}): the error is large; "
+            "compare with the value for shuffled samples, and take more of them"
+        )
+    gram = centred.mT @ centred if units <= samples else centred @ centred.mT
+    variances = torch.linalg.eigvalsh(gram)
+    share = (variances[-1].square() / variances.square().sum()).item()
+    if units > 1 and share > DOMINANT:
+        words.append(
+            f"one direction makes {share:.0%} of the self-similarity of {name}: the value is about "
+            "that direction, or a few outlying samples, alone; look at the rest without it"
+        )
+    return centred
+
+
+def _hsic(x: Tensor, y: Tensor) -> float:
+    """Return the unbiased estimate for linear kernels, of centred activity."""
+    n = len(x)
+    a, b = x.square().sum(-1), y.square().sum(-1)
+    own = n / (n - 2) * (a @ b) - a.sum() * b.sum() / ((n - 1) * (n - 2))
+    return ((x.mT @ y).square().sum() - own).item() / (n * (n - 3))

@@ -155,6 +155,23 @@ class LanguageLSTM(nn.Module):
             weight = torch.cat([weight, self.task_bias], -1)
         return nn.functional.linear(features, weight, self.bias)
 
+    def log_prob(
+        self, words: Tensor, z: Tensor | None = None, states: LSTMState | None = None
+    ) -> Tensor:
+        """Return log p(w_t | w_<t, z) of each word, ``(..., sequence, time)``; see ``logits``."""
+        return Words(self.logits(words, z, states), validate_args=False).log_prob(words)
+
+    @torch.no_grad()
+    def log_likelihoods(self, words: Tensor) -> Tensor:
+        """Return log p(w_t | w_<t, k) of each word under every task, ``(sequence, time, K)``.
+
+        Its sums over the first n words are what ``Enumeration`` of that text knows, for all n at
+        once; K forward passes.
+        """
+        tasks = torch.eye(self.num_tasks or 0).to(self.bias)
+        each = [self.log_prob(words, z.expand(len(words), 1, -1)) for z in tasks]
+        return torch.stack(each, -1)
+
     def _inputs(self, words: Tensor, z: Tensor | None) -> Tensor:
         previous = torch.cat([torch.full_like(words[:, :1], START), words[:, :-1]], 1)
         embedded = self.embedding(previous)

@@ -23,10 +23,12 @@ from gbi_pyro.plots.images import (
     plot_plane,
     plot_roc,
 )
+from gbi_pyro.plots.intervals import plot_intervals
 from gbi_pyro.plots.series import (
     plot_evidence,
     plot_gradients,
     plot_likelihood,
+    plot_reading,
     plot_stream,
     plot_task_probs,
 )
@@ -42,9 +44,11 @@ __all__ = [
     "plot_gradients",
     "plot_histograms",
     "plot_image_grid",
+    "plot_intervals",
     "plot_likelihood",
     "plot_plane",
     "plot_predicted_mean",
+    "plot_reading",
     "plot_roc",
     "plot_stream",
     "plot_task_probs",

@@ -29,11 +29,14 @@ def plot_curves(
     ax: Ax = None,
     floor: Floor = None,
     *,
+    x: ArrayLike | None = None,
     xlabel: str = "training step",
     ylabel: str = "mean squared error",
     log: bool = False,
 ) -> Axes:
     """Draw curves by name, (seeds, steps) each: mean and a band of one standard error.
+
+    ``x``, (steps,), says where the steps lie; without it they are counted.
 
     >>> plot_curves({"GBI": [[0.3, 0.1], [0.5, 0.1]]}, floor=0.01).lines[0].get_ydata()
     array([0.4, 0.1])
@@ -41,9 +44,10 @@ def plot_curves(
     ax = new_axes(ax, xlabel, ylabel)
     for i, (name, values) in enumerate(curves.items()):
         mean, sem = mean_sem(checked_array(f"curves[{name!r}]", values, "seeds", "steps"))
-        x, style = count_from_one(len(mean)), line_style(i)
-        ax.plot(x, mean, label=name, **style)
-        ax.fill_between(x, mean - sem, mean + sem, color=style["color"], alpha=0.25, linewidth=0)
+        at = count_from_one(len(mean)) if x is None else checked_array("x", x, len(mean))
+        style = line_style(i)
+        ax.plot(at, mean, label=name, **style)
+        ax.fill_between(at, mean - sem, mean + sem, color=style["color"], alpha=0.25, linewidth=0)
     return finish(ax, floor=floor, log=log)
 
 

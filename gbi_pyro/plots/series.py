@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from gbi_pyro.plots.style import (
     BAND,
+    COLOURS,
     Ax,
     Names,
     checked_array,
@@ -88,6 +90,25 @@ def plot_task_probs(
     ax.plot(steps, one[:, task], "k-", linewidth=1, label="estimate")
     ax.set_ylim(-0.05, 1.05)
     return finish(ax)
+
+
+def plot_reading(probs: ArrayLike, z: ArrayLike, ax: Ax = None, *, names: Names = None) -> Axes:
+    """Draw the posterior over all tasks along a text, (T, K), dark for sure; the true task marked.
+
+    >>> plot_reading([[0.9, 0.1], [0.2, 0.8]], z=[0, 1], names=["chat", "news"]).get_xlabel()
+    'word'
+    """
+    shown = checked_array("probs", probs, "T", "K")
+    true = checked_array("z", z, len(shown)).astype(int)
+    ax = new_axes(ax, "word", "")
+    extent = (0.5, len(shown) + 0.5, shown.shape[1] - 0.5, -0.5)
+    ax.imshow(shown.T, cmap="Greys", vmin=0, vmax=1, aspect="auto", extent=extent)
+    ends = [0, *(np.flatnonzero(np.diff(true)) + 1), len(true)]
+    for first, after in itertools.pairwise(ends):
+        ax.hlines(true[first], first + 0.5, after + 0.5, color=COLOURS[1], linewidth=1.5)
+    labels = list(names) if names else [str(k) for k in range(shown.shape[1])]
+    ax.set_yticks(range(shown.shape[1]), labels, size=8)
+    return ax
 
 
 def plot_likelihood(log_emission: ArrayLike, ax: Ax = None, *, names: Names = None) -> Axes:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gbi_pyro.data.images import Images, ImageSets, flip_vertical, normalise_each
+from gbi_pyro.data.images import Images, ImageSets, normalise_each
 from gbi_pyro.diagnostics import ood
 from gbi_pyro.diagnostics.detection import Detection, detection
 from gbi_pyro.diagnostics.temperature import temper

@@ -1,0 +1,149 @@
+"""Whether a network that learned without labels tells its tasks apart, and uses them all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from gbi_pyro.posterior import entropy
+
+MIN_USAGE = 0.01  # a task expected in fewer elements than this is not used
+MIN_GAP = 0.1  # nats per element: tasks that differ by less say the same
+
+
+class CollapseWarning(UserWarning):
+    """A network uses fewer tasks than it has."""
+
+
+@dataclass(frozen=True)
+class CollapseReport:
+    """How many of its K tasks a network uses, in numbers and, printed, in words.
+
+    Attributes:
+        usage: the share of elements that each task explains, ``(K,)``.
+        gaps: mean |log p(x | j) - log p(x | k)| of each pair of tasks, in nats per element,
+            ``(K, K)``.
+        unused: tasks that explain less than ``MIN_USAGE`` of the elements.
+        same: groups of used tasks whose outputs coincide (gaps below ``MIN_GAP``).
+        pruned: tasks that the prior forbids; they are not counted.
+        carries_history: whether the network is recurrent, and may follow the task by itself.
+    """
+
+    usage: Tensor
+    gaps: Tensor = field(repr=False)
+    unused: list[int]
+    same: list[list[int]]
+    pruned: list[int] = field(default_factory=list)
+    carries_history: bool = False
+
+    @property
+    def num_tasks(self) -> int:
+        """K, the number of tasks that the network has, pruned ones left out."""
+        return len(self.usage) - len(self.pruned)
+
+    @property
+    def num_used(self) -> int:
+        """How many different tasks are used; tasks that say the same count once."""
+        return self.num_tasks - len(self.redundant)
+
+    @property
+    def redundant(self) -> list[int]:
+        """The tasks to prune: unused ones, and all but the most used of those that coincide."""
+        extra = [k for g in self.same for k in g if k != max(g, key=lambda i: self.usage[i])]
+        return sorted({*self.unused, *extra})
+
+    @property
+    def effective_number(self) -> float:
+        """The number of tasks in even use that would have this entropy of usage: exp H(usage)."""
+        return entropy(self.usage.clamp_min(1e-30).log()).exp().item()
+
+    @property
+    def spread(self) -> float:
+        """The largest gap between two tasks, in nats per element: 0 where Z is ignored."""
+        return self.gaps.max().item()
+
+    @property
+    def ignores_task(self) -> bool:
+        """Whether no two tasks differ: the output does not depend on Z at all."""
+        return self.num_tasks > 1 and self.spread < MIN_GAP
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether fewer tasks are used than there are."""
+        return self.num_used < self.num_tasks
+
+    def __str__(self) -> str:
+        if not self.collapsed:
+            return f"all {self.num_tasks} tasks are used and differ"
+        if self.ignores_task:
+            words = (
+                f"the output does not depend on the task: the {self.num_tasks} tasks differ by "
+                f"{self.spread:.2g} nats per element at most"
+            )
+        else:
+            words = f"{self.num_used} of {self.num_tasks} tasks are used"
+            if self.unused:
+                words += f"; {self.unused} explain less than {MIN_USAGE:.0%} of the data each"
+            for group in self.same:
+                words += f"; {group} say the same"
+        if self.num_used == 1 and self.carries_history:
+            return words + (
+                ". The network is recurrent: if the data do switch, it follows them by its own "
+                "history. Begin with window_labels and a sticky TaskChain, add noise to the hidden "
+                "state, or reset it"
+            )
+        return words + ". Try other starts (best_of, window_labels), or fewer tasks"
+
+
+def find_collapse(
+    log_likelihood: Tensor,
+    q: Tensor,
+    allowed: Tensor | None = None,
+    *,
+    carries_history: bool = False,
+) -> CollapseReport:
+    """Look for tasks that are not used, and for tasks that say the same.
+
+    Args:
+        log_likelihood: log p(x | z = k) of each element, ``batch_shape + (K,)``.
+        q: the posterior, ``batch_shape + (K,)``.
+        allowed: the tasks that the prior allows, ``(K,)``; all without.
+        carries_history: whether the network is recurrent.
+
+    Returns:
+        The report; ``str(report)`` says it in words.
+
+    >>> import torch
+    >>> log_likelihood = torch.tensor([[0.0, -3.0, -3.0], [-4.0, 0.0, 0.0]])
+    >>> print(find_collapse(log_likelihood, log_likelihood.softmax(-1)))
+    2 of 3 tasks are used; [1, 2] say the same. Try ...
+    """
+    K = q.shape[-1]
+    table, usage = log_likelihood.reshape(-1, K), q.reshape(-1, K).mean(0)
+    # Both may be -inf, where the data are possible under neither task.
+    gaps = (table.unsqueeze(-1) - table.unsqueeze(-2)).nan_to_num(nan=0.0).abs().mean(0)
+    return report_collapse(usage, gaps, allowed, carries_history=carries_history)
+
+
+def report_collapse(
+    usage: Tensor, gaps: Tensor, allowed: Tensor | None = None, *, carries_history: bool = False
+) -> CollapseReport:
+    """Return the report on tasks of known usage, ``(K,)``, and known gaps, ``(K, K)``."""
+    forbidden = usage.new_zeros(len(usage)).bool() if allowed is None else ~allowed.to(usage.device)
+    # A pruned task differs from no other, so that it takes no part in the largest gap.
+    gaps = gaps.masked_fill(forbidden | forbidden.unsqueeze(-1), 0.0)
+    unused = ((usage < MIN_USAGE) & ~forbidden).nonzero().flatten().tolist()
+    pruned = forbidden.nonzero().flatten().tolist()
+    left = [k for k in range(len(usage)) if k not in {*unused, *pruned}]
+    return CollapseReport(usage, gaps, unused, _groups(gaps, left), pruned, carries_history)
+
+
+def _groups(gaps: Tensor, left: list[int]) -> list[list[int]]:
+    """Return groups of two tasks or more, each close to the first of its group."""
+    groups = []
+    while left:
+        group = [k for k in left if gaps[left[0], k] < MIN_GAP]
+        left = [k for k in left if k not in group]
+        groups.append(group)
+    return [g for g in groups if len(g) > 1]
