@@ -9,11 +9,14 @@ from gbi_pyro.inference.autoguide import AutoTaskGuide
 from gbi_pyro.inference.calibration import Calibration, calibrate
 from gbi_pyro.inference.causal import causal
 from gbi_pyro.inference.chain import BayesFilter
+from gbi_pyro.inference.em import GradientEM
 from gbi_pyro.inference.enumeration import Enumeration
 from gbi_pyro.inference.gradient import OneStepGradient
 from gbi_pyro.inference.hmm import hmm_posterior, hsmm_posterior
 from gbi_pyro.inference.iterative import IterativeGradient
 from gbi_pyro.inference.online import OnlineGradient
+from gbi_pyro.inference.online_em import OnlineEM
+from gbi_pyro.inference.task_prior import TaskChain, TaskPrior
 from gbi_pyro.inference.weights import clamped_loss
 from gbi_pyro.logjoint import relaxed_log_joint
 from gbi_pyro.posterior import TaskPosterior
@@ -27,10 +30,14 @@ __all__ = [
     "BayesFilter",
     "Calibration",
     "Enumeration",
+    "GradientEM",
     "IterativeGradient",
     "OneStepGradient",
+    "OnlineEM",
     "OnlineGradient",
+    "TaskChain",
     "TaskPosterior",
+    "TaskPrior",
     "TaskSiteError",
     "calibrate",
     "causal",

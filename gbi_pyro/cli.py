@@ -132,7 +132,7 @@ def ood(
         check_sets(sets)
     with _watched(out, num_stages(config)) as report:
         results = run(config, sets, out, report)
-    print_cases(results.cases, console)
+    print_cases(results.cases, results.default, console)
     _say_bars(results.rows)
     console.print(
         f"Results, with intervals and false positive rates: {out}/metrics.json, table.md\n"

@@ -72,6 +72,17 @@ def sum_terms(factors: Iterable[Factor]) -> Tensor:
     return functools.reduce(torch.add, totals) if totals else torch.zeros(())
 
 
+def num_observations(factors: Iterable[Factor]) -> float:
+    """Return how many values a run observes, masked ones left out."""
+    return float(
+        sum(
+            f.log_prob.numel() if f.mask is None else f.num_terms.sum().item()
+            for f in factors
+            if f.is_data
+        )
+    )
+
+
 def sum_to_element(terms: list[Tensor], site: TaskSite, nesting: int) -> Tensor:
     """Sum terms over every plate dimension that the elements of a task site do not have.
 

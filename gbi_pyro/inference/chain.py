@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from gbi_pyro.inference.evidence import evidence_of
 from gbi_pyro.inference.hmm import hmm_posterior, hsmm_posterior
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.relax import Model
@@ -60,14 +61,7 @@ class BayesFilter:
                 f"task site {name!r} is a single task: a chain needs one task per time step; "
                 "declare a plate over time"
             )
-        # At another alpha the steps' posterior is (log pi + evidence) / alpha, up to a constant:
-        # what is left without the prior is the tempered evidence.
-        alpha = steps.settings.get("alpha") or 1.0
-        evidence = steps.log_probs[name] - site.log_prior / alpha
-        # A task that the model's prior forbids stays forbidden: -inf - (-inf) is no number.
-        evidence = evidence.masked_fill(site.log_prior.isneginf(), float("-inf"))
-        if steps.log_evidence is not None:
-            evidence = evidence + steps.log_evidence.unsqueeze(-1)
+        evidence = evidence_of(steps)
         chain = self.log_initial.to(evidence), self.log_transition.to(evidence)
         if self.log_duration is None:
             result = hmm_posterior(*chain, evidence)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from gbi_pyro.relax import Model, Point, RelaxMessenger
-from gbi_pyro.score import Factor, ScoreMessenger, sum_terms, sum_to_element
+from gbi_pyro.score import (
+    Factor,
+    ScoreMessenger,
+    num_observations,
+    sum_terms,
+    sum_to_element,
+)
 from gbi_pyro.sites import TaskSite, TaskSiteError, no_task_sites
 
 
@@ -71,7 +76,7 @@ def task_table(model: Model, args: tuple[Any, ...], chunk_size: int | None = Non
         rows.append(_by_element(factors, site, nesting, len(tasks)))
     likelihood, prior = (torch.cat(parts) for parts in zip(*rows, strict=True))
     rest = sum_terms(f for f in first.values() if not f.belongs(site))
-    return TaskTable(likelihood, prior, rest, num_observations(first), 1 + len(chunks))
+    return TaskTable(likelihood, prior, rest, num_observations(first.values()), 1 + len(chunks))
 
 
 def mixture_log_joint(
@@ -87,20 +92,7 @@ def mixture_log_joint(
     """
     factors, site = _scored(model, args, lambda _: q)
     kept = [f for name, f in factors.items() if prior or name != site.name]
-    return sum_terms(kept), num_observations(factors)
-
-
-def num_observations(factors: dict[str, Factor]) -> float:
-    """Return how many values a run observes, masked ones left out."""
-    return float(sum(_observed(factors.values())))
-
-
-def _observed(factors: Iterable[Factor]) -> list[float]:
-    return [
-        f.log_prob.numel() if f.mask is None else f.num_terms.sum().item()
-        for f in factors
-        if f.is_data
-    ]
+    return sum_terms(kept), num_observations(factors.values())
 
 
 def _scored(

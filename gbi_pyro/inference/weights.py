@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from gbi_pyro.relax import Model
-from gbi_pyro.score import ScoreMessenger, sum_terms
+from gbi_pyro.score import ScoreMessenger, num_observations, sum_terms
 from gbi_pyro.sites import TaskSiteError
 
 
@@ -37,11 +37,7 @@ def clamped_loss(model: Model, *args: Any, **kwargs: Any) -> Tensor:
     """
     with ScoreMessenger() as score:
         model(*args, **kwargs)
-    observations = sum(
-        f.log_prob.numel() if f.mask is None else f.num_terms.sum()
-        for f in score.factors.values()
-        if f.is_data
-    )
+    observations = num_observations(score.factors.values())
     if not observations:
         raise TaskSiteError(
             "the model observes nothing: expected at least one site with data (obs=...)"

@@ -19,10 +19,12 @@ from gbi_pyro.diagnostics.detection import Detection
 from gbi_pyro.experiments.images.config import ImagesConfig
 from gbi_pyro.experiments.images.outliers import (
     BASELINE,
+    COSINE,
     LARGEST_LOGIT,
     MAXIMUM,
     Case,
     Scores,
+    default_score,
     detect,
     on_pseudo_outliers,
     prepared,
@@ -66,11 +68,13 @@ class OutlierResults:
 
     Attributes:
         cases: the detection problems.
+        default: the one score to offer, chosen on validation images over all cases.
         rows: their numbers, with bars.
         folder: where they lie on disk.
     """
 
     cases: list[Case]
+    default: str
     rows: list[Row]
     folder: Path
 
@@ -123,9 +127,10 @@ def run(
         others = [s for s in sets if s.name != known.name]
         for normalised in (False, True):
             cases += _cases(config, known, others, normalised, folder, progress)
-    rows = [row for case in cases for row in case_rows(case)]
+    default = default_score(cases)
+    rows = [row for case in cases for row in case_rows(case, default)]
     store.write_metrics(rows, time.perf_counter() - start)
-    return OutlierResults(cases, rows, folder)
+    return OutlierResults(cases, default, rows, folder)
 
 
 def _cases(
@@ -171,7 +176,7 @@ def _draw(folder: Path, case: Case, inside: Scores, outside: Scores) -> None:
     for ax, name in zip(axes, (MAXIMUM, LARGEST_LOGIT), strict=False):
         plots.plot_histograms(inside[name].numpy(), outside[name].numpy(), ax, xlabel=name)
     curves = {}
-    for name in dict.fromkeys((case.default[0], MAXIMUM, LARGEST_LOGIT, BASELINE)):
+    for name in (COSINE, MAXIMUM, LARGEST_LOGIT, BASELINE):
         known, unknown = inside[name].numpy(), outside[name].numpy()
         outlying = np.repeat([0, 1], [len(known), len(unknown)])
         curves[name] = roc_curve(outlying, np.concatenate([known, unknown]))[:2]
@@ -180,10 +185,10 @@ def _draw(folder: Path, case: Case, inside: Scores, outside: Scores) -> None:
     plots.save_figure(figure, folder, name)
 
 
-def case_rows(case: Case) -> list[Row]:
+def case_rows(case: Case, default: str) -> list[Row]:
     """Return the numbers of a case; bars stand where the paper's setting is the same."""
 
-    def row(name: str, found: list[Detection], bar: Bar | None) -> Row:
+    def row(name: str, found: list[Detection], bar: Bar | None = None) -> Row:
         lows, highs = [d.auroc_low for d in found], [d.auroc_high for d in found]
         fpr = sum(d.fpr_at_95 for d in found) / len(found)
         note = (
@@ -197,8 +202,10 @@ def case_rows(case: Case) -> list[Row]:
 
     bars = _bars(case)
     rows = [row(name, found, bars.get(name)) for name, found in case.detections.items()]
-    chosen = " / ".join(dict.fromkeys(case.default))
-    rows.append(row(f"default ({chosen})", case.of_default(), bars.get("default")))
+    rows.append(row(f"default ({default})", case.detections[default], bars.get("default")))
+    seeds = range(len(case.validation))
+    own = " / ".join(dict.fromkeys(map(case.best_on_validation, seeds)))
+    rows.append(row(f"best on this case's own validation ({own})", case.of_best_on_validation()))
     return rows
 
 
@@ -215,11 +222,15 @@ def _bars(case: Case) -> dict[str, Bar]:
     return {}
 
 
-def print_cases(cases: list[Case], console: Console) -> None:
-    """Print AUROC by score, a table for each known set; * marks the score chosen on validation."""
+def print_cases(cases: list[Case], default: str, console: Console) -> None:
+    """Print AUROC by score, a table for each known set, the default first."""
+    console.print(
+        f"Default score: {default}. It is the best on pseudo-outliers made of validation images, "
+        "over everything that is known here; * marks the best on a case's own."
+    )
     for known in dict.fromkeys(case.known for case in cases):
         table = Table(
-            title=f"AUROC, {known} known, mean over seeds. * the default, chosen on validation",
+            title=f"AUROC, {known} known, mean over seeds",
             title_justify="left",
             box=box.SIMPLE_HEAD,
             padding=(0, 1),
@@ -229,10 +240,15 @@ def print_cases(cases: list[Case], console: Console) -> None:
         for case in shown:
             how = "normalised" if case.normalised else "raw"
             table.add_column(f"{case.unknown}\n{how}", justify="right", no_wrap=True)
-        for name in shown[0].detections:
+        others = [name for name in shown[0].detections if name != default]
+        for name in (default, *others):
             cells = [
-                f"{case.mean_auroc(name):.3f}" + ("*" if name in case.default else " ")
+                f"{case.mean_auroc(name):.3f}" + ("*" if name in _own_best(case) else " ")
                 for case in shown
             ]
-            table.add_row(name, *cells)
+            table.add_row(name, *cells, end_section=name == default)
         console.print(table)
+
+
+def _own_best(case: Case) -> set[str]:
+    return {case.best_on_validation(seed) for seed in range(len(case.validation))}

@@ -30,6 +30,7 @@ from gbi_pyro.models.affine_head import AffineHeadAutoencoder
 from gbi_pyro.models.image import EncoderClassifier
 
 MAXIMUM = "maximum of one step"
+COSINE = "cosine of residual and class"
 LARGEST_LOGIT = "classifier, largest logit"
 BASELINE = "PCA residual, no network"
 Scores = dict[str, Tensor]
@@ -105,7 +106,7 @@ def scores(detectors: Detectors, x: Tensor) -> Scores:
         "entropy of one step": ood.entropy_score(one_step),
         "gradient norm": ood.gradient_norm_score(one_step),
         "gradient maximum": ood.max_logit_score(one_step - one_step.mean(-1, keepdim=True)),
-        "cosine of residual and class": ood.cosine_score(affine.residual(x, middle), directions),
+        COSINE: ood.cosine_score(affine.residual(x, middle), directions),
         "log likelihood at maximum entropy": ood.log_likelihood_score(at_middle),
         "log likelihood at the chosen task": ood.log_likelihood_score(at_chosen),
         "likelihood regret": ood.likelihood_regret(at_middle, at_chosen),
@@ -133,8 +134,8 @@ def scores_in_chunks(detectors: Detectors, x: Tensor, chunk: int) -> Scores:
 def pseudo_outliers(x: Tensor, seed: int) -> dict[str, Tensor]:
     """Make outliers of known images in five ways, none of which the study tests on.
 
-    The default score is chosen on these, made of validation images. No image of another set is
-    looked at for it.
+    The default score is chosen on these, made of validation images; see ``default_score``. No image
+    of another set is looked at for it.
 
     Args:
         x: square images, ``(N, C, H, H)``, two or more.
@@ -162,7 +163,7 @@ def on_pseudo_outliers(
 ) -> dict[str, float]:
     """Return the AUROC of each score on pseudo-outliers of validation images, mean over kinds.
 
-    The default is the best of these; what says nothing of the network is left out.
+    What says nothing of the network is left out.
     """
     inliers = scores_in_chunks(detectors, validation.x, config.chunk)
     found: dict[str, list[float]] = {name: [] for name in inliers if name not in NO_CHOICE}
@@ -207,20 +208,34 @@ class Case:
     validation: list[dict[str, float]]
 
     @property
-    def default(self) -> list[str]:
-        """The score that is best on validation, for each seed."""
-        return [max(found, key=found.__getitem__) for found in self.validation]
-
-    @property
     def title(self) -> str:
         """The case in words."""
         how = "normalised" if self.normalised else "raw"
         return f"{self.known} -> {self.unknown}, {how}"
 
-    def of_default(self) -> list[Detection]:
-        """Return the detections of the score chosen on validation, seed by seed."""
-        return [self.detections[name][i] for i, name in enumerate(self.default)]
+    def best_on_validation(self, seed: int) -> str:
+        """Return the score that is best on this case's own validation images, for one seed."""
+        return max(self.validation[seed], key=self.validation[seed].__getitem__)
+
+    def of_best_on_validation(self) -> list[Detection]:
+        """Return the detections of the score that is best there, seed by seed."""
+        seeds = range(len(self.validation))
+        return [self.detections[self.best_on_validation(seed)][seed] for seed in seeds]
 
     def mean_auroc(self, name: str) -> float:
         """Return the AUROC of a score, averaged over seeds."""
         return float(np.mean([d.auroc for d in self.detections[name]]))
+
+
+def default_score(cases: Sequence[Case]) -> str:
+    """Return the one score to offer: best on validation over all that is known in the study.
+
+    The mean of its AUROC on pseudo-outliers, over every set of known images, raw and normalised,
+    and every seed. No outlier that is tested on has a say.
+    """
+    known = {(case.known, case.normalised): case.validation for case in cases}
+    by_score = {
+        name: float(np.mean([seed[name] for seeds in known.values() for seed in seeds]))
+        for name in cases[0].validation[0]
+    }
+    return max(by_score, key=by_score.__getitem__)
