@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 
 from benchmarks.images import images
+from benchmarks.language import language
 from benchmarks.online import online
 from benchmarks.training_step import training_step
 from gbi_pyro.experiments.results import print_table
@@ -21,6 +22,7 @@ def main() -> None:
         *training_step(20 if fast else 400),
         *online(1 if fast else 5),
         *images(5 if fast else 40),
+        *language(5 if fast else 40),
     ]
     print_table("Benchmarks: ratios of runs interleaved in one process", rows, Console(width=110))
 

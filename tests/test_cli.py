@@ -74,6 +74,15 @@ def test_a_file_is_no_folder_for_results(tmp_path):
     assert path.read_text() == ""
 
 
+def test_corpora_that_are_not_there_are_named(tmp_path):
+    result = invoke(
+        "language", "--corpora", str(tmp_path / "nowhere"), "--out", str(tmp_path / "r")
+    )
+    assert result.exit_code == 2
+    assert "nowhere" in " ".join(result.output.split())
+    assert not (tmp_path / "r").exists()
+
+
 def test_no_seeds_is_an_error_of_usage(tmp_path):
     assert invoke("toy", "--seeds", "0", "--out", str(tmp_path)).exit_code == 2
     assert not list(tmp_path.iterdir())

@@ -301,3 +301,37 @@ def test_confusion_shows_shares_of_each_true_task() -> None:
     ax = plots.plot_confusion([[3, 1], [0, 8]])
     np.testing.assert_allclose(ax.images[0].get_array(), [[0.75, 0.25], [0, 1]])
     assert [t.get_text() for t in ax.texts] == ["75", "25", "100"]
+
+
+def test_curves_lie_where_x_says() -> None:
+    at = np.array([1.0, 10.0, 100.0])
+    ax = plots.plot_curves({"a": np.ones((2, 3))}, x=at, xlabel="words")
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), at)
+    with pytest.raises(ValueError, match=r"x should have shape \(3\)"):
+        plots.plot_curves({"a": np.ones((2, 3))}, x=at[:2])
+
+
+def test_intervals_stand_beside_their_names() -> None:
+    values = np.array([[1.0, 0.5, 2.0], [3.0, 2.0, 3.5]])
+    ax = plots.plot_intervals(["a", "b"], {"one": values, "two": values + 1}, xlabel="gain")
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b"]
+    assert ax.yaxis.get_inverted()  # the first name on top
+    for label, shift in (("one", 0), ("two", 1)):
+        (found,) = [c for c in ax.containers if c.get_label() == label]
+        points, _, (sticks,) = found.lines
+        np.testing.assert_allclose(points.get_xdata(), values[:, 0] + shift)
+        ends = np.array([segment[:, 0] for segment in sticks.get_segments()])
+        np.testing.assert_allclose(ends, values[:, 1:] + shift)
+    with pytest.raises(ValueError, match=r"estimates\['one'\] should have shape \(2, 3\)"):
+        plots.plot_intervals(["a", "b"], {"one": values[:1]}, xlabel="gain")
+
+
+def test_a_reading_is_dark_where_the_posterior_is_sure_and_marks_the_true_task() -> None:
+    ax = plots.plot_reading(PROBS[0], Z, names=["chat", "mail", "news"])
+    np.testing.assert_allclose(ax.images[0].get_array(), PROBS[0].T)
+    assert ax.images[0].get_cmap().name == "Greys"
+    marks = [c.get_segments()[0] for c in ax.collections]
+    blocks = [(0, 0.5, 10.5), (1, 10.5, 15.5), (2, 15.5, 16.5), (1, 16.5, 30.5)]
+    assert [(m[0, 1], m[0, 0], m[1, 0]) for m in marks] == blocks
+    with pytest.raises(ValueError, match="z should have shape"):
+        plots.plot_reading(PROBS[0], Z[:-1])

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor
 
-CHUNK = 2**22  # numbers held at a time by the bootstrap
+CHUNK = 2**18  # numbers held at a time by the bootstrap: what a cache holds
 
 
 class Detection(NamedTuple):

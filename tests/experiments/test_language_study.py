@@ -13,7 +13,6 @@ from gbi_pyro.data.text import CorpusText
 from gbi_pyro.experiments.language import adaptation, identify
 from gbi_pyro.experiments.language.config import LanguageConfig
 from gbi_pyro.experiments.language.rows import words_to_reach
-from gbi_pyro.experiments.language.stream import sticky_chain
 from gbi_pyro.experiments.language.study import KINDS, num_stages, run
 from gbi_pyro.experiments.language.texts import (
     bigram_texts,
@@ -184,13 +183,6 @@ def test_stationary_distributions_stay():
     transition = rows / rows.sum(-1, keepdim=True)
     p = stationary(transition)
     torch.testing.assert_close((p.unsqueeze(1) @ transition).squeeze(1), p)
-
-
-def test_a_sticky_chain_stays_and_leaves_with_the_hazard():
-    initial, transition = (c.exp() for c in sticky_chain(4, 0.1))
-    torch.testing.assert_close(initial, torch.full((4,), 0.25))
-    torch.testing.assert_close(transition.sum(-1), torch.ones(4))
-    torch.testing.assert_close(transition.diagonal(), torch.full((4,), 0.9))
 
 
 def test_words_to_reach_a_level_lie_on_the_line_between_two_looks():

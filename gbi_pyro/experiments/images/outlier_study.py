@@ -22,6 +22,7 @@ from gbi_pyro.experiments.images.outliers import (
     COSINE,
     LARGEST_LOGIT,
     MAXIMUM,
+    TEMPERED,
     Case,
     Scores,
     default_score,
@@ -171,16 +172,16 @@ def _cases(
 
 def _draw(folder: Path, case: Case, inside: Scores, outside: Scores) -> None:
     """Draw how scores are distributed, and their ROC curves (I3, Figure 4)."""
-    figure = Figure(figsize=(13, 4), layout="constrained")
-    axes = figure.subplots(1, 3)
-    for ax, name in zip(axes, (MAXIMUM, LARGEST_LOGIT), strict=False):
+    figure = Figure(figsize=(16, 4), layout="constrained")
+    axes = figure.subplots(1, 4)
+    for ax, name in zip(axes, (TEMPERED, LARGEST_LOGIT, COSINE), strict=False):
         plots.plot_histograms(inside[name].numpy(), outside[name].numpy(), ax, xlabel=name)
     curves = {}
-    for name in (COSINE, MAXIMUM, LARGEST_LOGIT, BASELINE):
+    for name in (COSINE, TEMPERED, LARGEST_LOGIT, BASELINE):
         known, unknown = inside[name].numpy(), outside[name].numpy()
         outlying = np.repeat([0, 1], [len(known), len(unknown)])
         curves[name] = roc_curve(outlying, np.concatenate([known, unknown]))[:2]
-    plots.plot_roc(curves, axes[2])
+    plots.plot_roc(curves, axes[3])
     name = case.title.replace("->", "to").replace(",", "").replace(" ", "-")
     plots.save_figure(figure, folder, name)
 

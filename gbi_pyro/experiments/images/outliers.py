@@ -30,6 +30,7 @@ from gbi_pyro.models.affine_head import AffineHeadAutoencoder
 from gbi_pyro.models.image import EncoderClassifier
 
 MAXIMUM = "maximum of one step"
+TEMPERED = f"{MAXIMUM}, tempered"
 COSINE = "cosine of residual and class"
 LARGEST_LOGIT = "classifier, largest logit"
 BASELINE = "PCA residual, no network"
@@ -102,7 +103,7 @@ def scores(detectors: Detectors, x: Tensor) -> Scores:
     logits = detectors.classifiers[0].logits(x)
     found = {
         MAXIMUM: ood.maximum_score(one_step),
-        f"{MAXIMUM}, tempered": ood.maximum_score(temper(one_step, detectors.temperature)),
+        TEMPERED: ood.maximum_score(temper(one_step, detectors.temperature)),
         "entropy of one step": ood.entropy_score(one_step),
         "gradient norm": ood.gradient_norm_score(one_step),
         "gradient maximum": ood.max_logit_score(one_step - one_step.mean(-1, keepdim=True)),

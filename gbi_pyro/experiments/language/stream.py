@@ -16,6 +16,7 @@ from gbi_pyro.inference.chain import BayesFilter
 from gbi_pyro.inference.enumeration import Enumeration
 from gbi_pyro.inference.gradient import OneStepGradient
 from gbi_pyro.inference.hmm import hmm_posterior
+from gbi_pyro.inference.task_prior import TaskChain
 from gbi_pyro.models.language import LanguageLSTM
 
 Give = Literal["filtered", "smoothed"]
@@ -52,7 +53,8 @@ def read_stream(config: LanguageConfig, texts: Texts, network: LanguageLSTM) -> 
     fit, _ = windows_of_each(texts.sets.dev, config.piece, each, seed=1)
     steps = causal(network, fit)
     calibration = calibrate(OneStepGradient()(steps), Enumeration()(steps))
-    chain = sticky_chain(K, 1 / config.piece)
+    sticky = TaskChain.sticky(K, 1 / config.piece)
+    chain = sticky.log_initial, sticky.log_transition
     stepwise = causal(network, tokens)
     probs = {}
     gives: tuple[Give, ...] = ("filtered", "smoothed")
@@ -69,10 +71,3 @@ def read_stream(config: LanguageConfig, texts: Texts, network: LanguageLSTM) -> 
         probs["exact chain, filtered"] = exact.log_filtered.exp()
         probs["exact chain, smoothed"] = exact.log_smoothed.exp()
     return Stream(labels, probs)
-
-
-def sticky_chain(num_tasks: int, hazard: float) -> tuple[Tensor, Tensor]:
-    """Return log p(z_1), ``(K,)``, and log p(z_t | z_t-1), ``(K, K)``, that changes rarely."""
-    stay = torch.eye(num_tasks)
-    transition = (1 - hazard) * stay + hazard / (num_tasks - 1) * (1 - stay)
-    return torch.full((num_tasks,), 1 / num_tasks).log(), transition.log()

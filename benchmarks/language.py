@@ -1,0 +1,45 @@
+"""The price of naming the corpus of 32 texts, in forward passes of the same network."""
+
+from __future__ import annotations
+
+import torch
+
+from benchmarks.timing import interleave
+from gbi_pyro import Enumeration, OneStepGradient, relaxed_log_joint
+from gbi_pyro.experiments.language.config import NAMED_AFTER, LanguageConfig
+from gbi_pyro.experiments.results import Bar, Row
+from gbi_pyro.models.language import LanguageLSTM
+
+BATCH, CORPORA = 32, 10
+
+
+def language(repeats: int) -> list[Row]:
+    """Compare inference with one run of the model at maximum entropy, without gradient."""
+    config, draw = LanguageConfig(), torch.Generator().manual_seed(0)
+    shape = (BATCH, NAMED_AFTER)
+    words = torch.randint(config.vocabulary_size, shape, generator=draw)
+    sizes = (config.vocabulary_size, CORPORA, config.embedding_size, config.hidden_size)
+    networks = {
+        "language, task at the head": LanguageLSTM(
+            *sizes, inout=True, conditioning="affine", generator=draw
+        ),
+        "language, task at the input": LanguageLSTM(*sizes, generator=draw),
+    }
+    rows = []
+    for name, network in networks.items():
+        network.requires_grad_(False).eval()
+
+        def forward(network: LanguageLSTM = network) -> None:
+            with torch.no_grad():
+                relaxed_log_joint(network, {"z": network.uniform(BATCH)}, words)
+
+        jobs = {
+            "one step": lambda network=network: OneStepGradient()(network, words),
+            "enumeration": lambda network=network: Enumeration(check=False)(network, words),
+        }
+        for what, job in jobs.items():
+            one, many, ratio = interleave(forward, job, repeats)
+            note = f"{1e3 * many:.1f} ms against {1e3 * one:.1f} ms"
+            bar = Bar(2.5) if what == "one step" else None
+            rows.append(Row.of("speed", f"{name}: {what}, in forward passes", [ratio], bar, note))
+    return rows
