@@ -32,7 +32,6 @@ FINE_TUNED = "all weights, told network"
 PLAIN_ZERO_SHOT = "zero-shot, plain LSTM"
 INPUT = "input vector, plain LSTM"
 PLAIN_FINE_TUNED = "all weights, plain LSTM"
-Z_METHODS = (BEST_KNOWN, ON_SIMPLEX, FREE)
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,8 @@ def adapt_all(
         for i in range(SAMPLES):
             draw = torch.Generator().manual_seed(1000 + i)
             start = int(torch.randint(len(train) - size + 1, (), generator=draw))
-            sample = windows(train[start : start + size], min(config.length, size))
+            length = size // -(-size // config.length)  # so that hardly a word is left over
+            sample = windows(train[start : start + size], length)
             for method, ways in _ways(told, plain, sample).items():
                 best = min(ways, key=lambda way: _each_text(way(), dev).mean().item())
                 by_method.setdefault(method, []).append(_each_text(best(), test))

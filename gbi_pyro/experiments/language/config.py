@@ -54,7 +54,7 @@ class LanguageConfig:
     batch: int = 32
     rate: float = 3e-3
     decay: float = 0.0
-    updates: int = 500
+    updates: int = 700
     updates_all: int = 1200
     updates_without_one: int = 800
     every: int = 50

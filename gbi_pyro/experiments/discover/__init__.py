@@ -1,0 +1,1 @@
+"""The study of learning without task labels, ``gbi-pyro discover``."""
