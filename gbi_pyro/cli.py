@@ -177,9 +177,8 @@ def language(
         results = run(config, texts, out, report)
     shown = [row for row in results.rows if row.bar is not None or row.statement in ("L1", "L2")]
     print_table(f"Language study, {seeds} seed(s). Losses and KL in nats", shown, console)
-    for kind, ways in results.adapted.items():
-        title = f"Test loss on a corpus left out, {kind}, nats per word"
-        print_adaptation(title, ways, console)
+    if results.adapted:
+        print_adaptation(results.adapted, console)
     _summarise(results.bars, out, results.figures)
 
 

@@ -20,18 +20,14 @@ from gbi_pyro.inference.iterative import IterativeGradient
 from gbi_pyro.models.language import LanguageLSTM
 from gbi_pyro.models.words import Words
 
-STEPS, SAMPLES = 40, 3
+STEPS, LOOK, SAMPLES = 30, 3, 3
 DEV_WINDOWS, TEST_WINDOWS = 40, 80
 LookAt = Callable[[Tensor], Tensor]
 """From texts ``(N, T)`` to log p of each word, ``(N, T)``."""
 
-ZERO_SHOT = "zero-shot, Z at maximum entropy"
-BEST_KNOWN = "best known corpus"
-ON_SIMPLEX, FREE = "Z on the simplex", "free Z"
-FINE_TUNED = "all weights, told network"
-PLAIN_ZERO_SHOT = "zero-shot, plain LSTM"
-INPUT = "input vector, plain LSTM"
-PLAIN_FINE_TUNED = "all weights, plain LSTM"
+ZERO_SHOT, FINE_TUNED = "zero-shot", "all weights"
+BEST_KNOWN, ON_SIMPLEX, FREE = "best known corpus", "Z on the simplex", "free Z"
+INPUT = "input vector"
 
 
 @dataclass(frozen=True)
@@ -40,6 +36,7 @@ class Adapted:
 
     Attributes:
         corpus: that nobody had seen.
+        network: the kind of network that adapts.
         method: the way.
         words: words of the sample it adapted to; 0 for none.
         loss: per word on the corpus's test text, in nats, mean over samples.
@@ -49,6 +46,7 @@ class Adapted:
     """
 
     corpus: str
+    network: str
     method: str
     words: int
     loss: float
@@ -57,23 +55,19 @@ class Adapted:
     high: float
 
 
-def adapt_all(
-    config: LanguageConfig, texts: Texts, told: LanguageLSTM, plain: LanguageLSTM
-) -> list[Adapted]:
-    """Adapt to the corpus that was left out, in every way, to samples of every size.
+def adapt(config: LanguageConfig, texts: Texts, kind: str, network: LanguageLSTM) -> list[Adapted]:
+    """Adapt a network to the corpus that was left out, in every way, to samples of every size.
 
-    How many steps an optimiser takes is chosen on the dev text of the corpus, for all alike.
+    A told network starts from Z at maximum entropy, and moves Z or all weights; a plain one moves
+    an input vector or all weights. How many steps an optimiser takes is chosen on the dev text of
+    the corpus, for all alike.
     """
     assert texts.unseen is not None
     (train,), corpus = texts.unseen.train, texts.unseen.names[0]
     dev, _ = windows_of_each(texts.unseen.dev, config.length, DEV_WINDOWS, seed=0)
     test, _ = windows_of_each(texts.unseen.test, config.length, TEST_WINDOWS, seed=0)
-    middle = told.uniform(1)
-    starts = {
-        ZERO_SHOT: _each_text(_told(told, middle), test),
-        PLAIN_ZERO_SHOT: _each_text(plain.log_prob, test),
-    }
-    found = [_compared(corpus, name, 0, losses, losses) for name, losses in starts.items()]
+    before = _each_text(_told(network, _middle(network)), test)
+    found = [_compared(corpus, kind, ZERO_SHOT, 0, before, before)]
     for size in config.adaptation_words:
         by_method: dict[str, list[Tensor]] = {}
         for i in range(SAMPLES):
@@ -81,33 +75,36 @@ def adapt_all(
             start = int(torch.randint(len(train) - size + 1, (), generator=draw))
             length = size // -(-size // config.length)  # so that hardly a word is left over
             sample = windows(train[start : start + size], length)
-            for method, ways in _ways(told, plain, sample).items():
+            for method, ways in _ways(network, sample).items():
                 best = min(ways, key=lambda way: _each_text(way(), dev).mean().item())
                 by_method.setdefault(method, []).append(_each_text(best(), test))
         for method, losses in by_method.items():
-            before = starts[PLAIN_ZERO_SHOT if "plain" in method else ZERO_SHOT]
-            found.append(_compared(corpus, method, size, torch.stack(losses).mean(0), before))
+            mean = torch.stack(losses).mean(0)
+            found.append(_compared(corpus, kind, method, size, mean, before))
     return found
 
 
-def _ways(
-    told: LanguageLSTM, plain: LanguageLSTM, sample: Tensor
-) -> dict[str, list[Callable[[], LookAt]]]:
+def _ways(network: LanguageLSTM, sample: Tensor) -> dict[str, list[Callable[[], LookAt]]]:
     """Return, for every method, the networks it passed through, to choose among on dev."""
-    evidence = in_chunks(told.log_likelihoods, sample).sum((0, 1))
+    weights = list(fine_tuned(network, sample))
+    if network.num_tasks is None:
+        return {INPUT: list(input_vectors(network, sample)), FINE_TUNED: weights}
+    evidence = in_chunks(network.log_likelihoods, sample).sum((0, 1))
     best_known = torch.nn.functional.one_hot(evidence.argmax(), len(evidence)).to(evidence)
 
     def points(zs: Iterable[Tensor]) -> list[Callable[[], LookAt]]:
-        return [partial(_told, told, z.reshape(1, 1, -1)) for z in zs]
+        return [partial(_told, network, z.reshape(1, 1, -1)) for z in zs]
 
     return {
         BEST_KNOWN: points([best_known]),
-        ON_SIMPLEX: points(z_path(told, sample, "simplex")),
-        FREE: points(z_path(told, sample, "free")),
-        FINE_TUNED: list(fine_tuned(told, sample)),
-        INPUT: list(input_vectors(plain, sample)),
-        PLAIN_FINE_TUNED: list(fine_tuned(plain, sample)),
+        ON_SIMPLEX: points(z_path(network, sample, "simplex")[::LOOK]),
+        FREE: points(z_path(network, sample, "free")[::LOOK]),
+        FINE_TUNED: weights,
     }
+
+
+def _middle(network: LanguageLSTM) -> Tensor | None:
+    return network.uniform(1) if network.num_tasks else None
 
 
 def one_task(network: LanguageLSTM) -> Callable[[Tensor], None]:
@@ -141,9 +138,10 @@ def input_vectors(plain: LanguageLSTM, sample: Tensor) -> Iterator[Callable[[], 
     """Optimise a constant vector beside every word of a network without a task."""
     vector = torch.zeros(plain.embedding.embedding_dim, requires_grad=True)
     optimiser = torch.optim.Adam([vector], lr=0.02)
-    for _ in range(STEPS + 1):
-        now = vector.detach().clone()
-        yield lambda now=now: partial(_beside, plain, now)  # type: ignore[misc]
+    for step in range(STEPS + 1):
+        if step % LOOK == 0:
+            now = vector.detach().clone()
+            yield lambda now=now: partial(_beside, plain, now)  # type: ignore[misc]
         optimiser.zero_grad()
         (-_beside(plain, vector, sample).mean()).backward()
         optimiser.step()
@@ -162,9 +160,9 @@ def fine_tuned(network: LanguageLSTM, sample: Tensor) -> Iterator[Callable[[], L
     """Train all weights on the sample, Z staying at maximum entropy if there is one."""
     moving = copy.deepcopy(network).requires_grad_()
     optimiser = torch.optim.Adam(moving.parameters(), lr=1e-3)
-    z = moving.uniform(1) if moving.num_tasks else None
+    z = _middle(moving)
     for step in range(STEPS + 1):
-        if step % 4 == 0:  # a copy of all weights each
+        if step % LOOK == 0:
             yield partial(_as_it_was, network, copy.deepcopy(moving.state_dict()), z)
         optimiser.zero_grad()
         (-_told(moving, z)(sample).mean()).backward()
@@ -190,8 +188,11 @@ def _each_text(look: LookAt, tokens: Tensor) -> Tensor:
         return -in_chunks(look, tokens).mean(-1)
 
 
-def _compared(corpus: str, method: str, words: int, losses: Tensor, before: Tensor) -> Adapted:
+def _compared(
+    corpus: str, kind: str, method: str, words: int, losses: Tensor, before: Tensor
+) -> Adapted:
     gains = before - losses
     half = 1.96 * gains.std().item() / len(gains) ** 0.5
     gain = gains.mean().item()
-    return Adapted(corpus, method, words, losses.mean().item(), gain, gain - half, gain + half)
+    loss = losses.mean().item()
+    return Adapted(corpus, kind, method, words, loss, gain, gain - half, gain + half)

@@ -19,6 +19,7 @@ from gbi_pyro.experiments.language.adaptation import (
     Adapted,
 )
 from gbi_pyro.experiments.language.rows import Run
+from gbi_pyro.experiments.language.training import PLAIN
 
 SHOWN_METHODS = (
     identify.EXACT,
@@ -27,6 +28,7 @@ SHOWN_METHODS = (
     identify.ONE_STEP,
     identify.NAIVE_BAYES,
 )
+SHOWN_WAYS = (BEST_KNOWN, ON_SIMPLEX, FREE, FINE_TUNED)
 
 
 def figure_learning(folder: Path, name: str, runs: Sequence[Run], kind: str) -> Path:
@@ -71,19 +73,20 @@ def figure_stream(folder: Path, run: Run, kind: str, pieces: int = 8) -> Path:
     return plots.save_figure(figure, folder, "stream")
 
 
-def figure_adaptation(folder: Path, adapted: Sequence[Adapted], name: str) -> Path:
+def figure_adaptation(folder: Path, adapted: Sequence[Adapted], kind: str) -> Path:
     """Draw what each way to adapt gains on each unseen corpus (Figure 5D)."""
     corpora = list(dict.fromkeys(a.corpus for a in adapted))
     sizes = sorted({a.words for a in adapted if a.words})
     figure = Figure(figsize=(6.5 * len(sizes), 6.5), layout="constrained")
     axes = figure.subplots(1, len(sizes), squeeze=False)[0]
     for ax, size in zip(axes, sizes, strict=True):
-        at = {(a.corpus, a.method): a for a in adapted if a.words == size}
-        estimates = {
-            method: [[at[c, method].gain, at[c, method].low, at[c, method].high] for c in corpora]
-            for method in (BEST_KNOWN, ON_SIMPLEX, FREE, FINE_TUNED, INPUT)
-        }
+        at = {(a.corpus, a.network, a.method): a for a in adapted if a.words == size}
+        estimates = {}
+        for network, method in [*((kind, m) for m in SHOWN_WAYS), (PLAIN, INPUT)]:
+            found = [at[corpus, network, method] for corpus in corpora]
+            name = method if network == kind else f"{method}, {network}"
+            estimates[name] = [[a.gain, a.low, a.high] for a in found]
         plots.plot_intervals(
             corpora, estimates, ax, xlabel=f"gain over zero-shot, {size} words (nats per word)"
         )
-    return plots.save_figure(figure, folder, f"adaptation-{name.replace(' ', '-')}")
+    return plots.save_figure(figure, folder, f"adaptation-{kind.replace(' ', '-')}")

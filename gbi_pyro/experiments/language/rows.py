@@ -13,7 +13,7 @@ from rich.table import Table
 
 from gbi_pyro.diagnostics.intervals import Interval, student_interval
 from gbi_pyro.experiments.language import identify
-from gbi_pyro.experiments.language.adaptation import FREE, ON_SIMPLEX, ZERO_SHOT, Adapted
+from gbi_pyro.experiments.language.adaptation import FREE, ON_SIMPLEX, Adapted
 from gbi_pyro.experiments.language.config import NAMED_AFTER
 from gbi_pyro.experiments.language.identify import Identified
 from gbi_pyro.experiments.language.stream import Stream
@@ -169,41 +169,52 @@ def stream_rows(title: str, runs: Sequence[Run]) -> list[Row]:
     ]
 
 
-def adaptation_rows(title: str, adapted: Sequence[Adapted]) -> list[Row]:
+def adaptation_rows(adapted: Sequence[Adapted]) -> list[Row]:
     """Return the mean over corpora of what each way to adapt gains (L4)."""
     rows = []
-    for words, method in dict.fromkeys((a.words, a.method) for a in adapted):
-        chosen = [a for a in adapted if (a.words, a.method) == (words, method)]
-        what = f"{title}: {method}"
+    for (network, words, method), chosen in _by_way(adapted).items():
+        what = f"corpora left out: {network}, {method}"
         if not words:
             rows.append(Row.of("L4", f"{what}: test loss, nats per word", [a.loss for a in chosen]))
             continue
         gains = [a.gain for a in chosen]
         bar = Bar(0.0, at_least=True) if method in (ON_SIMPLEX, FREE) else None
-        note = f"one value for each corpus left out; {_interval(student_interval(gains))}"
+        note = f"one value for each corpus; {_interval(student_interval(gains))}"
         what += f", {words} words: gain over its zero-shot loss, nats per word"
         rows.append(Row.of("L4", what, gains, bar, note))
     return rows
+
+
+def _by_way(adapted: Sequence[Adapted]) -> dict[tuple[str, int, str], list[Adapted]]:
+    ways: dict[tuple[str, int, str], list[Adapted]] = {}
+    for a in adapted:
+        ways.setdefault((a.network, a.words, a.method), []).append(a)
+    return ways
 
 
 def _interval(found: Interval) -> str:
     return f"95 % interval {format_number(found.low)} to {format_number(found.high)}"
 
 
-def print_adaptation(title: str, adapted: Sequence[Adapted], console: Console) -> None:
+def print_adaptation(adapted: Sequence[Adapted], console: Console) -> None:
     """Print the loss of every way to adapt, corpus by corpus; intervals are in the files."""
     corpora = list(dict.fromkeys(a.corpus for a in adapted))
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
-    table.add_column("way to adapt", min_width=30)
+    table = Table(
+        title="Test loss on a corpus left out, nats per word; words adapted to",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1),
+    )
+    table.add_column("way to adapt")
     table.add_column("words", justify="right")
     for corpus in corpora:
         table.add_column(corpus.replace("_", "\n"), justify="right")
-    for words, method in dict.fromkeys((a.words, a.method) for a in adapted):
-        cells = {a.corpus: a for a in adapted if (a.words, a.method) == (words, method)}
-        table.add_row(
-            method,
-            str(words),
-            *(format_number(cells[c].loss) for c in corpora),
-            end_section=method == ZERO_SHOT,
-        )
+    shown = None
+    for (network, words, method), chosen in _by_way(adapted).items():
+        if network != shown:
+            table.add_section()
+            table.add_row(f"[bold]{network}[/]")
+            shown = network
+        losses = {a.corpus: format_number(a.loss) for a in chosen}
+        table.add_row(method, str(words), *(losses[c] for c in corpora))
     console.print(table)

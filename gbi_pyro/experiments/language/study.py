@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gbi_pyro.diagnostics.export import to_inference_data
 from gbi_pyro.experiments.language import figures, rows
-from gbi_pyro.experiments.language.adaptation import Adapted, adapt_all
+from gbi_pyro.experiments.language.adaptation import Adapted, adapt
 from gbi_pyro.experiments.language.config import NAMED_AFTER, LanguageConfig
 from gbi_pyro.experiments.language.identify import identify
 from gbi_pyro.experiments.language.rows import Run
@@ -32,7 +32,6 @@ from gbi_pyro.experiments.results import Row
 from gbi_pyro.experiments.store import RunFolder
 from gbi_pyro.inference.enumeration import Enumeration
 from gbi_pyro.inference.gradient import OneStepGradient
-from gbi_pyro.models.language import LanguageLSTM
 
 KINDS = (PLAIN, PAPER, HEAD, SHUFFLED)
 TOLD = (PAPER, HEAD)
@@ -46,14 +45,14 @@ class LanguageResults:
     Attributes:
         rows: every number.
         bars: those that have a bar.
-        adapted: what every way to adapt came to, by kind of network.
+        adapted: what every way to adapt came to.
         folder: where it lies on disk.
         figures: the figures' files.
     """
 
     rows: list[Row]
     bars: list[Row]
-    adapted: dict[str, list[Adapted]]
+    adapted: list[Adapted]
     folder: Path
     figures: list[Path]
 
@@ -70,7 +69,7 @@ def trainings(config: LanguageConfig, texts: Sequence[Texts]) -> list[tuple[Text
 
 def num_stages(config: LanguageConfig, texts: Sequence[Texts]) -> int:
     """Return how many stages ``run`` reports."""
-    after = sum(config.seeds if t.unseen is None else 1 for t in texts)
+    after = sum(config.seeds if t.unseen is None else 1 + len(TOLD) for t in texts)
     return len(trainings(config, texts)) + after + 1
 
 
@@ -105,18 +104,16 @@ def run(
         found += rows.identification_rows(title, runs, real)
         found += rows.stream_rows(title, runs)
         drawn.append(figures.figure_learning(store.figures, title, runs, HEAD))
-    for kind, ways in adapted.items():
-        found += rows.adaptation_rows(f"left out: {kind}", ways)
-        drawn.append(figures.figure_adaptation(store.figures, ways, kind))
+    if adapted:
+        found += rows.adaptation_rows(adapted)
+        drawn += [figures.figure_adaptation(store.figures, adapted, kind) for kind in TOLD]
+        store.write_json("adaptation.json", {"ways": [asdict(a) for a in adapted]})
     if groups:
         last = list(groups.values())[-1][0]
         drawn.append(figures.figure_stream(store.figures, last, HEAD))
         _write_posterior(store, last)
         store.write_weights({k.replace(" ", "_"): n.network for k, n in last.trained.items()})
     progress("figures and files")
-    listed = [asdict(a) | {"network": kind} for kind, ways in adapted.items() for a in ways]
-    if listed:
-        store.write_json("adaptation.json", {"ways": listed})
     bars = [row for row in found if row.bar is not None]
     store.write_metrics([*bars, *(r for r in found if r.bar is None)], time.perf_counter() - start)
     return LanguageResults(found, bars, adapted, folder, drawn)
@@ -145,24 +142,18 @@ def _named(config: LanguageConfig, t: Texts, seed: int, trained: dict[str, Train
 
 def _adapt(
     config: LanguageConfig, texts: Sequence[Texts], trained: Networks, progress: Report
-) -> dict[str, list[Adapted]]:
-    calls = []
-    for t in texts:
-        if t.unseen is not None:
-            at = {k: trained[t.name, k, config.first_seed].network for k in (PLAIN, *TOLD)}
-            calls.append((config, t, at))
-    adapted: dict[str, list[Adapted]] = {}
-    for found in side_by_side(_adapted, calls, config.jobs):
-        for kind, ways in found.items():
-            adapted.setdefault(kind, []).extend(ways)
-        progress(f"{ways[0].corpus}: adapted")
+) -> list[Adapted]:
+    calls = [
+        (config, t, kind, trained[t.name, kind, config.first_seed].network)
+        for t in texts
+        if t.unseen is not None
+        for kind in (PLAIN, *TOLD)
+    ]
+    adapted: list[Adapted] = []
+    for found in side_by_side(adapt, calls, config.jobs):
+        adapted += found
+        progress(f"{found[0].corpus}: {found[0].network} adapted")
     return adapted
-
-
-def _adapted(
-    config: LanguageConfig, t: Texts, networks: dict[str, LanguageLSTM]
-) -> dict[str, list[Adapted]]:
-    return {kind: adapt_all(config, t, networks[kind], networks[PLAIN]) for kind in TOLD}
 
 
 def _write_posterior(store: RunFolder, run: Run) -> None:
