@@ -14,6 +14,10 @@ from gbi_pyro.diagnostics.checked import checked_forecast, checked_rows
 TEMPERATURES = (1e-12, 1e12)  # scores are in nats: no log likelihood needs more
 
 
+class NoTemperatureError(ValueError):
+    """No temperature is best: the score improves without end, or at none."""
+
+
 def temper(log_probs: Tensor | ArrayLike, T: float) -> Tensor:
     """Return the posterior at another temperature: softmax(log q / T).
 
@@ -38,7 +42,9 @@ def temper(log_probs: Tensor | ArrayLike, T: float) -> Tensor:
     return (torch.as_tensor(log_probs) / T).log_softmax(-1)
 
 
-def fit_temperature(log_probs: Tensor | ArrayLike, labels: Tensor | ArrayLike) -> float:
+def fit_temperature(
+    log_probs: Tensor | ArrayLike, labels: Tensor | ArrayLike, *, default: float | None = None
+) -> float:
     """Return the temperature at which the posterior forecasts the labels best.
 
     T = argmin mean_i -log softmax(log q_i / T)[label_i] (temperature scaling, Guo et al. 2017,
@@ -48,6 +54,7 @@ def fit_temperature(log_probs: Tensor | ArrayLike, labels: Tensor | ArrayLike) -
     Args:
         log_probs: normalised log probabilities, (N, K).
         labels: true task ids, (N,), integers.
+        default: what to return where no temperature is best; None for an error.
 
     Returns:
         T, for ``temper``; 1 where it makes no difference, all possible tasks being equally
@@ -74,14 +81,20 @@ def fit_temperature(log_probs: Tensor | ArrayLike, labels: Tensor | ArrayLike) -
     gain = (log_q - at_label).masked_fill(log_q.isneginf(), 0.0)  # a forbidden task weighs nothing
     if not bool(gain.any()):
         return 1.0
-    return _best_temperature(
-        log_q,
-        gain,
-        low="log_probs give the labels less than chance does "
-        f"(accuracy {accuracy(log_q, y):.3g}); is the sign or the numbering of the tasks wrong?",
-        high="every label is the most probable task, so that the score improves down to T = 0; fit "
-        f"on more than these {len(y)} elements, some of them misjudged",
-    )
+    try:
+        return _best_temperature(
+            log_q,
+            gain,
+            low="log_probs give the labels less than chance does "
+            f"(accuracy {accuracy(log_q, y):.3g}); is the sign or the numbering of the tasks "
+            "wrong?",
+            high="every label is the most probable task, so that the score improves down to T = "
+            f"0; fit on more than these {len(y)} elements, some of them misjudged",
+        )
+    except NoTemperatureError:
+        if default is None:
+            raise
+        return default
 
 
 def match_temperature(log_probs: Tensor | ArrayLike, target: Tensor | ArrayLike) -> float:
@@ -139,9 +152,9 @@ def _best_temperature(log_q: Tensor, gain: Tensor, *, low: str, high: str) -> fl
 
     start, end = (-math.log(T) for T in reversed(TEMPERATURES))
     if slope(start) >= 0:
-        raise ValueError(f"no positive temperature fits: {low}")
+        raise NoTemperatureError(f"no positive temperature fits: {low}")
     if slope(end) <= 0:
-        raise ValueError(f"no positive temperature fits: {high}")
+        raise NoTemperatureError(f"no positive temperature fits: {high}")
     for _ in range(60):  # to the last digit
         middle = 0.5 * (start + end)
         start, end = (middle, end) if slope(middle) < 0 else (start, middle)

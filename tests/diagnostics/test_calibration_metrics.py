@@ -237,6 +237,14 @@ def test_no_best_temperature_is_an_error(labels: list[int], message: str) -> Non
         fit_temperature(log_probs, labels)
 
 
+@pytest.mark.parametrize("labels", [[0, 0, 1, 1], [1, 1, 0, 0]])
+def test_a_default_stands_in_where_no_temperature_is_best(labels: list[int]) -> None:
+    log_probs = torch.tensor([[0.9, 0.1]] * 2 + [[0.2, 0.8]] * 2).log()
+    assert fit_temperature(log_probs, labels, default=7.0) == 7.0
+    with pytest.raises(ValueError, match="integers"):  # unfit input is no such case
+        fit_temperature(log_probs, [0.5, 0.5, 0.5, 0.5], default=7.0)
+
+
 def test_temper_composes_and_keeps_type_and_shape(generator: torch.Generator) -> None:
     log_p = random_log_probs(generator, 12).reshape(3, 4, 5)
     torch.testing.assert_close(temper(temper(log_p, 2.0), 3.0), temper(log_p, 6.0))

@@ -56,7 +56,9 @@ def measure(config: ImagesConfig, sets: ImageSets, networks: ImageNetworks) -> l
     todo = methods(config, networks)
     validation = {m.name: run_in_chunks(m, sets.validation.x, config.chunk)[0] for m in todo}
     test = {m.name: run_in_chunks(m, sets.test.x, config.chunk) for m in todo}
-    temperature = {n: fitted_temperature(q, sets.validation) for n, q in validation.items()}
+    temperature = {
+        n: fit_temperature(q, sets.validation.y, default=math.nan) for n, q in validation.items()
+    }
     measured = []
     for method in todo:
         name, exact = method.name, method.exact
@@ -74,14 +76,6 @@ def measure(config: ImagesConfig, sets: ImageSets, networks: ImageNetworks) -> l
                 )
         measured.append(Measured(method, log_probs, tempered, own, passes, values))
     return measured
-
-
-def fitted_temperature(log_probs: Tensor, images: Images) -> float:
-    """Return the temperature that suits the labels best, NaN where none does."""
-    try:
-        return fit_temperature(log_probs, images.y)
-    except ValueError:  # no temperature is best: answers worse than chance, or all of them right
-        return math.nan
 
 
 def _values(log_probs: Tensor, tempered: Tensor | None, images: Images) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,8 @@ from torch import Tensor
 from gbi_pyro.data.images import Images, ImageSets, normalise_each
 from gbi_pyro.diagnostics import ood
 from gbi_pyro.diagnostics.detection import Detection, detection
-from gbi_pyro.diagnostics.temperature import temper
+from gbi_pyro.diagnostics.temperature import fit_temperature, temper
 from gbi_pyro.experiments.images.config import ImagesConfig
-from gbi_pyro.experiments.images.measure import fitted_temperature
 from gbi_pyro.experiments.images.training import (
     AFFINE,
     CLASSIFIER,
@@ -84,9 +82,7 @@ def train_detectors(
     affine = trained(AFFINE, seed)
     classifiers = [trained(CLASSIFIER, s) for s in members]
     one_step = OneStepGradient()(affine, sets.validation.x).log_prob()
-    temperature = fitted_temperature(one_step, sets.validation)
-    if math.isnan(temperature):  # none is best: every label is right, or they look random
-        temperature = 1.0
+    temperature = fit_temperature(one_step, sets.validation.y, default=1.0)
     return Detectors(affine, classifiers, temperature)  # type: ignore[arg-type]
 
 

@@ -89,4 +89,4 @@ def figure_adaptation(folder: Path, adapted: Sequence[Adapted], kind: str) -> Pa
         plots.plot_intervals(
             corpora, estimates, ax, xlabel=f"gain over zero-shot, {size} words (nats per word)"
         )
-    return plots.save_figure(figure, folder, f"adaptation-{kind.replace(' ', '-')}")
+    return plots.save_figure(figure, folder, "adaptation")

@@ -125,15 +125,15 @@ def identification_rows(title: str, runs: Sequence[Run], bars: bool) -> list[Row
                 Bar(0.03) if barred and several else None,
             )
         )
-        error = [f.calibration_error(identify.CALIBRATED, NAMED_AFTER) for f in found]
-        rows.append(
-            Row.of(
-                "L3",
-                f"{name}: ECE of the calibrated one step, {NAMED_AFTER} words",
-                error,
-                Bar(0.03) if barred and several else None,
+        for method in (identify.CALIBRATED, identify.TEMPERED):
+            rows.append(
+                Row.of(
+                    "L3",
+                    f"{name}: ECE, {method}, {NAMED_AFTER} words",
+                    [f.calibration_error(method, NAMED_AFTER) for f in found],
+                    Bar(0.03) if barred and several and method == identify.TEMPERED else None,
+                )
             )
-        )
         if runs[0].texts.exact is not None:
             rows += _exact_rows(name, found, kind == HEAD)
         for method in found[0].log_probs:

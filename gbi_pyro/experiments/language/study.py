@@ -35,6 +35,7 @@ from gbi_pyro.inference.gradient import OneStepGradient
 
 KINDS = (PLAIN, PAPER, HEAD, SHUFFLED)
 TOLD = (PAPER, HEAD)
+ADAPTING = (PLAIN, PAPER)  # to a corpus left out
 Networks = dict[tuple[str, str, int], Trained]
 
 
@@ -61,7 +62,7 @@ def trainings(config: LanguageConfig, texts: Sequence[Texts]) -> list[tuple[Text
     """Return what is trained: a set of corpora, a kind of network and a seed each."""
     todo = []
     for t in texts:
-        kinds = KINDS if t.unseen is None else (PLAIN, *TOLD)
+        kinds = KINDS if t.unseen is None else ADAPTING
         seeds = config.all_seeds if t.unseen is None else config.all_seeds[:1]
         todo += [(t, kind, seed) for seed in seeds for kind in kinds]
     return todo
@@ -69,7 +70,7 @@ def trainings(config: LanguageConfig, texts: Sequence[Texts]) -> list[tuple[Text
 
 def num_stages(config: LanguageConfig, texts: Sequence[Texts]) -> int:
     """Return how many stages ``run`` reports."""
-    after = sum(config.seeds if t.unseen is None else 1 + len(TOLD) for t in texts)
+    after = sum(config.seeds if t.unseen is None else len(ADAPTING) for t in texts)
     return len(trainings(config, texts)) + after + 1
 
 
@@ -106,7 +107,7 @@ def run(
         drawn.append(figures.figure_learning(store.figures, title, runs, HEAD))
     if adapted:
         found += rows.adaptation_rows(adapted)
-        drawn += [figures.figure_adaptation(store.figures, adapted, kind) for kind in TOLD]
+        drawn.append(figures.figure_adaptation(store.figures, adapted, PAPER))
         store.write_json("adaptation.json", {"ways": [asdict(a) for a in adapted]})
     if groups:
         last = list(groups.values())[-1][0]
@@ -147,7 +148,7 @@ def _adapt(
         (config, t, kind, trained[t.name, kind, config.first_seed].network)
         for t in texts
         if t.unseen is not None
-        for kind in (PLAIN, *TOLD)
+        for kind in ADAPTING
     ]
     adapted: list[Adapted] = []
     for found in side_by_side(adapt, calls, config.jobs):
