@@ -153,6 +153,10 @@ def language(
     draws: Annotated[int, typer.Option(help="Draws of 3 of the corpora.", min=0)] = 3,
     seeds: Annotated[int, typer.Option(help="Networks of each kind.", min=1)] = 1,
     first_seed: Annotated[int, typer.Option(help="The first seed.", min=0)] = 0,
+    all_at_once: Annotated[
+        bool,
+        typer.Option("--all-at-once/--not-all-at-once", help="Also learn all corpora together."),
+    ] = True,
     leave_one_out: Annotated[
         bool, typer.Option("--leave-one-out", help="Also adapt to each corpus left out in turn.")
     ] = False,
@@ -166,8 +170,15 @@ def language(
     from gbi_pyro.experiments.language.texts import bigram_texts, corpora_texts
     from gbi_pyro.experiments.results import print_table
 
-    config = LanguageConfig(seeds, first_seed, draws, leave_one_out=leave_one_out, jobs=jobs)
     with _said_in_words():
+        config = LanguageConfig(
+            seeds,
+            first_seed,
+            draws,
+            all_at_once=all_at_once,
+            leave_one_out=leave_one_out,
+            jobs=jobs,
+        )
         if corpora is None:
             config = config.for_bigrams()
             texts = [bigram_texts(config)]

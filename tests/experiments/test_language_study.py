@@ -226,6 +226,7 @@ def test_all_kinds_are_trained(finished):
     [
         ({"seeds": 0}, "seeds must be at least 1"),
         ({"draws": -1}, "draws must not be negative"),
+        ({"draws": 0, "all_at_once": False, "leave_one_out": False}, "nothing to learn"),
         ({"draw_size": 1}, "draw_size must be at least 2"),
         ({"decay": 1.5}, "decay must be from 0 to 1"),
         ({"lengths": (1, 5)}, "contain 20 words"),

@@ -73,6 +73,8 @@ class LanguageConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.draws < 0:
             raise ValueError(f"draws must not be negative, got {self.draws}")
+        if not (self.draws or self.all_at_once or self.leave_one_out):
+            raise ValueError("nothing to learn: draw corpora, take all at once, or leave one out")
         if self.draw_size < 2:
             raise ValueError(f"draw_size must be at least 2 corpora, got {self.draw_size}")
         if NAMED_AFTER not in self.lengths or min(self.lengths) < 1:
@@ -97,6 +99,7 @@ class LanguageConfig:
         return replace(
             self,
             draws=0,
+            all_at_once=True,
             leave_one_out=False,
             embedding_size=16,
             hidden_size=128,
