@@ -136,11 +136,7 @@ def agreement(
         >>> round(agreement(exact, estimate).total_variation, 4)
         0.25
     """
-    log_p, log_q = _checked(
-        exact.log_prob(site) if isinstance(exact, TaskPosterior) else exact,
-        estimate.log_prob(site) if isinstance(estimate, TaskPosterior) else estimate,
-        names=("exact", "estimate"),
-    )
+    log_p, log_q = checked_pair(exact, estimate, site)
     if log_p.numel() == 0:
         raise ValueError(
             f"exact should hold at least one element to average over; got {tuple(log_p.shape)}"
@@ -152,6 +148,82 @@ def agreement(
         argmax_agreement=argmax_agreement(log_p, log_q).double().mean().item(),
         max_difference=(log_p.exp() - log_q.exp()).abs().max().item(),
         num_elements=log_p[..., 0].numel(),
+    )
+
+
+class LogOdds(NamedTuple):
+    """Log odds in nats of the same tasks, by two posteriors: what a scatter plot shows.
+
+    Attributes:
+        exact: of the exact posterior, (..., K).
+        estimate: of the estimate, (..., K).
+    """
+
+    exact: Tensor
+    estimate: Tensor
+
+
+def log_odds(
+    exact: TaskPosterior | Tensor | ArrayLike,
+    estimate: TaskPosterior | Tensor | ArrayLike,
+    site: str | None = None,
+    *,
+    reference: int | None = None,
+) -> LogOdds:
+    """Return the log odds of each task by both posteriors.
+
+    log q_k - log q_r against a reference task r, or log q_k - mean_j log q_j against all (the
+    centred log ratio, Aitchison 1986). They are what the evidence adds to, task by task, and they
+    show in the tails what probabilities hide: a temperature is a slope, an offset a shift.
+
+    Args:
+        exact: a posterior, or its normalised log probabilities, (..., K).
+        estimate: the same of the estimate.
+        site: which task site to compare; the only one if there is one.
+        reference: the task r, whose own log odds are 0; None for the mean over tasks.
+
+    Raises:
+        TaskSiteError: for an unknown site, or none where there are several.
+        ValueError: for unequal shapes, rows that are not log probabilities, an unknown reference,
+            or log odds against a task of probability zero.
+
+    Example:
+        >>> exact, estimate = torch.tensor([0.5, 0.5]).log(), torch.tensor([0.25, 0.75]).log()
+        >>> log_odds(exact, estimate, reference=0).estimate  # log 3
+        tensor([0.0000, 1.0986], dtype=torch.float64)
+    """
+    pair = checked_pair(exact, estimate, site)
+    K = pair[0].shape[-1]
+    if reference is not None and not 0 <= reference < K:
+        raise ValueError(f"reference should be a task, 0 .. {K - 1}, or None; got {reference}")
+    found = []
+    for name, log_q in zip(("exact", "estimate"), pair, strict=True):
+        base = log_q.mean(-1) if reference is None else log_q[..., reference]
+        if bool(base.isneginf().any()):
+            against = "the mean over tasks" if reference is None else f"task {reference}"
+            raise ValueError(
+                f"{name} should have finite log odds against {against}; got a task of probability "
+                "zero among them: take a reference that is possible everywhere"
+            )
+        found.append(log_q - base.unsqueeze(-1))
+    return LogOdds(*found)
+
+
+def checked_pair(
+    exact: TaskPosterior | Tensor | ArrayLike,
+    estimate: TaskPosterior | Tensor | ArrayLike,
+    site: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the log probabilities of both, on the CPU in double precision, (..., K) each.
+
+    Raises:
+        TaskSiteError: for an unknown site, or none where there are several.
+        ValueError: for unequal shapes, or rows that are not log probabilities.
+    """
+    return _checked(
+        exact.log_prob(site) if isinstance(exact, TaskPosterior) else exact,
+        estimate.log_prob(site) if isinstance(estimate, TaskPosterior) else estimate,
+        names=("exact", "estimate"),
     )
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
 from gbi_pyro.diagnostics.checked import checked_forecast
+from gbi_pyro.diagnostics.reliability import Strategy, reliability_table, top_label
 
 
 class CalibrationSummary(NamedTuple):
@@ -48,7 +48,7 @@ def accuracy(log_probs: Tensor | ArrayLike, labels: Tensor | ArrayLike) -> float
         >>> accuracy(torch.tensor([[0.9, 0.1], [0.6, 0.4]]).log(), [0, 1])
         0.5
     """
-    return _top_label(*checked_forecast(log_probs, labels))[1].mean().item()
+    return top_label(*checked_forecast(log_probs, labels))[1].mean().item()
 
 
 def brier(log_probs: Tensor | ArrayLike, labels: Tensor | ArrayLike) -> float:
@@ -98,7 +98,7 @@ def expected_calibration_error(
     log_probs: Tensor | ArrayLike,
     labels: Tensor | ArrayLike,
     bins: int = 15,
-    strategy: Literal["width", "mass"] = "width",
+    strategy: Strategy = "width",
 ) -> float:
     """Return how far confidence is from accuracy, averaged over bins of confidence.
 
@@ -122,18 +122,7 @@ def expected_calibration_error(
         >>> round(expected_calibration_error(log_probs, [0, 1]), 4)
         0.4
     """
-    if bins < 1:
-        raise ValueError(f"bins should be 1 or more; got {bins}: try 15")
-    confidence, correct = _top_label(*checked_forecast(log_probs, labels))
-    if strategy == "width":
-        members = ((confidence * bins).ceil().long() - 1).clamp(0, bins - 1)
-    elif strategy == "mass":
-        last = [math.ceil((b + 1) * len(confidence) / bins) - 1 for b in range(bins)]
-        members = torch.searchsorted(confidence.sort().values[last], confidence)
-    else:
-        raise ValueError(f"strategy should be 'width' or 'mass'; got {strategy!r}")
-    gaps = torch.zeros(bins, dtype=torch.float64).index_add_(0, members, correct - confidence)
-    return gaps.abs().sum().item() / len(confidence)
+    return reliability_table(log_probs, labels, bins, strategy).calibration_error
 
 
 def summarise(
@@ -141,7 +130,7 @@ def summarise(
     labels: Tensor | ArrayLike,
     *,
     bins: int = 15,
-    strategy: Literal["width", "mass"] = "width",
+    strategy: Strategy = "width",
 ) -> CalibrationSummary:
     """Return every score of this file for one posterior.
 
@@ -166,11 +155,3 @@ def summarise(
         expected_calibration_error=expected_calibration_error(log_q, y, bins, strategy),
         num_elements=len(y),
     )
-
-
-def _top_label(log_q: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the confidence of each element, and whether it is right, (N,) each."""
-    top = log_q.amax(-1)
-    best = log_q == top.unsqueeze(-1)
-    correct = best[torch.arange(len(y)), y].double() / best.sum(-1)
-    return top.exp(), correct

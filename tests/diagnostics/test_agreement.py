@@ -5,7 +5,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from gbi_pyro.diagnostics.agreement import agreement, argmax_agreement, kl, total_variation
+from gbi_pyro.diagnostics.agreement import (
+    agreement,
+    argmax_agreement,
+    kl,
+    log_odds,
+    total_variation,
+)
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.sites import TaskSite, TaskSiteError
 
@@ -153,3 +159,35 @@ def test_unequal_posteriors_and_empty_ones_are_refused() -> None:
         agreement(posterior(z=p), posterior(z=p.expand(3, 2)))
     with pytest.raises(ValueError, match="at least one element"):
         agreement(p[:0], p[:0])
+
+
+def test_log_odds_are_differences_of_log_probabilities(pair: tuple[Tensor, Tensor]) -> None:
+    p, q = pair
+    found = log_odds(posterior(z=p), q.numpy(), reference=2)
+    torch.testing.assert_close(found.exact, p - p[..., 2:3])
+    torch.testing.assert_close(found.estimate, q - q[..., 2:3])
+    centred = log_odds(p, q)
+    torch.testing.assert_close(centred.exact.sum(-1), torch.zeros(50, 4, dtype=p.dtype))
+    # The reference changes no difference between tasks.
+    torch.testing.assert_close(centred.exact.diff(dim=-1), found.exact.diff(dim=-1))
+    torch.testing.assert_close(centred.exact.log_softmax(-1), p)
+
+
+def test_a_temperature_is_a_slope_and_an_offset_a_shift(pair: tuple[Tensor, Tensor]) -> None:
+    p, _ = pair
+    offset = torch.tensor([0.3, -0.1, 0.0, 0.2, -0.4], dtype=p.dtype)
+    found = log_odds(p, (2 * p + offset).log_softmax(-1))
+    torch.testing.assert_close(found.estimate, 2 * found.exact + offset - offset.mean())
+
+
+def test_log_odds_against_an_impossible_task_are_refused() -> None:
+    p, q = torch.tensor([0.5, 0.5, 0.0]).log(), torch.tensor([0.25, 0.25, 0.5]).log()
+    assert log_odds(p, q, reference=0).exact.tolist() == [0, 0, -math.inf]
+    with pytest.raises(ValueError, match="exact should have finite log odds against the mean"):
+        log_odds(p, q)
+    with pytest.raises(ValueError, match="estimate should have finite log odds against task 2"):
+        log_odds(q, p, reference=2)
+    with pytest.raises(ValueError, match=r"reference should be a task, 0 \.\. 2"):
+        log_odds(p, q, reference=3)
+    with pytest.raises(ValueError, match="estimate should have the shape"):
+        log_odds(p, q[:2].log_softmax(-1))
