@@ -15,7 +15,7 @@ from gbi_pyro.experiments.discover.config import (
     DiscoverConfig,
     generator,
 )
-from gbi_pyro.experiments.discover.networks import SideBySide, first_means
+from gbi_pyro.experiments.discover.networks import SideBySide, adam, first_means
 from gbi_pyro.inference.collapse import find_collapse
 from gbi_pyro.inference.em import GradientEM
 from gbi_pyro.inference.enumeration import Enumeration
@@ -44,19 +44,11 @@ class Fitted(NamedTuple):
 
 def trainer(config: DiscoverConfig, network: SideBySide, num_tasks: int) -> GradientEM:
     """Return EM with the study's rates; one of the tasks, where two of them say the same."""
-    optimiser = torch.optim.Adam(
-        [
-            {"params": [network.means]},
-            {"params": [network.log_sigma], "lr": config.batch_noise_rate},
-        ],
-        lr=config.batch_rate,
-    )
+    optimiser = adam([network.means], network.log_sigma, config.batch_rate, config.batch_noise_rate)
     chain = TaskChain.sticky(network.means.shape[-1], config.hazard_guess)
     if num_tasks == 1:
         chain = chain.without([1])
-    return GradientEM(
-        network, Enumeration(check=False), optimiser, prior=chain, check_every=NEVER
-    )
+    return GradientEM(network, Enumeration(check=False), optimiser, prior=chain, check_every=NEVER)
 
 
 def fit(
@@ -67,7 +59,6 @@ def fit(
     restarts: int,
     start_steps: int,
     steps: int,
-    clustered: bool = True,
 ) -> Fitted:
     """Train all restarts of all data sets side by side and keep the best of each by evidence.
 
@@ -77,28 +68,25 @@ def fit(
         num_tasks: K.
         restarts: of each data set.
         start_steps: EM steps with the tasks of ``window_labels``, before those without labels.
-        steps: EM steps without labels.
-        clustered: whether there is such a start; the means alone are random without.
+        steps: EM steps without labels, the rate falling to zero.
     """
-    N, B, T = x.shape
-    K = max(num_tasks, 2)  # one task is two, of which one is forbidden
+    N, K = len(x), max(num_tasks, 2)  # one task is two, of which one is forbidden
     draws = [generator(seed, "weights") for seed in config.all_seeds]
     means = torch.stack(
         [first_means(K, config.spread, draw) for draw in draws for _ in range(restarts)]
     )
     em = trainer(config, SideBySide(means), num_tasks)
     data = x.repeat_interleave(restarts, 0).flatten(0, 1)
-    if clustered and num_tasks > 1:
+    labels = None
+    if num_tasks > 1:
         starts = [window_labels(d, K, config.window, r) for d in x for r in range(restarts)]
         labels = torch.cat(starts)
-        for _ in range(start_steps):
-            em.step(data, labels=labels)
-        del labels
-        for _ in range(steps):
-            em.step(data)
-    else:
-        for _ in range(start_steps + steps):
-            em.step(data)
+    for _ in range(start_steps):
+        em.step(data, labels=labels)
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(em.optim, steps)
+    for _ in range(steps):
+        em.step(data)
+        falling.step()
     evidence = evidence_of_each(em, data, N * restarts).reshape(N, restarts)
     best = evidence.argmax(-1) + restarts * torch.arange(N)
     network: Any = em.model

@@ -47,7 +47,8 @@ class DiscoverConfig:
         labelled_sequences: of a data set of which a fraction is labelled.
         label_steps: EM steps once labels are known.
         test_sequences: of the data that posteriors are compared on.
-        hidden_size: of the recurrent network.
+        recurrent_sequences: of a data set of the recurrent network.
+        hidden_size: of that network.
         recurrent_rate: Adam's.
         recurrent_start, recurrent_steps: EM steps with the tasks of windows, and after them.
         rival_steps: iterations of Baum-Welch, and training steps of the network with labels.
@@ -68,7 +69,7 @@ class DiscoverConfig:
     spread: float = 0.2
     sequences: int = 10
     length: int = 100
-    restarts: int = 5
+    restarts: int = 4
     start_steps: int = 30
     em_steps: int = 30
     window: int = 5
@@ -77,10 +78,11 @@ class DiscoverConfig:
     most_tasks: int = 6
     choice_restarts: int = 2
     choice_start: int = 20
-    choice_steps: int = 20
-    labelled_sequences: int = 32
-    label_steps: int = 60
+    choice_steps: int = 60
+    labelled_sequences: int = 16
+    label_steps: int = 40
     test_sequences: int = 20
+    recurrent_sequences: int = 32
     hidden_size: int = 32
     recurrent_rate: float = 0.01
     recurrent_start: int = 30
@@ -94,8 +96,8 @@ class DiscoverConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.steps < 2 * self.tail:
             raise ValueError(
-                f"steps must be at least twice tail = {self.tail}, so that tasks are named on steps "
-                f"before those that are scored; got {self.steps}"
+                f"steps must be at least twice tail = {self.tail}, so that tasks are named on "
+                f"steps before those that are scored; got {self.steps}"
             )
         if not {USUAL, NOISY} <= set(self.sigmas):
             raise ValueError(
@@ -126,8 +128,9 @@ class DiscoverConfig:
         return replace(
             self,
             seeds=min(self.seeds, 2),
-            steps=60,
-            tail=20,
+            sigmas=(USUAL, NOISY),
+            steps=40,
+            tail=10,
             sequences=3,
             length=20,
             restarts=1,
@@ -140,6 +143,7 @@ class DiscoverConfig:
             labelled_sequences=4,
             label_steps=2,
             test_sequences=3,
+            recurrent_sequences=3,
             hidden_size=4,
             recurrent_start=1,
             recurrent_steps=1,

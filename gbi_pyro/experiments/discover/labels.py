@@ -20,7 +20,6 @@ from gbi_pyro.experiments.discover.config import (
 )
 from gbi_pyro.experiments.discover.networks import SideBySide, first_means, log_emission
 from gbi_pyro.experiments.discover.rivals import GaussianHMM, baum_welch, sticky
-from gbi_pyro.inference.em import GradientEM
 from gbi_pyro.inference.hmm import hmm_posterior
 from gbi_pyro.inference.labels import UNKNOWN, clamp_evidence, match_labels
 from gbi_pyro.inference.task_prior import log_pairwise
@@ -29,6 +28,7 @@ FOUND_FIRST = "found first, then named and clamped"
 CLAMPED = "clamped from a random start"
 HMM = "Gaussian HMM"
 HAZARD_STEPS = 10
+FEW, MANY = 0.01, 0.5  # fractions: the bar's, and one that leaves no doubt which task is which
 
 
 def label_cases(config: DiscoverConfig) -> list[tuple[int, float]]:
@@ -59,7 +59,7 @@ def measure(config: DiscoverConfig, num_tasks: int, sigma: float) -> dict[str, A
     test = draw_sets(config, true, sigma, config.test_sequences, "held out").x
     stream = config.stream(true, sigma)
     exact = _filtered(stream_model(stream.means, sigma, config.hazard, len(test)), test)
-    unlabelled = fit(
+    first = fit(
         config,
         data.x,
         num_tasks,
@@ -67,44 +67,47 @@ def measure(config: DiscoverConfig, num_tasks: int, sigma: float) -> dict[str, A
         start_steps=config.start_steps,
         steps=config.em_steps,
     )
-    q = unlabelled.em.infer(data.x.flatten(0, 1)).probs().unflatten(0, data.x.shape[:2])
-    divergence: dict[str, dict[str, list[float]]] = {FOUND_FIRST: {}, CLAMPED: {}, HMM: {}}
-    known, kept = {}, {}
-    for fraction in FRACTIONS:
-        labels = torch.stack(
-            [hide(z, fraction, seed) for z, seed in zip(data.z, config.all_seeds, strict=True)]
-        )
-        known[f"{fraction:g}"] = (labels != UNKNOWN).sum((1, 2)).tolist()
-        # Without any label the tasks have no names: they are named on all, to be scored.
-        naming = labels if fraction else data.z
-        names = torch.stack([match_labels(p, y) for p, y in zip(q, naming, strict=True)])
-        renamed = torch.stack([n[y] for n, y in zip(names, labels, strict=True)])
-        start = unlabelled.network
-        network = SideBySide(start.means.detach(), start.sigma.detach())
-        model = _train(config, network, data, renamed)
-        order = names[:, :-1]
-        named = model._replace(means=model.means.gather(1, order))
-        divergence[FOUND_FIRST][f"{fraction:g}"] = _divergence(exact, _filtered(named, test))
-        if 0 < fraction < 1:
-            divergence[CLAMPED][f"{fraction:g}"] = _clamped(config, data, labels, exact, test)
-        if fraction == min(f for f in FRACTIONS if f):
-            kept = {
-                "means": named.means.tolist(),
-                "sigma": named.sigma[:, 0].tolist(),
-                "hazard": (1 - named.log_transition[:, 0, 0].exp()).tolist(),
-            }
+    q = first.em.infer(data.x.flatten(0, 1)).probs().unflatten(0, data.x.shape[:2])
+    known = torch.stack([_hidden(config, data.z, fraction) for fraction in FRACTIONS])
+    # Without any label the tasks have no names: they are named on all, to be scored.
+    naming = torch.stack([y if f else data.z for f, y in zip(FRACTIONS, known, strict=True)])
+    names = torch.stack([torch.stack(list(map(match_labels, q, y))) for y in naming])
+    # -1, unknown, is the last of the names, and its own.
+    renamed = names.gather(2, known.flatten(2) % names.shape[-1]).reshape(known.shape)
+    copies = len(FRACTIONS)
+    network = SideBySide(
+        first.network.means.detach().repeat(copies, 1), first.network.sigma.detach().repeat(copies)
+    )
+    x = data.x.repeat(copies, 1, 1)
+    model = _train(config, network, x, renamed.flatten(0, 1), config.label_steps)
+    named = model._replace(means=model.means.gather(1, names.flatten(0, 1)[:, :-1]))
+    found = _divergences(exact, _filtered(named, test.repeat(copies, 1, 1)))
+    divergence = {FOUND_FIRST: dict(zip(map(_key, FRACTIONS), found, strict=True))}
+    divergence[CLAMPED] = _clamped(config, data, exact, test)
+    few = FRACTIONS.index(FEW)
+    kept = {
+        name: values.unflatten(0, (copies, -1))[few].tolist()
+        for name, values in {
+            "means": named.means,
+            "sigma": named.sigma[:, 0],
+            "hazard": 1 - named.log_transition[:, 0, 0].exp(),
+        }.items()
+    }
     plain = baum_welch(data.x.double(), num_tasks, config)
     p = plain.posterior(data.x.double()).log_smoothed.exp()
     order = torch.stack([match_labels(a, z)[:-1] for a, z in zip(p, data.z, strict=True)])
     filtered = plain.posterior(test.double()).log_filtered
     index = order[:, None, None].expand_as(filtered)
-    divergence[HMM]["0"] = _divergence(exact, filtered.gather(-1, index))
-    return {"divergence": divergence, "known": known, **kept}
+    divergence[HMM] = {_key(0.0): _divergences(exact, filtered.gather(-1, index))[0]}
+    counts = (known != UNKNOWN).sum((2, 3)).tolist()
+    return {
+        "divergence": divergence,
+        "known": dict(zip(map(_key, FRACTIONS), counts, strict=True)),
+        **kept,
+    }
 
 
-def stream_model(
-    means: tuple[float, ...], sigma: float, hazard: float, copies: int
-) -> GaussianHMM:
+def stream_model(means: tuple[float, ...], sigma: float, hazard: float, copies: int) -> GaussianHMM:
     """Return the generator of a stream, once for each data set."""
     each = torch.tensor(means).double().expand(copies, -1)
     return _model(each, torch.full((copies,), sigma), torch.full((copies,), hazard))
@@ -121,23 +124,33 @@ def _filtered(model: GaussianHMM, x: Tensor) -> Tensor:
     return model.posterior(x.double()).log_filtered
 
 
-def _divergence(exact: Tensor, filtered: Tensor) -> list[float]:
-    return kl(exact, filtered).mean((1, 2)).tolist()
+def _divergences(exact: Tensor, filtered: Tensor) -> list[list[float]]:
+    """Return the mean divergence of every data set, for each of the copies in ``filtered``."""
+    copies = filtered.unflatten(0, (-1, len(exact)))
+    return kl(exact.expand_as(copies), copies).mean((2, 3)).tolist()
+
+
+def _key(fraction: float) -> str:
+    return f"{fraction:g}"
+
+
+def _hidden(config: DiscoverConfig, z: Tensor, fraction: float) -> Tensor:
+    seeds = config.all_seeds
+    return torch.stack([hide(one, fraction, s) for one, s in zip(z, seeds, strict=True)])
 
 
 def _train(
-    config: DiscoverConfig, network: SideBySide, data: Stream, labels: Tensor, more: int = 0
+    config: DiscoverConfig, network: SideBySide, x: Tensor, labels: Tensor, steps: int
 ) -> GaussianHMM:
-    """Go on with some labels clamped, the rate falling to zero; the hazard is learned last."""
-    em: GradientEM = trainer(config, network, network.means.shape[-1])
-    steps = config.label_steps + more
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(em.optim, steps)
-    x, flat = data.x.flatten(0, 1), labels.flatten(0, 1)
+    """Train with some labels clamped, the rate falling to zero; the hazard is learned last."""
+    em = trainer(config, network, network.means.shape[-1])
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(em.optim, steps)
+    flat, clamped = x.flatten(0, 1), labels.flatten(0, 1)
     for _ in range(steps):
-        em.step(x, labels=flat)
-        schedule.step()
+        em.step(flat, labels=clamped)
+        falling.step()
     means, sigma = network.means.detach(), network.sigma.detach()
-    return learn_hazard(config, data.x, labels, means, sigma)
+    return learn_hazard(config, x, labels, means, sigma)
 
 
 def learn_hazard(
@@ -153,9 +166,7 @@ def learn_hazard(
         sigma: ``(N,)``.
     """
     model = _model(means, sigma, torch.full((len(x),), config.hazard_guess))
-    emission = log_emission(
-        x.double(), model.means.unsqueeze(1), model.sigma.unsqueeze(1)
-    )
+    emission = log_emission(x.double(), model.means.unsqueeze(1), model.sigma.unsqueeze(1))
     emission = clamp_evidence(emission, labels)
     for _ in range(HAZARD_STEPS):
         found = hmm_posterior(
@@ -170,11 +181,15 @@ def learn_hazard(
 
 
 def _clamped(
-    config: DiscoverConfig, data: Stream, labels: Tensor, exact: Tensor, test: Tensor
-) -> list[float]:
-    """Train with the labels clamped from the first step on, which is the trap."""
+    config: DiscoverConfig, data: Stream, exact: Tensor, test: Tensor
+) -> dict[str, list[float]]:
+    """Train with few labels clamped from the first step on, which is the trap."""
+    some = [fraction for fraction in FRACTIONS if 0 < fraction < MANY]
     K = exact.shape[-1]
     means = [first_means(K, config.spread, generator(s, "weights")) for s in config.all_seeds]
-    as_long = config.start_steps + config.em_steps
-    model = _train(config, SideBySide(torch.stack(means)), data, labels, more=as_long)
-    return _divergence(exact, _filtered(model, test))
+    network = SideBySide(torch.stack(means).repeat(len(some), 1))
+    labels = torch.cat([_hidden(config, data.z, fraction) for fraction in some])
+    steps = config.start_steps + config.em_steps + config.label_steps  # as many as the other way
+    model = _train(config, network, data.x.repeat(len(some), 1, 1), labels, steps)
+    found = _divergences(exact, _filtered(model, test.repeat(len(some), 1, 1)))
+    return dict(zip(map(_key, some), found, strict=True))

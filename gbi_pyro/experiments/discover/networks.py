@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pyro
 import pyro.distributions as dist
 import torch
@@ -101,3 +104,16 @@ def log_emission(x: Tensor, means: Tensor, sigma: Tensor) -> Tensor:
     return dist.Normal(means.unsqueeze(-2), sigma.unsqueeze(-2)).log_prob(x.unsqueeze(-1))
 
 
+def adam(
+    weights: Sequence[nn.Parameter],
+    log_sigma: nn.Parameter,
+    rate: float,
+    noise_rate: float,
+    **options: Any,
+) -> torch.optim.Adam:
+    """Return Adam with a rate of its own for the noise, which has further to go than the means."""
+    groups: list[dict[str, Any]] = [
+        {"params": list(weights)},
+        {"params": [log_sigma], "lr": noise_rate},
+    ]
+    return torch.optim.Adam(groups, rate, **options)

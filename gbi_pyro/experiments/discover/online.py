@@ -21,7 +21,7 @@ from gbi_pyro.experiments.discover.config import (
     DiscoverConfig,
     generator,
 )
-from gbi_pyro.experiments.discover.networks import TaskMeans, first_means
+from gbi_pyro.experiments.discover.networks import TaskMeans, adam, first_means
 from gbi_pyro.experiments.discover.rivals import GaussianHMM, baum_welch, with_labels
 from gbi_pyro.experiments.discover.scores import Scores, score
 from gbi_pyro.inference.collapse import CollapseWarning
@@ -90,12 +90,12 @@ def learner(
     config: DiscoverConfig, network: TaskMeans, length: int, e_step: Callable[..., Any] | None
 ) -> OnlineEM:
     """Return the online form with the study's rates."""
-    optimiser = torch.optim.Adam(
-        [
-            {"params": [network.means]},
-            {"params": [network.log_sigma], "lr": config.rate * config.noise_rate},
-        ],
-        lr=config.rate,
+    noise_rate = config.noise_rate * config.rate
+    optimiser = adam(
+        [network.means],
+        network.log_sigma,
+        config.rate,
+        noise_rate,
         betas=(0.9, 0.99),
         fused=True,
     )
@@ -118,7 +118,7 @@ def exact_filter(stream: SwitchingStream, x: Tensor) -> HMMPosterior:
 
 
 def learn(config: DiscoverConfig, condition: Condition, seed: int, x: Tensor) -> dict[str, Any]:
-    """Learn one stream, ``(T,)``; returns the run, the learner and the seconds of processor time."""
+    """Learn one stream, ``(T,)``; returns the run, the learner, the network and CPU seconds."""
     means = first_means(condition.num_tasks, config.spread, generator(seed, "weights"))
     network = TaskMeans(means)
     infer = None if condition.order is None else OneStepGradient(order=condition.order)
@@ -189,5 +189,3 @@ def _curve(filtered: Tensor, z: Tensor, tail: int) -> list[float]:
     names = match_labels(filtered[naming], z[naming])
     right = (filtered.argmax(-1) == names[z]).double()
     return [part.mean().item() for part in right.split(BIN) if len(part) == BIN]
-
-

@@ -5,9 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-import torch
-
 from gbi_pyro.experiments.discover.config import MEANS, DiscoverConfig, generator
+from gbi_pyro.experiments.discover.networks import adam
 from gbi_pyro.experiments.discover.online import exact_filter
 from gbi_pyro.experiments.discover.scores import found_all
 from gbi_pyro.inference.causal import causal
@@ -50,14 +49,12 @@ def _learn(
 ) -> dict[str, Any]:
     stream = config.stream(MEANS[num_tasks], sigma)
     draw = generator(seed, "stream")
-    x, z = stream.sample(config.labelled_sequences, config.length, draw)
+    x, z = stream.sample(config.recurrent_sequences, config.length, draw)
     draw = generator(seed, "weights")
     network = SequenceLSTM(num_tasks, config.hidden_size, generator=draw)
     weights = [p for p in network.parameters() if p is not network.log_sigma]
     rate = config.recurrent_rate
-    optimiser = torch.optim.Adam(
-        [{"params": weights}, {"params": [network.log_sigma], "lr": NOISE_RATE * rate}], rate
-    )
+    optimiser = adam(weights, network.log_sigma, rate, NOISE_RATE * rate)
     em = GradientEM(
         network,
         OneStepGradient(order=2),

@@ -63,7 +63,7 @@ def baum_welch(x: Tensor, num_tasks: int, config: DiscoverConfig) -> GaussianHMM
     model = _moments(data, q, q.new_ones(len(q), K, K) + STICKY * torch.eye(K).to(q))
     for _ in range(config.rival_steps):
         found = model.posterior(data)
-        pairs = log_pairwise(found, model.log_transition).exp().sum((1, -3))
+        pairs = log_pairwise(found, model.log_transition[:, None]).exp().sum((1, -3))
         model = _moments(data, found.log_smoothed.exp(), pairs)
     evidence = model.posterior(data).log_evidence.sum(-1).reshape(-1, R)
     best = evidence.argmax(-1) + R * torch.arange(len(x))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from gbi_pyro.diagnostics.agreement import kl
@@ -27,9 +26,7 @@ class Scores(NamedTuple):
     divergence: float
 
 
-def score(
-    filtered: Tensor, mean: Tensor, x: Tensor, z: Tensor, exact: Tensor, tail: int
-) -> Scores:
+def score(filtered: Tensor, mean: Tensor, x: Tensor, z: Tensor, exact: Tensor, tail: int) -> Scores:
     """Score the tail of one stream; its tasks are named on the half before, where it is known.
 
     Args:
@@ -60,6 +57,7 @@ def found_all(q: Tensor, z: Tensor, names: Tensor | None = None) -> bool:
         z: true task ids, ``(...)``.
         names: of the true tasks, as ``match_labels`` gives them; matched here without.
 
+    >>> import torch
     >>> q = torch.eye(2)[[0, 0, 1, 1]]
     >>> found_all(q, torch.tensor([1, 1, 0, 0])), found_all(q[:1].expand(4, 2), z=q[:, 0].long())
     (True, False)
