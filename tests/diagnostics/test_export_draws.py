@@ -1,5 +1,6 @@
 """Models fitted by MCMC or SVI in ArviZ: leave-one-out is that of tasks summed out by hand."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import MCMC, NUTS
+from pyro.infer.autoguide import init_to_value
 from pyro_models import TASK
 from torch import Tensor
 
@@ -47,10 +49,17 @@ def sample_mixture(K: int, n: int, seed: int) -> tuple[Tensor, Tensor]:
     return torch.linspace(-2, 2, K, dtype=torch.float64)[z] + 0.5 * noise, z
 
 
-def fit(model: Model, x: Tensor, seed: int, warmup: int, draws: int) -> MCMC:
-    """NUTS on everything but the tasks, which Pyro enumerates out."""
+def fit(K: int, x: Tensor, seed: int, warmup: int, draws: int) -> MCMC:
+    """NUTS on everything but the tasks, which Pyro enumerates out; from a likely start."""
     pyro.set_rng_seed(seed)
-    mcmc = MCMC(NUTS(model, max_tree_depth=4), draws, warmup, disable_progbar=True)
+    quantiles = (torch.arange(K, dtype=x.dtype) + 0.5) / K
+    start = {
+        "weights": x.new_ones(K) / K,
+        "means": x.quantile(quantiles),
+        "scale": x.new_tensor(0.5),
+    }
+    kernel = NUTS(mixture(K), max_tree_depth=4, init_strategy=init_to_value(values=start))
+    mcmc = MCMC(kernel, draws, warmup, disable_progbar=True)
     mcmc.run(x)
     return mcmc
 
@@ -63,42 +72,47 @@ def summed_by_hand(x: Tensor, draws: dict[str, Tensor]) -> np.ndarray:
     return parts.logsumexp(-1)[None].numpy()
 
 
-def check_leave_one_out(x: Tensor, model: Model, mcmc: MCMC) -> None:
-    data, again = to_inference_data(mcmc, model, (x,)), to_inference_data(mcmc, model, (x,))
+def check_leave_one_out(K: int, x: Tensor, mcmc: MCMC) -> float:
+    """Return the largest k-hat."""
+    data, again = (to_inference_data(mcmc, mixture(K), (x,)) for _ in range(2))
     for group in data.groups():
         assert data[group].identical(again[group]), group
-    by_hand = az.from_dict(log_likelihood={"x": summed_by_hand(x, mcmc.get_samples())})
-    by_hand.add_groups(posterior=data.posterior)
+    draws = mcmc.get_samples()
+    by_hand = az.from_dict(
+        posterior={"scale": draws["scale"][None].numpy()},
+        log_likelihood={"x": summed_by_hand(x, draws)},
+    )
     found, expected = az.loo(data, pointwise=True), az.loo(by_hand, pointwise=True)
     assert found.elpd_loo == pytest.approx(expected.elpd_loo, abs=0.01)
     np.testing.assert_allclose(found.loo_i, expected.loo_i, atol=1e-6)
-    assert found.pareto_k.max().item() <= GOOD_K_HAT
+    return found.pareto_k.max().item()
 
 
 @pytest.fixture(scope="module")
 def fitted() -> tuple[Tensor, Tensor, MCMC]:
     x, z = sample_mixture(2, 40, seed=0)
-    return x, z, fit(mixture(2), x, seed=0, warmup=80, draws=160)
+    return x, z, fit(2, x, seed=0, warmup=20, draws=60)
 
 
 def test_leave_one_out_is_that_of_tasks_summed_by_hand(fitted: tuple[Tensor, Tensor, MCMC]) -> None:
     x, _, mcmc = fitted
-    check_leave_one_out(x, mixture(2), mcmc)
+    check_leave_one_out(2, x, mcmc)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("K", [2, 3])
-def test_leave_one_out_of_larger_mixtures(K: int, seed: int) -> None:
+def test_leave_one_out_of_long_chains(K: int, seed: int) -> None:
     x, _ = sample_mixture(K, 60, seed)
-    check_leave_one_out(x, mixture(K), fit(mixture(K), x, seed, warmup=200, draws=400))
+    mcmc = fit(K, x, seed, warmup=150, draws=300)
+    assert check_leave_one_out(K, x, mcmc) <= GOOD_K_HAT
 
 
 def test_every_group_has_the_dimensions_of_the_schema(fitted: tuple[Tensor, Tensor, MCMC]) -> None:
     x, z, mcmc = fitted
     names = {"z": ["low", "high"]}
     data = to_inference_data(mcmc, mixture(2), (x,), labels={"z": z}, task_names=names)
-    sample, trial = {"chain": 1, "draw": 160}, {"trial": 40}
+    sample, trial = {"chain": 1, "draw": 60}, {"trial": 40}
     expected = {
         "posterior": {
             "weights": {**sample, "weights_dim_0": 2},
@@ -127,7 +141,7 @@ def test_every_group_has_the_dimensions_of_the_schema(fitted: tuple[Tensor, Tens
     np.testing.assert_array_equal(data.observed_data["x"], x)
     assert data.task_probs["z_task"].values.tolist() == ["low", "high"]
     assert data.attrs["method"] == "enumeration, averaged over draws"
-    assert data.attrs["passes_forward"] == 160 * 2
+    assert data.attrs["passes_forward"] == 60 * 2
 
 
 def test_tasks_are_drawn_from_their_posterior_at_each_draw() -> None:
@@ -155,7 +169,7 @@ def test_tasks_are_drawn_from_their_posterior_at_each_draw() -> None:
 
 def in_two_chains(mcmc: MCMC) -> MCMC:
     """Read one run as two chains of half the length, the third draw of the second divergent."""
-    half = MCMC(mcmc.kernel, mcmc.num_samples // 2, 0)
+    half = copy.copy(mcmc)
     half._samples = {n: v.unflatten(1, (2, -1))[0] for n, v in mcmc._samples.items()}
     half.num_chains, half._diagnostics = 2, [{"divergences": []}, {"divergences": [2]}]
     return half
@@ -165,14 +179,14 @@ def test_chains_stay_chains(fitted: tuple[Tensor, Tensor, MCMC]) -> None:
     x, _, mcmc = fitted
     one = to_inference_data(mcmc, mixture(2), (x,))
     two = to_inference_data(in_two_chains(mcmc), mixture(2), (x,))
-    assert dict(two.log_likelihood.sizes) == {"chain": 2, "draw": 80, "trial": 40}
+    assert dict(two.log_likelihood.sizes) == {"chain": 2, "draw": 30, "trial": 40}
     for group, name in (
         ("log_likelihood", "log_evidence"),
         ("posterior", "means"),
         ("posterior_predictive", "x"),
     ):
         a, b = one[group][name].values, two[group][name].values
-        np.testing.assert_array_equal(a[0, 80:], b[1])
+        np.testing.assert_array_equal(a[0, 30:], b[1])
     np.testing.assert_allclose(one.task_probs["z"], two.task_probs["z"], atol=1e-12)
     diverging = two.sample_stats["diverging"].values
     assert diverging[1, 2]
@@ -192,14 +206,15 @@ def test_netcdf_brings_back_everything(fitted: tuple[Tensor, Tensor, MCMC], tmp_
     assert found.attrs == data.attrs
 
 
-# ArviZ 0.23 calls matplotlib 3.11 in a way that 3.13 will refuse.
+# ArviZ 0.23 calls matplotlib 3.11 and pandas 3 in ways that later ones will refuse.
+@pytest.mark.filterwarnings("ignore:The inplace keyword in DataFrame")
 @pytest.mark.filterwarnings("ignore:Passing a dict or None as alias_mapping")
 def test_arviz_reads_compares_and_plots_it(fitted: tuple[Tensor, Tensor, MCMC]) -> None:
     x, _, mcmc = fitted
     # Both means equal: no task.
     same = {n: v.clone() for n, v in mcmc.get_samples().items()}
     same["means"] = x.mean() + 0 * same["means"]
-    same["scale"] = x.std() * (1 + 0.1 * torch.randn(160, generator=torch.Generator()).double())
+    same["scale"] = x.std() * (1 + 0.1 * torch.randn(60, generator=torch.Generator()).double())
     data = {
         "two tasks": to_inference_data(mcmc, mixture(2), (x,)),
         "one": to_inference_data(same, mixture(2), (x,)),
@@ -235,7 +250,7 @@ def test_the_model_says_what_data_are_and_more_may_be_given(
         mixture(2),
         (x,),
         observed={"age": torch.arange(40)},
-        predictions={"x": torch.zeros(160, 40)},
+        predictions={"x": torch.zeros(60, 40)},
         dims={"means": ["which"], "age": ["trial"]},
         generator=torch.Generator().manual_seed(5),
         attributes={"study": "mine"},

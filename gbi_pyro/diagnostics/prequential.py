@@ -1,0 +1,195 @@
+"""Prequential code: what a stream costs when each step is predicted from its past alone."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+State = TypeVar("State")
+LARGEST_TABLE = 200_000  # sets of means; the filter keeps K numbers for each and each stream
+
+
+class OnlineLearner(Protocol[State]):
+    """Whoever predicts a step before seeing it."""
+
+    def start(self, batch_shape: torch.Size) -> State:
+        """Return what is known before the first step of streams ``batch_shape``."""
+
+    def learn(self, state: State, x: Tensor) -> tuple[Tensor, State]:
+        """Return log p(x_t | x_1..t-1), ``batch_shape``, and what is known after x_t."""
+
+
+def prequential_code(learner: OnlineLearner[State], x: Tensor) -> Tensor:
+    """Return what each step of a stream costs a learner, in nats.
+
+    L(x) = sum_t -log p(x_t | x_1..t-1) is the length of the code that the learner's predictions
+    give (Dawid 1984, Statistical theory: the prequential approach; Rissanen 1984, Universal
+    coding). For an exact Bayesian learner it is -log p(x), minus the log marginal likelihood, by
+    the chain rule; for any other it is its own score, which needs no prior and no held-out data.
+
+    Args:
+        learner: predicts, then learns, step by step.
+        x: streams, ``batch_shape + (T,)``.
+
+    Returns:
+        One-step-ahead losses, ``batch_shape + (T,)``; ``.sum(-1)`` is the code length.
+
+    Raises:
+        ValueError: for a stream without steps, or losses that are no numbers.
+
+    Example:
+        A coin of unknown bias, uniform a priori, that shows heads, heads: 1/2, then 2/3.
+
+        >>> class Coin:
+        ...     def start(self, batch_shape):
+        ...         return torch.ones(2, *batch_shape)
+        ...     def learn(self, counts, x):
+        ...         shown = torch.stack([x, 1 - x])
+        ...         return (counts * shown).sum(0).log() - counts.sum(0).log(), counts + shown
+        >>> prequential_code(Coin(), torch.tensor([1.0, 1.0])).exp()
+        tensor([2.0000, 1.5000])
+    """
+    if x.ndim == 0 or not x.shape[-1]:
+        raise ValueError(f"x should be streams, (..., T) with T >= 1; got {tuple(x.shape)}")
+    state, losses = learner.start(x.shape[:-1]), []
+    for t, observed in enumerate(x.unbind(-1)):
+        log_prob, state = learner.learn(state, observed)
+        if log_prob.shape != observed.shape or bool(log_prob.isnan().any()):
+            raise ValueError(
+                f"the learner should give one log probability for each stream, "
+                f"{tuple(observed.shape)}; got {tuple(log_prob.shape)} at step {t} (counted from "
+                f"0), {int(log_prob.isnan().sum())} of them NaN: look at what it does to its state"
+            )
+        losses.append(-log_prob)
+    return torch.stack(losses, -1)
+
+
+class SwitchingState(NamedTuple):
+    """What a ``SwitchingMeans`` learner knows; sets of means and hazards are H and M.
+
+    Attributes:
+        weights: p(hazard, means, z_t | x_1..t-1), ``batch_shape + (H, M, K)``.
+    """
+
+    weights: Tensor
+
+
+@dataclass(frozen=True)
+class SwitchingMeans:
+    r"""Exact Bayesian learner of K switching Gaussians with unknown means and unknown hazard.
+
+    x_t ~ Normal(mu_{z_t}, sigma); at each step the task changes with probability h to one of the
+    K - 1 others. A priori the means are a set of K different points of a grid, each set as probable
+    as any other, and h is one of a few hazards. The filter carries p(h, mu, z_t | x_1..t) for all
+    of them, so its code length is minus the log marginal likelihood of this model, and no
+    approximation (beyond the grid, which *is* the prior). Since the chain and the prior treat all
+    tasks alike, the order of the means does not count.
+
+    The code of the true K is shortest as soon as the stream tells: a task more spreads the prior
+    over more sets of means (Occam's factor), a task less leaves its data unexplained.
+
+    Args:
+        num_tasks: K >= 1.
+        sigma: the noise, known.
+        grid: the points that a mean may be.
+        hazards: the probabilities that a hazard may be, equally probable; one task has none.
+
+    Raises:
+        ValueError: for options out of range, or more sets of means than memory is for.
+
+    Example:
+        >>> learner = SwitchingMeans(1, sigma=0.3, grid=(0.0, 1.0))
+        >>> prequential_code(learner, torch.zeros(1, 2)).sum(-1)  # two halves, then nearly sure
+        tensor([0.1193])
+    """
+
+    num_tasks: int
+    sigma: float
+    grid: tuple[float, ...] = tuple(i / 20 for i in range(-4, 25))
+    hazards: tuple[float, ...] = (0.01, 0.03, 0.1)
+
+    def __post_init__(self) -> None:
+        if self.num_tasks < 1:
+            raise ValueError(f"num_tasks should be at least 1; got {self.num_tasks}")
+        if not 0 < self.sigma < math.inf:
+            raise ValueError(f"sigma should be positive and finite; got {self.sigma}")
+        if len(set(self.grid)) != len(self.grid) or len(self.grid) < self.num_tasks:
+            raise ValueError(
+                f"grid should hold at least num_tasks = {self.num_tasks} different points; got "
+                f"{len(self.grid)}, {len(set(self.grid))} of them different"
+            )
+        if not self.hazards or not all(0 < h < 1 for h in self.hazards):
+            raise ValueError(f"hazards should lie between 0 and 1; got {self.hazards}")
+        if math.comb(len(self.grid), self.num_tasks) > LARGEST_TABLE:
+            raise ValueError(
+                f"grid should be coarser: {len(self.grid)} points have "
+                f"{math.comb(len(self.grid), self.num_tasks)} sets of {self.num_tasks}, more than "
+                f"{LARGEST_TABLE}"
+            )
+
+    @property
+    def means(self) -> Tensor:
+        """All sets of means, ``(M, K)``, float64."""
+        sets = itertools.combinations(sorted(self.grid), self.num_tasks)
+        return torch.tensor(list(sets), dtype=torch.float64)
+
+    @property
+    def hazard(self) -> Tensor:
+        """The hazards, ``(H, 1, 1)``, float64; that of a single task does not count."""
+        hazards = self.hazards if self.num_tasks > 1 else self.hazards[:1]
+        return torch.tensor(hazards, dtype=torch.float64)[:, None, None]
+
+    def start(self, batch_shape: torch.Size) -> SwitchingState:
+        """Return the prior, for each stream."""
+        weights = self.means.new_ones(*batch_shape, len(self.hazard), *self.means.shape)
+        return SwitchingState(weights / weights[(0,) * len(batch_shape)].numel())
+
+    def learn(self, state: SwitchingState, x: Tensor) -> tuple[Tensor, SwitchingState]:
+        """Return log p(x_t | x_1..t-1) and the state after x_t and one move of the chain."""
+        scaled = (x.double()[..., None, None, None] - self.means) / self.sigma
+        # The largest density of a step is taken out, so that no stream underflows.
+        exponent = -0.5 * scaled.square()
+        largest = exponent.amax((-3, -2, -1), keepdim=True)
+        joint = state.weights * (exponent - largest).exp()
+        total = joint.sum((-3, -2, -1), keepdim=True)
+        constant = math.log(self.sigma * math.sqrt(2 * math.pi))
+        log_prob = (total.log() + largest)[..., 0, 0, 0] - constant
+        return log_prob.to(x.dtype), SwitchingState(self._move(joint / total))
+
+    def _move(self, weights: Tensor) -> Tensor:
+        if self.num_tasks == 1:
+            return weights
+        others = weights.sum(-1, keepdim=True) - weights
+        return (1 - self.hazard) * weights + self.hazard * others / (self.num_tasks - 1)
+
+
+def fewest_nats(code_lengths: Mapping[int, Tensor]) -> Tensor:
+    """Return the number of tasks whose code is shortest, of each stream.
+
+    Args:
+        code_lengths: for each candidate K the code length of each stream, ``batch_shape``.
+
+    Returns:
+        K, ``batch_shape`` int64; the smaller of two that tie.
+
+    Raises:
+        ValueError: for no candidates, or different shapes.
+
+    Example:
+        >>> fewest_nats({1: torch.tensor([5.0, 9.0]), 2: torch.tensor([6.0, 7.0])})
+        tensor([1, 2])
+    """
+    shapes = {k: tuple(v.shape) for k, v in code_lengths.items()}
+    if len(set(shapes.values())) != 1:
+        raise ValueError(
+            f"code_lengths should have one number for each stream and candidate; got {shapes}"
+        )
+    candidates: Sequence[int] = sorted(code_lengths)
+    best = torch.stack([code_lengths[k] for k in candidates]).argmin(0)
+    return torch.tensor(candidates)[best]
