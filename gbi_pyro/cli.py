@@ -288,10 +288,10 @@ def _say_bars(rows: Sequence[Row]) -> None:
 def _summarise(rows: Sequence[Row], out: Path, figures: Sequence[Path]) -> None:
     """Say which bars are not met, and where everything lies."""
     _say_bars(rows)
-    console.print(
-        f"Results: {out}/metrics.json, table.md, posterior.nc (arviz.from_netcdf), "
-        f"weights.safetensors, config.json\nFigures: " + ", ".join(map(str, figures))
-    )
+    files = ("metrics.json", "table.md", "posterior.nc", "weights.safetensors", "config.json")
+    written = ", ".join(name for name in files if (out / name).exists())
+    console.print(f"Results in {out}: {written} (posterior.nc by arviz.from_netcdf)")
+    console.print("Figures: " + ", ".join(map(str, figures)))
 
 
 def _check_folder(out: Path) -> None:

@@ -71,13 +71,15 @@ def prequential_code(learner: OnlineLearner[State], x: Tensor) -> Tensor:
 
 
 class SwitchingState(NamedTuple):
-    """What a ``SwitchingMeans`` learner knows; sets of means and hazards are H and M.
+    """What a ``SwitchingMeans`` learner knows of H hazards, M sets of means and K tasks.
 
     Attributes:
-        weights: p(hazard, means, z_t | x_1..t-1), ``batch_shape + (H, M, K)``.
+        log_weights: log p(hazard, means | x_1..t-1), ``batch_shape + (H, M)``.
+        tasks: p(z_t | hazard, means, x_1..t-1), ``batch_shape + (H, M, K)``.
     """
 
-    weights: Tensor
+    log_weights: Tensor
+    tasks: Tensor
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class SwitchingMeans:
     Example:
         >>> learner = SwitchingMeans(1, sigma=0.3, grid=(0.0, 1.0))
         >>> prequential_code(learner, torch.zeros(1, 2)).sum(-1)  # two halves, then nearly sure
-        tensor([0.1193])
+        tensor([0.1231])
     """
 
     num_tasks: int
@@ -147,26 +149,30 @@ class SwitchingMeans:
 
     def start(self, batch_shape: torch.Size) -> SwitchingState:
         """Return the prior, for each stream."""
-        weights = self.means.new_ones(*batch_shape, len(self.hazard), *self.means.shape)
-        return SwitchingState(weights / weights[(0,) * len(batch_shape)].numel())
+        sizes = len(self.hazard), *self.means.shape
+        tasks = self.means.new_full((*batch_shape, *sizes), 1 / self.num_tasks)
+        flat = -math.log(math.prod(sizes[:2]))
+        return SwitchingState(torch.full_like(tasks[..., 0], flat), tasks)
 
     def learn(self, state: SwitchingState, x: Tensor) -> tuple[Tensor, SwitchingState]:
         """Return log p(x_t | x_1..t-1) and the state after x_t and one move of the chain."""
-        scaled = (x.double()[..., None, None, None] - self.means) / self.sigma
-        # The largest density of a step is taken out, so that no stream underflows.
-        exponent = -0.5 * scaled.square()
-        largest = exponent.amax((-3, -2, -1), keepdim=True)
-        joint = state.weights * (exponent - largest).exp()
-        total = joint.sum((-3, -2, -1), keepdim=True)
+        distance = x.double()[..., None, None, None] - self.means
+        exponent = -0.5 * (distance / self.sigma).square()
+        # Scaled for each set of means: however unlikely, it may still turn out to be the right one.
+        largest = exponent.amax(-1, keepdim=True)
+        joint = state.tasks * (exponent - largest).exp()
+        total = joint.sum(-1, keepdim=True)
         constant = math.log(self.sigma * math.sqrt(2 * math.pi))
-        log_prob = (total.log() + largest)[..., 0, 0, 0] - constant
-        return log_prob.to(x.dtype), SwitchingState(self._move(joint / total))
+        log_joint = state.log_weights + (total.log() + largest)[..., 0] - constant
+        log_prob = log_joint.logsumexp((-2, -1))
+        log_weights = log_joint - log_prob[..., None, None]
+        return log_prob.to(x.dtype), SwitchingState(log_weights, self._move(joint / total))
 
-    def _move(self, weights: Tensor) -> Tensor:
+    def _move(self, tasks: Tensor) -> Tensor:
+        """Let the task change with the probability of the hazard."""
         if self.num_tasks == 1:
-            return weights
-        others = weights.sum(-1, keepdim=True) - weights
-        return (1 - self.hazard) * weights + self.hazard * others / (self.num_tasks - 1)
+            return tasks
+        return (1 - self.hazard) * tasks + self.hazard * (1 - tasks) / (self.num_tasks - 1)
 
 
 def fewest_nats(code_lengths: Mapping[int, Tensor]) -> Tensor:

@@ -205,10 +205,11 @@ def print_adaptation(adapted: Sequence[Adapted], console: Console) -> None:
         box=box.SIMPLE_HEAD,
         padding=(0, 1),
     )
-    table.add_column("way to adapt")
-    table.add_column("words", justify="right")
+    table.add_column("way to adapt", no_wrap=True)
+    table.add_column("words", justify="right", no_wrap=True)
     for corpus in corpora:
-        table.add_column(corpus.replace("_", "\n"), justify="right")
+        heading = corpus.replace("_", "\n")
+        table.add_column(heading, justify="right", overflow="fold", max_width=6)
     shown = None
     for (network, words, method), chosen in _by_way(adapted).items():
         if network != shown:
