@@ -105,6 +105,8 @@ def test_every_corpus_is_left_out_once_and_every_way_compared(finished):
         *((PLAIN, method, 20) for method in (adaptation.INPUT, adaptation.FINE_TUNED)),
     }
     assert len(ways) == len(results.adapted) == 3 * len(found)
+    table = (folder / "adaptation.md").read_text().splitlines()
+    assert len(table) == 4 + len(found)  # two of words, two of headings
     before = {(w["corpus"], w["network"]): w["loss"] for w in ways if not w["words"]}
     for w in ways:
         assert w["low"] <= w["gain"] <= w["high"]

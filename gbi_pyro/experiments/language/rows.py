@@ -196,6 +196,26 @@ def _interval(found: Interval) -> str:
     return f"95 % interval {format_number(found.low)} to {format_number(found.high)}"
 
 
+def adaptation_markdown(adapted: Sequence[Adapted]) -> str:
+    """Write every way to adapt, corpus by corpus: loss, and the gain with its interval."""
+    corpora = list(dict.fromkeys(a.corpus for a in adapted))
+    lines = [
+        "Test loss in nats per word; in brackets the gain over the network's zero-shot loss with "
+        "its 95 % interval over test texts. Words: of the sample adapted to.",
+        "",
+        f"| network | way to adapt | words | {' | '.join(corpora)} |",
+        "|---" * (3 + len(corpora)) + "|",
+    ]
+    for (network, words, method), chosen in _by_way(adapted).items():
+        cells = {}
+        for a in chosen:
+            gain = f" ({a.gain:+.3f}, {a.low:+.3f} to {a.high:+.3f})" if words else ""
+            cells[a.corpus] = f"{a.loss:.3f}{gain}"
+        line = " | ".join(cells[corpus] for corpus in corpora)
+        lines.append(f"| {network} | {method} | {words} | {line} |")
+    return "\n".join(lines) + "\n"
+
+
 def print_adaptation(adapted: Sequence[Adapted], console: Console) -> None:
     """Print the loss of every way to adapt, corpus by corpus; intervals are in the files."""
     corpora = list(dict.fromkeys(a.corpus for a in adapted))

@@ -30,6 +30,7 @@ from gbi_pyro.experiments.language.training import (
 )
 from gbi_pyro.experiments.results import Row
 from gbi_pyro.experiments.store import RunFolder
+from gbi_pyro.files import replacing
 from gbi_pyro.inference.enumeration import Enumeration
 from gbi_pyro.inference.gradient import OneStepGradient
 
@@ -109,6 +110,8 @@ def run(
         found += rows.adaptation_rows(adapted)
         drawn.append(figures.figure_adaptation(store.figures, adapted, PAPER))
         store.write_json("adaptation.json", {"ways": [asdict(a) for a in adapted]})
+        with replacing(folder / "adaptation.md") as temporary:
+            temporary.write_text(rows.adaptation_markdown(adapted))
     if groups:
         last = list(groups.values())[-1][0]
         drawn.append(figures.figure_stream(store.figures, last, HEAD))
