@@ -64,9 +64,9 @@ class BayesFilter:
         evidence = evidence_of(steps)
         chain = self.log_initial.to(evidence), self.log_transition.to(evidence)
         if self.log_duration is None:
-            result = hmm_posterior(*chain, evidence)
+            result = hmm_posterior(*chain, evidence, viterbi=False)
         else:
-            result = hsmm_posterior(*chain, evidence, self.log_duration.to(evidence))
+            result = hsmm_posterior(*chain, evidence, self.log_duration.to(evidence), viterbi=False)
         return replace(
             steps,
             log_probs={name: getattr(result, f"log_{self.give}")},

@@ -271,7 +271,8 @@ class GradientEM:
     ) -> EMStep:
         """Move the weights and the prior; halve the weights' step while the objective falls."""
         weights = [p for group in self.optim.param_groups for p in group["params"]]
-        start, prior = [p.detach().clone() for p in weights], self.prior
+        start = [p.detach().clone() for p in weights]
+        prior, kept = self.prior, self._counts
         if self.prior is not None:
             counts = self._counts_of(e)
             if self._counts is not None:
@@ -290,7 +291,7 @@ class GradientEM:
             taken /= 2
             _place(weights, start, goal, taken)
         else:  # the direction is no ascent: stay, and drop the momentum that chose it
-            taken, self.prior = 0.0, prior
+            taken, self.prior, self._counts = 0.0, prior, kept
             _place(weights, start, goal, taken)
             self.optim.state.clear()
         return replace(record, accepted=taken, passes=passes)

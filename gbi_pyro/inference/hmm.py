@@ -36,18 +36,19 @@ class HMMPosterior(NamedTuple):
         log_smoothed: log p(z_t | x_1..T), from past and future, (..., T, K).
         log_evidence: log p(x_1..T), (...). Its gradient with respect to ``log_emission`` is the
             smoothed probability, which makes it a training objective too.
-        viterbi: task ids of argmax p(z_1..T, block ends | x_1..T), (..., T) int64.
+        viterbi: task ids of argmax p(z_1..T, block ends | x_1..T), (..., T) int64; None where it
+            was not asked for.
     """
 
     log_filtered: Tensor
     log_predicted: Tensor
     log_smoothed: Tensor
     log_evidence: Tensor
-    viterbi: Tensor
+    viterbi: Tensor | None
 
 
 def hmm_posterior(
-    log_initial: Tensor, log_transition: Tensor, log_emission: Tensor
+    log_initial: Tensor, log_transition: Tensor, log_emission: Tensor, *, viterbi: bool = True
 ) -> HMMPosterior:
     """Return the exact posterior over the tasks of a hidden Markov chain.
 
@@ -61,6 +62,7 @@ def hmm_posterior(
         log_transition: log A, rows the task left, columns the task entered, (..., K, K).
         log_emission: log p(x_t | z_t = k), (..., T, K). Densities need not be below one; -inf
             forbids a task.
+        viterbi: whether to look for the most probable path too, about a quarter of the work.
 
     Returns:
         The posterior, on the device of ``log_emission`` and in the promoted dtype of the arguments.
@@ -78,11 +80,16 @@ def hmm_posterior(
         tensor([[0.2500, 0.7500], [0.3000, 0.7000]])
     """
     one_step = log_initial.new_zeros((*log_initial.shape[-1:], 1))
-    return hsmm_posterior(log_initial, log_transition, log_emission, one_step)
+    return hsmm_posterior(log_initial, log_transition, log_emission, one_step, viterbi=viterbi)
 
 
 def hsmm_posterior(
-    log_initial: Tensor, log_transition: Tensor, log_emission: Tensor, log_duration: Tensor
+    log_initial: Tensor,
+    log_transition: Tensor,
+    log_emission: Tensor,
+    log_duration: Tensor,
+    *,
+    viterbi: bool = True,
 ) -> HMMPosterior:
     """Return the exact posterior over the tasks of a chain with explicit block lengths.
 
@@ -99,6 +106,7 @@ def hsmm_posterior(
         log_emission: log p(x_t | z_t = k), (..., T, K).
         log_duration: log p(a block of task k lasts d steps) at ``[k, d - 1]``, (..., K, D). -inf
             forbids a length.
+        viterbi: whether to look for the most probable path too, about a quarter of the work.
 
     Returns:
         The posterior, on the device of ``log_emission`` and in the promoted dtype of the arguments.
@@ -142,7 +150,7 @@ def hsmm_posterior(
         _finish(predicted),
         _finish(_smooth(states, norms, emission, blocks)),
         norms.sum(0)[..., 0, 0],
-        _viterbi(first, emission, blocks),
+        _viterbi(first, emission, blocks) if viterbi else None,
     )
 
 

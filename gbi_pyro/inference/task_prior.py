@@ -202,7 +202,9 @@ class TaskChain:
     def explain(self, evidence: Tensor) -> Explained:
         """Return the smoothed posterior p(z_t | x_1..T); ``evidence`` is ``(..., T, K)``."""
         log_transition = self.log_transition.to(evidence)
-        found = hmm_posterior(self.log_initial.to(evidence), log_transition, evidence)
+        found = hmm_posterior(
+            self.log_initial.to(evidence), log_transition, evidence, viterbi=False
+        )
         log_pairs = log_pairwise(found, log_transition)
         q = found.log_smoothed.exp()
         # H(z_1..T) = sum of the pairs' entropies less those of the steps that two pairs share.

@@ -218,6 +218,15 @@ def test_what_all_tasks_explain_equally_moves_only_the_evidence(
         torch.testing.assert_close(getattr(moved, name), getattr(plain, name))
 
 
+def test_the_best_path_is_found_only_where_it_is_asked_for(generator: torch.Generator) -> None:
+    everything = arguments(generator)
+    plain = hsmm_posterior(*everything)
+    lean = hsmm_posterior(*everything, viterbi=False)
+    assert lean.viterbi is None
+    assert all(torch.equal(a, b) for a, b in zip(plain[:-1], lean[:-1], strict=True))
+    assert hmm_posterior(*everything[:3], viterbi=False).viterbi is None
+
+
 @pytest.mark.parametrize("durations", [True, False])
 def test_identities_of_the_posterior(durations: bool, generator: torch.Generator) -> None:
     initial, transition, emission, duration = arguments(generator, durations)

@@ -170,7 +170,7 @@ def learn_hazard(
     emission = clamp_evidence(emission, labels)
     for _ in range(HAZARD_STEPS):
         found = hmm_posterior(
-            model.log_initial.unsqueeze(1), model.log_transition[:, None], emission
+            model.log_initial.unsqueeze(1), model.log_transition[:, None], emission, viterbi=False
         )
         pairs = log_pairwise(found, model.log_transition[:, None]).exp().sum((1, 2))
         stays = pairs.diagonal(dim1=-2, dim2=-1).sum(-1)

@@ -114,7 +114,9 @@ def learner(
 def exact_filter(stream: SwitchingStream, x: Tensor) -> HMMPosterior:
     """Return the posterior of who knows the generator, for ``(N, T)``."""
     chain = stream.log_initial, stream.log_transition
-    return hsmm_posterior(*chain, stream.log_emission(x.double()), stream.log_duration)
+    return hsmm_posterior(
+        *chain, stream.log_emission(x.double()), stream.log_duration, viterbi=False
+    )
 
 
 def learn(config: DiscoverConfig, condition: Condition, seed: int, x: Tensor) -> dict[str, Any]:

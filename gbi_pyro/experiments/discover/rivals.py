@@ -38,7 +38,9 @@ class GaussianHMM(NamedTuple):
     def posterior(self, x: Tensor) -> HMMPosterior:
         """Return the posterior over tasks of sequences ``(N, B, T)``."""
         emission = log_emission(x, self.means.unsqueeze(1), self.sigma.unsqueeze(1))
-        return hmm_posterior(self.log_initial.unsqueeze(1), self.log_transition[:, None], emission)
+        return hmm_posterior(
+            self.log_initial.unsqueeze(1), self.log_transition[:, None], emission, viterbi=False
+        )
 
     def predicted_mean(self, posterior: HMMPosterior) -> Tensor:
         """Return E[x_t | x_1..t-1], ``(N, B, T)``."""
