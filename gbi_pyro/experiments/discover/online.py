@@ -21,7 +21,7 @@ from gbi_pyro.experiments.discover.config import (
     DiscoverConfig,
     generator,
 )
-from gbi_pyro.experiments.discover.networks import TaskMeans, adam, first_means
+from gbi_pyro.experiments.discover.networks import TaskMeans, first_means
 from gbi_pyro.experiments.discover.rivals import GaussianHMM, baum_welch, with_labels
 from gbi_pyro.experiments.discover.scores import Scores, score
 from gbi_pyro.inference.collapse import CollapseWarning
@@ -90,15 +90,7 @@ def learner(
     config: DiscoverConfig, network: TaskMeans, length: int, e_step: Callable[..., Any] | None
 ) -> OnlineEM:
     """Return the online form with the study's rates."""
-    noise_rate = config.noise_rate * config.rate
-    optimiser = adam(
-        [network.means],
-        network.log_sigma,
-        config.rate,
-        noise_rate,
-        betas=(0.9, 0.99),
-        fused=True,
-    )
+    optimiser = torch.optim.Adam(network.parameters(), config.rate, (0.9, 0.99), fused=True)
     half = config.decay * length
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda t: 1 / (1 + t / half))
     chain = TaskChain.sticky(
@@ -122,7 +114,7 @@ def exact_filter(stream: SwitchingStream, x: Tensor) -> HMMPosterior:
 def learn(config: DiscoverConfig, condition: Condition, seed: int, x: Tensor) -> dict[str, Any]:
     """Learn one stream, ``(T,)``; returns the run, the learner, the network and CPU seconds."""
     means = first_means(condition.num_tasks, config.spread, generator(seed, "weights"))
-    network = TaskMeans(means)
+    network = TaskMeans(means, config.noise_rate)
     infer = None if condition.order is None else OneStepGradient(order=condition.order)
     em = learner(config, network, len(x), infer)
     with warnings.catch_warnings():  # collapse is asked for at the end
