@@ -14,6 +14,7 @@ from gbi_pyro.plots.curves import (
     plot_blocks,
     plot_by_mean,
     plot_curves,
+    plot_every_seed,
     plot_predicted_mean,
 )
 from gbi_pyro.plots.images import (
@@ -40,6 +41,7 @@ __all__ = [
     "plot_by_mean",
     "plot_confusion",
     "plot_curves",
+    "plot_every_seed",
     "plot_evidence",
     "plot_gradients",
     "plot_histograms",

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from gbi_pyro.plots.style import (
     BAND,
+    MARKERS,
     Ax,
     Curves,
     Floor,
@@ -123,3 +124,38 @@ def plot_predicted_mean(
     ax = plot_by_mean(means, predicted, hull, ax, ylabel="predicted mean")
     ax.plot(means, means, color="0.5", linestyle=":", zorder=1, label="predicted = true")
     return finish(ax)
+
+
+def plot_every_seed(
+    x: ArrayLike, values: Curves, ax: Ax = None, *, xlabel: str, ylabel: str, log: bool = False
+) -> Axes:
+    """Draw every seed's value, (seeds, M) by name, at (M,), with a line through the medians.
+
+    For values of which a few lie far from the others, where a mean would show neither.
+
+    >>> ax = plot_every_seed([0, 1], {"EM": [[1, 1], [2, 1], [9, 1]]}, xlabel="", ylabel="")
+    >>> ax.lines[-1].get_ydata()
+    array([2., 1.])
+    """
+    ax = new_axes(ax, xlabel, ylabel)
+    at = checked_array("x", x, "M")
+    gap = np.diff(at).min() if len(at) > 1 else 1.0
+    for i, (name, seeds) in enumerate(values.items()):
+        array = checked_array(f"values[{name!r}]", seeds, "seeds", len(at))
+        shifted = at + 0.12 * gap * (i - (len(values) - 1) / 2)
+        style, marker = line_style(i), MARKERS[i % len(MARKERS)]
+        ax.plot(
+            shifted,
+            array.T,
+            color=style["color"],
+            alpha=0.6,
+            marker=marker,
+            linestyle="",
+            markersize=4,
+            fillstyle="none",
+        )
+        known = ~np.isnan(array).all(0)
+        middle = np.full(len(at), np.nan)
+        middle[known] = np.nanmedian(array[:, known], 0)
+        ax.plot(shifted, middle, label=name, marker=marker, markersize=5, **style)
+    return finish(ax, log=log)

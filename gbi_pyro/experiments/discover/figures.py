@@ -45,7 +45,7 @@ def figure_online(folder: Path, config: DiscoverConfig, found: Mapping[Condition
 
 
 def figure_labels(folder: Path, found: Mapping[tuple[int, float], Any]) -> Path:
-    """Draw the divergence from the exact filter by fraction of the labels, five tasks."""
+    """Draw each data set's divergence from the exact filter by fraction of the labels, K = 5."""
     cases = [(case, result) for case, result in found.items() if case[0] == 5]
     figure = Figure(figsize=(4 * len(cases), 3.6), layout="constrained")
     for ax, ((_, sigma), result) in zip(
@@ -58,9 +58,9 @@ def figure_labels(folder: Path, found: Mapping[tuple[int, float], Any]) -> Path:
             nothing = np.full(len(next(iter(by_fraction.values()))), np.nan)
             curves[way] = np.stack([by_fraction.get(f, nothing) for f in fractions], -1)
         at = np.arange(len(fractions), dtype=float)
-        plots.plot_by_mean(at, curves, ax=ax, ylabel="filtered KL (nats)", log=True)
+        label = f"labels known, sigma {sigma:g}"
+        plots.plot_every_seed(at, curves, ax, xlabel=label, ylabel="filtered KL (nats)", log=True)
         ax.set_xticks(at, [f"{float(f):.0%}" for f in fractions])
-        ax.set_xlabel(f"labels known, sigma {sigma:g}")
     return plots.save_figure(figure, folder, "labels")
 
 

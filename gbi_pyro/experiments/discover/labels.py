@@ -51,7 +51,8 @@ def measure(config: DiscoverConfig, num_tasks: int, sigma: float) -> dict[str, A
 
     Returns:
         ``divergence``: filtered KL(exact || found) in nats per step, by way, fraction and seed;
-        ``known``: the labels known by fraction and seed; ``means``, ``sigma`` and ``hazard`` of the
+        ``known``: the labels known by fraction and seed; ``unnamed``: of how many tasks none is
+        known (two of them cannot be told apart by name); ``means``, ``sigma`` and ``hazard`` of the
         networks that 1 % of the labels served, by seed, the tasks in the order of the labels.
     """
     true = MEANS[num_tasks]
@@ -103,6 +104,7 @@ def measure(config: DiscoverConfig, num_tasks: int, sigma: float) -> dict[str, A
     return {
         "divergence": divergence,
         "known": dict(zip(map(_key, FRACTIONS), counts, strict=True)),
+        "unnamed": dict(zip(map(_key, FRACTIONS), _unnamed(known, num_tasks), strict=True)),
         **kept,
     }
 
@@ -128,6 +130,12 @@ def _divergences(exact: Tensor, filtered: Tensor) -> list[list[float]]:
     """Return the mean divergence of every data set, for each of the copies in ``filtered``."""
     copies = filtered.unflatten(0, (-1, len(exact)))
     return kl(exact.expand_as(copies), copies).mean((2, 3)).tolist()
+
+
+def _unnamed(known: Tensor, num_tasks: int) -> list[list[int]]:
+    """Return of how many tasks no label is known, by fraction and data set."""
+    labelled = torch.nn.functional.one_hot(known + 1, num_tasks + 1)[..., 1:].amax((2, 3))
+    return (num_tasks - labelled.sum(-1)).tolist()
 
 
 def _key(fraction: float) -> str:

@@ -138,6 +138,9 @@ def label_rows(found: Mapping[tuple[int, float], Found]) -> list[Row]:
                 bar = Bar(0.002, "median") if own and (K, sigma) == (5, USUAL) else None
                 known = result["known"][fraction]
                 note = f"{min(known)}-{max(known)} labels" if way != few.HMM else ""
+                nameless = sum(unnamed > 1 for unnamed in result["unnamed"][fraction])
+                if known[0] and nameless:
+                    note += f"; in {nameless} data set(s) none of two tasks, so no names for them"
                 what = f"K = {K}, sigma {sigma:g}, {float(fraction):.0%} labels, {way}: filtered KL"
                 rows.append(Row.of("D6", what, values, bar, note))
         if CLAMPED in result["divergence"]:

@@ -1,0 +1,107 @@
+"""Runs beside one another: paired differences with their intervals, a panel for each quantity."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from gbi_pyro.plots.style import MARKERS, Ax, new_axes
+
+WIDTH = 4.2  # inches of a panel
+LETTERS = 46  # of a line of its title
+
+
+def plot_comparison(
+    rows: Sequence[Mapping[str, Any]],
+    ax: Ax = None,
+    *,
+    reference: str = "the reference",
+    runs: Sequence[str] | None = None,
+) -> Axes:
+    """Draw how far runs are from the reference in one quantity, a line for each run.
+
+    ``rows`` are those of a comparison, with ``quantity``, ``run``, ``difference``, ``low`` and
+    ``high``; an end that is None is unknown. A marker is filled where the interval excludes zero.
+    ``reference`` is a name for the axis; ``runs`` says by whose order runs have their markers.
+
+    >>> row = {"quantity": "loss", "run": "b", "difference": -0.2, "low": -0.3, "high": -0.1}
+    >>> plot_comparison([row]).get_title(loc="left")
+    'loss'
+    """
+    quantities = {row["quantity"] for row in rows}
+    if len(quantities) != 1:
+        raise ValueError(
+            f"rows should be of one quantity; got {sorted(quantities) or 'none'}: draw each in "
+            "axes of its own, or all by plot_comparisons"
+        )
+    ax = new_axes(ax, "", "", size=(WIDTH, 1.0 + 0.3 * len(rows)))
+    ax.axvline(0.0, color="0.3", linestyle=":", linewidth=1)
+    order = list(runs or (row["run"] for row in rows))
+    for i, row in enumerate(rows):
+        middle, low, high = (
+            np.nan if row[name] is None else float(row[name])
+            for name in ("difference", "low", "high")
+        )
+        ax.errorbar(
+            [middle],
+            [i],
+            xerr=None if np.isnan(low + high) else [[middle - low], [high - middle]],
+            marker=MARKERS[order.index(row["run"]) % len(MARKERS)],
+            markersize=5,
+            markerfacecolor="black" if low > 0 or high < 0 else "white",
+            capsize=3,
+            color="black",
+            linestyle="none",
+        )
+    ax.set_yticks(range(len(rows)), [str(row["run"]) for row in rows], size=8)
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.tick_params(axis="x", labelsize=8)
+    ax.set_xlabel(f"difference from {reference}", size=8)
+    title = "\n".join(textwrap.wrap(str(rows[0]["quantity"]), LETTERS))
+    ax.set_title(title, size=8, loc="left")
+    return ax
+
+
+def plot_comparisons(
+    rows: Sequence[Mapping[str, Any]],
+    axes: Sequence[Axes] | None = None,
+    *,
+    reference: str = "the reference",
+) -> list[Axes]:
+    """Draw every quantity of a comparison in axes of its own; see ``plot_comparison``.
+
+    Differences are in the unit of the quantity, so that each has its own scale. ``axes`` are one
+    for each quantity, in the order in which they come; without them a new figure has up to three
+    side by side.
+
+    >>> row = {"run": "b", "difference": -0.2, "low": -0.3, "high": -0.1}
+    >>> len(plot_comparisons([{"quantity": "loss", **row}, {"quantity": "error", **row}]))
+    2
+    """
+    quantities = list(dict.fromkeys(row["quantity"] for row in rows))
+    if not quantities:
+        raise ValueError("rows should hold at least one difference to draw; got none")
+    groups = [[row for row in rows if row["quantity"] == name] for name in quantities]
+    if axes is None:
+        columns = min(3, len(groups))
+        lines = -(-len(groups) // columns)
+        height = 1.2 + 0.3 * max(map(len, groups))
+        figure = Figure(figsize=(WIDTH * columns, height * lines), layout="constrained")
+        grid = figure.subplots(lines, columns, squeeze=False).ravel()
+        for unused in grid[len(groups) :]:
+            unused.remove()
+        axes = list(grid[: len(groups)])
+    if len(axes) != len(groups):
+        raise ValueError(
+            f"axes should be {len(groups)}, one for each of {quantities}; got {len(axes)}"
+        )
+    runs = list(dict.fromkeys(str(row["run"]) for row in rows))
+    return [
+        plot_comparison(group, ax, reference=reference, runs=runs)
+        for group, ax in zip(groups, axes, strict=True)
+    ]
