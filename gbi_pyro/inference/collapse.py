@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from gbi_pyro.posterior import entropy
 
 MIN_USAGE = 0.01  # a task expected in fewer elements than this is not used
 MIN_GAP = 0.1  # nats per element: tasks that differ by less say the same
+MAX_FLEETING = 1.5  # steps: blocks this short are single steps, and mark switches between tasks
+MIN_STICKY = 5.0  # steps: how long blocks have to be expected to be, for that to be told
 
 
 class CollapseWarning(UserWarning):
@@ -26,6 +29,8 @@ class CollapseReport:
             ``(K, K)``.
         unused: tasks that explain less than ``MIN_USAGE`` of the elements.
         same: groups of used tasks whose outputs coincide (gaps below ``MIN_GAP``).
+        fleeting: used tasks that last single steps where the chain expects long blocks: a recurrent
+            network that follows the tasks by itself may keep one for the steps that surprise it.
         pruned: tasks that the prior forbids; they are not counted.
         carries_history: whether the network is recurrent, and may follow the task by itself.
     """
@@ -34,6 +39,7 @@ class CollapseReport:
     gaps: Tensor = field(repr=False)
     unused: list[int]
     same: list[list[int]]
+    fleeting: list[int] = field(default_factory=list)
     pruned: list[int] = field(default_factory=list)
     carries_history: bool = False
 
@@ -49,9 +55,9 @@ class CollapseReport:
 
     @property
     def redundant(self) -> list[int]:
-        """The tasks to prune: unused ones, and all but the most used of those that coincide."""
+        """The tasks to prune: unused, fleeting, all but the most used of those that coincide."""
         extra = [k for g in self.same for k in g if k != max(g, key=lambda i: self.usage[i])]
-        return sorted({*self.unused, *extra})
+        return sorted({*self.unused, *self.fleeting, *extra})
 
     @property
     def effective_number(self) -> float:
@@ -87,6 +93,8 @@ class CollapseReport:
                 words += f"; {self.unused} explain less than {MIN_USAGE:.0%} of the data each"
             for group in self.same:
                 words += f"; {group} say the same"
+            if self.fleeting:
+                words += f"; {self.fleeting} last single steps, which mark switches and no task"
         if self.num_used == 1 and self.carries_history:
             return words + (
                 ". The network is recurrent: if the data do switch, it follows them by its own "
@@ -102,14 +110,17 @@ def find_collapse(
     allowed: Tensor | None = None,
     *,
     carries_history: bool = False,
+    stay: Tensor | None = None,
 ) -> CollapseReport:
-    """Look for tasks that are not used, and for tasks that say the same.
+    """Look for tasks that are not used, tasks that say the same, and tasks of single steps.
 
     Args:
         log_likelihood: log p(x | z = k) of each element, ``batch_shape + (K,)``.
         q: the posterior, ``batch_shape + (K,)``.
         allowed: the tasks that the prior allows, ``(K,)``; all without.
         carries_history: whether the network is recurrent.
+        stay: where tasks switch by a chain, the probability that each goes on, ``(K,)``; time is
+            then the last batch dimension.
 
     Returns:
         The report; ``str(report)`` says it in words.
@@ -123,20 +134,53 @@ def find_collapse(
     table, usage = log_likelihood.reshape(-1, K), q.reshape(-1, K).mean(0)
     # Both may be -inf, where the data are possible under neither task.
     gaps = (table.unsqueeze(-1) - table.unsqueeze(-2)).nan_to_num(nan=0.0).abs().mean(0)
-    return report_collapse(usage, gaps, allowed, carries_history=carries_history)
+    dwell = None if stay is None else dwell_times(q)
+    return report_collapse(
+        usage, gaps, allowed, carries_history=carries_history, stay=stay, dwell=dwell
+    )
+
+
+def dwell_times(q: Tensor) -> Tensor:
+    """Return how many steps a task lasts on average where it is the most probable, ``(K,)``.
+
+    NaN for a task that never is.
+
+    >>> import torch
+    >>> dwell_times(torch.eye(2)[[0, 0, 0, 1, 0]])
+    tensor([2., 1.])
+    """
+    most = torch.nn.functional.one_hot(q.argmax(-1), q.shape[-1])
+    before = torch.cat([torch.zeros_like(most[..., :1, :]), most[..., :-1, :]], -2)
+    begun = (most * (1 - before)).reshape(-1, q.shape[-1]).sum(0)
+    return most.reshape(-1, q.shape[-1]).sum(0) / begun.to(q.dtype)
 
 
 def report_collapse(
-    usage: Tensor, gaps: Tensor, allowed: Tensor | None = None, *, carries_history: bool = False
+    usage: Tensor,
+    gaps: Tensor,
+    allowed: Tensor | None = None,
+    *,
+    carries_history: bool = False,
+    stay: Tensor | None = None,
+    dwell: Tensor | None = None,
 ) -> CollapseReport:
-    """Return the report on tasks of known usage, ``(K,)``, and known gaps, ``(K, K)``."""
+    """Return the report on tasks of known usage, ``(K,)``, and known gaps, ``(K, K)``.
+
+    ``dwell`` and ``stay``, ``(K,)``, say how long tasks last and how probably they go on.
+    """
     forbidden = usage.new_zeros(len(usage)).bool() if allowed is None else ~allowed.to(usage.device)
     # A pruned task differs from no other, so that it takes no part in the largest gap.
     gaps = gaps.masked_fill(forbidden | forbidden.unsqueeze(-1), 0.0)
     unused = ((usage < MIN_USAGE) & ~forbidden).nonzero().flatten().tolist()
     pruned = forbidden.nonzero().flatten().tolist()
     left = [k for k in range(len(usage)) if k not in {*unused, *pruned}]
-    return CollapseReport(usage, gaps, unused, _groups(gaps, left), pruned, carries_history)
+    fleeting = []
+    if stay is not None and dwell is not None:
+        sticky = stay.to(dwell) > 1 - 1 / MIN_STICKY
+        short = (dwell < MAX_FLEETING) & sticky
+        fleeting = [k for k in short.nonzero().flatten().tolist() if k in left]
+    groups = _groups(gaps, left)
+    return CollapseReport(usage, gaps, unused, groups, fleeting, pruned, carries_history)
 
 
 def _groups(gaps: Tensor, left: list[int]) -> list[list[int]]:

@@ -303,11 +303,15 @@ class GradientEM:
         if table is None:
             view = self._view(args, **{posterior.site_name(): posterior.probs()})
             table = task_table(view[0], view[1:], self.chunk_size)
+        stay = None
+        if isinstance(self.prior, TaskChain):
+            stay = self.prior.log_transition.diagonal().exp()
         return find_collapse(
             table.likelihood.detach().movedim(0, -1),
             posterior.probs(),
             None if self.prior is None else self.prior.allowed,
             carries_history=hasattr(self.model, "carried_states"),
+            stay=stay,
         )
 
 

@@ -71,8 +71,6 @@ def match_labels(q: Tensor, labels: Tensor) -> Tensor:
     >>> match_labels(q, torch.tensor([0, 1, -1]))
     tensor([ 1,  0, -1])
     """
-    # Here, so that the package loads without it.
-
     num_tasks = q.shape[-1]
     labels = check_labels(labels, q.shape[:-1], num_tasks)
     known = labels != UNKNOWN

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gbi_pyro.inference.collapse import find_collapse, report_collapse
+from gbi_pyro.inference.collapse import dwell_times, find_collapse, report_collapse
 
 
 def scores(means: list[float], x: Tensor, sigma: float = 0.1) -> Tensor:
@@ -89,3 +89,23 @@ def test_any_batch_shape_will_do() -> None:
     flat, folded = (find_collapse(t, t.softmax(-1)) for t in (table, table.reshape(4, 25, 3)))
     torch.testing.assert_close(flat.usage, folded.usage)
     torch.testing.assert_close(flat.gaps, folded.gaps)
+
+
+def test_a_task_of_single_steps_marks_switches() -> None:
+    """Under a sticky chain a task is a block of steps; where blocks are short, they are tasks."""
+    tasks = torch.tensor([0] * 20 + [1] + [0] * 20 + [1] + [0] * 18)
+    q = torch.eye(2)[tasks]
+    found = find_collapse(100 * q, q, stay=torch.tensor([0.96, 0.96]))
+    assert (found.fleeting, found.redundant, found.collapsed) == ([1], [1], True)
+    assert "1 of 2 tasks are used; [1] last single steps" in str(found)
+    assert not find_collapse(100 * q, q, stay=torch.tensor([0.96, 0.5])).collapsed
+    assert not find_collapse(100 * q, q).collapsed
+    blocks = torch.eye(2)[torch.tensor([0] * 20 + [1] * 4 + [0] * 20 + [1])]  # 2.5 steps
+    assert not find_collapse(100 * blocks, blocks, stay=torch.tensor([0.96, 0.96])).collapsed
+
+
+def test_blocks_of_sequences_are_not_joined() -> None:
+    """The end of one sequence and the beginning of the next are no block."""
+    q = torch.eye(2)[torch.tensor([[0, 0, 1], [1, 0, 0]])]
+    torch.testing.assert_close(dwell_times(q), torch.tensor([2.0, 1.0]))
+    assert dwell_times(q[:1, :2])[1].isnan()
