@@ -68,7 +68,7 @@ class AtDraws(Messenger):
         if msg["is_observed"]:
             if self.data == "hide":
                 msg["mask"] = False
-            elif self.data == "redraw" and _is_data(msg):
+            elif self.data == "redraw" and is_data(msg):
                 msg["is_observed"], msg["value"], msg["done"] = False, None, False
         elif name in self.values and not is_task_message(msg):
             value = self.values[name]
@@ -140,7 +140,7 @@ def look(
     with pure(model), torch.no_grad():
         trace = poutine.trace(at.around(model)).get_trace(*args, **kwargs)
     nodes = {n: node for n, node in trace.nodes.items() if node["type"] == "sample"}
-    observed = {n: node["value"] for n, node in nodes.items() if n not in at.met and _is_data(node)}
+    observed = {n: node["value"] for n, node in nodes.items() if n not in at.met and is_data(node)}
     factors = [joint.factors[name] for name in at.met]
     return DrawnModel(
         values={
@@ -149,13 +149,13 @@ def look(
         },
         observed=observed,
         sites={name: site.detached() for name, site in joint.sites.items()},
-        dims={name: _dims(name, nodes[name]) for name in (*at.met, *observed)},
+        dims={name: dims_of(name, nodes[name]) for name in (*at.met, *observed)},
         nesting=joint.nesting,
         local=any(f.belongs(site) for f in factors for site in joint.sites.values()),
     )
 
 
-def _is_data(msg: Any) -> bool:
+def is_data(msg: Any) -> bool:
     """Whether a site holds data: observed, and no task, factor or function of others."""
     infer = msg["infer"]
     return bool(
@@ -192,7 +192,7 @@ def _shaped(name: str, value: Tensor, expected: torch.Size) -> Tensor:
     )
 
 
-def _dims(name: str, node: Any) -> tuple[str, ...]:
+def dims_of(name: str, node: Any) -> tuple[str, ...]:
     """Name the dimensions of a site's value by its plates."""
     shape = node["value"].shape
     plates = {f.dim: f for f in node["cond_indep_stack"] if f.vectorized}

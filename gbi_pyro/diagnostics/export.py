@@ -8,13 +8,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pyro.infer import MCMC
 from torch import Tensor
 
 from gbi_pyro.diagnostics.at_draws import Draws
 from gbi_pyro.diagnostics.draws import GivenDraws
+from gbi_pyro.diagnostics.export_chain import chain_posteriors
 from gbi_pyro.diagnostics.export_draws import draw_groups
 from gbi_pyro.diagnostics.export_schema import SAMPLE_DIMS, Layout, dataset, provenance, to_numpy
+from gbi_pyro.diagnostics.replicates import replicate
 from gbi_pyro.files import replacing
+from gbi_pyro.inference.hmm import HMMPosterior
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.relax import Model
 
@@ -26,7 +30,7 @@ NUM_DRAWS = 100  # of task ids, where nobody says how many
 
 
 def to_inference_data(
-    result: TaskPosterior | GivenDraws | Draws,
+    result: TaskPosterior | HMMPosterior | GivenDraws | Draws,
     model: Model | None = None,
     args: tuple[Any, ...] = (),
     *,
@@ -45,14 +49,18 @@ def to_inference_data(
 
     The groups, each present if there is something to put in it:
 
-    - ``posterior``: task ids drawn from q(z | x); chain, draw and the site's plates.
+    - ``posterior``: task ids drawn from q(z | x), each element on its own, also in a chain, whose
+      steps hang together; chain, draw and the site's plates.
     - ``task_probs``: q(z = k | x); the site's plates and ``<site>_task``, labelled by name.
-    - ``exact_task_probs``: the same for the exact posterior.
+    - ``exact_task_probs``: the same for the exact posterior; ``filtered_task_probs``: of an
+      ``HMMPosterior``, whose ``task_probs`` are smoothed.
     - ``log_likelihood``: ``log_evidence``, the *marginal* log p(x_i) with tasks summed out, never
       log p(x_i | z_i), whose LOO would be that of known tasks. It does not depend on the drawn
       tasks, so that a single value is repeated for every draw: ``az.loo`` then gives the plain log
       score (p_loo = 0) and warns. Give ``log_evidence`` for draws of the weights to get a real LOO.
-    - ``posterior_predictive``, ``observed_data``, and ``constant_data`` (true task ids).
+      What the method does not know is not taken from ``exact``, which may be of the generator.
+    - ``posterior_predictive``: data of the same elements, drawn under each draw of their tasks.
+    - ``observed_data``, and ``constant_data`` (true task ids).
 
     A model fitted by MCMC or SVI is handed over as its draws, with the model and its data: the
     tasks are enumerated for each draw (see ``GivenDraws``). Then ``posterior`` also holds the other
@@ -61,17 +69,21 @@ def to_inference_data(
     drawn for elements not seen yet, with tasks from their prior; ``observed_data`` are read from
     the model, and ``sample_stats`` says which steps of MCMC diverged.
 
-    The attributes record method, settings, compute, versions and ``draws_seed``. What netCDF has
-    no type for (None, bool, dict, list) is written as JSON.
+    A dimension of size 1 that no plate declares, such as that of a task per sequence beside time,
+    is left out. The attributes record method, settings, compute, versions and ``draws_seed``. What
+    netCDF has no type for (None, bool, dict, list) is written as JSON.
 
     Args:
-        result: a posterior from any inference; or a finished ``pyro.infer.MCMC``, draws by site,
-            ``(S,) + shape``, or either inside ``GivenDraws``, which has options.
-        model: the Pyro model the draws belong to.
+        result: a posterior from any inference; what ``hmm_posterior`` or ``hsmm_posterior``
+            returned, its site then called ``z``, its dimensions ``sequence`` and ``time``; a
+            finished ``pyro.infer.MCMC``, or draws by site, ``(S,) + shape``; or either of these
+            inside ``GivenDraws``, which has options.
+        model: the Pyro model the draws belong to; for a posterior the one it is of, to read the
+            data and to draw new ones, at the price of a run for each draw.
         args: what the model takes.
         observed: data by name, beside those of the model. Dimensions are named by ``dims``, else
-            from the left by the plates of the site with the most elements, for as long as sizes
-            agree.
+            the plates of the model, else from the left by the plates of the task site with the most
+            elements, for as long as sizes agree.
         labels: true task ids by site, ``batch_shape`` each, integers.
         exact: the exact posterior over the same sites, where ``result`` is a posterior.
         predictions: draws of data by name, ``(draws, ...)`` each; for a model and its draws,
@@ -91,7 +103,8 @@ def to_inference_data(
     Raises:
         TaskSiteError: if ``exact``, ``labels`` or ``task_names`` know a site that ``result`` does
             not.
-        ValueError: for shapes, names or types that do not fit.
+        ValueError: for shapes or names that do not fit.
+        TypeError: for a result of another kind.
 
     Example:
         >>> import pyro, pyro.distributions as dist
@@ -113,21 +126,32 @@ def to_inference_data(
         generator = torch.Generator().manual_seed(0)
     options = {"exact": exact, "log_evidence": log_evidence, "num_draws": num_draws}
     names, wanted_dims = task_names or {}, dims or {}
+    filtered = None
+    if isinstance(result, HMMPosterior):
+        result, filtered = chain_posteriors(result)
     if isinstance(result, TaskPosterior):
-        _refuse({"model": model, "args": args or None}, "draws of a model's other sites")
-        posterior, layout = result, Layout(result, names, wanted_dims)
-        n = NUM_DRAWS if num_draws is None else num_draws
+        posterior, n = result, NUM_DRAWS if num_draws is None else num_draws
         if n < 0:
             raise ValueError(f"num_draws should be 0 or more; got {n}")
+        tasks = _draw_tasks(result, n, generator)
+        if model is not None:
+            found = replicate(result, tasks, model, args, generator=generator)
+            observed = {**found.observed, **(observed or {})}
+            predictions = found.predictions if predictions is None else predictions
+            wanted_dims = {**found.dims, **wanted_dims}
+        elif args:
+            raise ValueError("args should come with their model; got no model")
+        layout = Layout(result, names, wanted_dims)
         groups = {
-            "posterior": _drawn_tasks(layout, n, generator),
+            "posterior": layout.tasks(tasks) if n else None,
             "task_probs": layout.probs(result, "result"),
             "exact_task_probs": layout.probs(exact, "exact") if exact else None,
+            "filtered_task_probs": layout.probs(filtered, "result") if filtered else None,
             "log_likelihood": _log_likelihood(layout, log_evidence, max(n, 1)),
             "posterior_predictive": layout.predictions(predictions or {}),
             "observed_data": layout.data(observed or {}),
         }
-    else:
+    elif isinstance(result, (GivenDraws, MCMC, Mapping)):
         _refuse(options, "a task posterior")
         if model is None:
             raise ValueError(
@@ -139,6 +163,12 @@ def to_inference_data(
             given, model, args, names, wanted_dims, observed or {}, predictions, generator
         )
         posterior = layout.result
+    else:
+        raise TypeError(
+            "result should be a TaskPosterior, an HMMPosterior, a finished MCMC, GivenDraws or "
+            f"draws by site; got {type(result).__name__}: of a model fitted by SVI give the draws, "
+            "Predictive(guide, num_samples=S)(*args)"
+        )
     groups["constant_data"] = layout.labels(labels or {})
     attrs = provenance(posterior, generator.initial_seed(), attributes or {})
     # Half the time of importing this package would be ArviZ's (1.5 s): only its users pay.
@@ -148,7 +178,7 @@ def to_inference_data(
     return az.InferenceData(
         attrs=attrs,
         warn_on_custom_groups=False,
-        **{name: data for name, data in groups.items() if data is not None},
+        **{name: layout.squeezed(data) for name, data in groups.items() if data is not None},
     )
 
 
@@ -172,18 +202,11 @@ def _refuse(options: Mapping[str, object], belong_to: str) -> None:
         raise ValueError(f"{' and '.join(given)} should be left out: only {belong_to} may have it")
 
 
-def _drawn_tasks(layout: Layout, n: int, generator: torch.Generator) -> xr.Dataset | None:
-    if n == 0:
-        return None
-    result, device = layout.result, generator.device
-    here = {name: value.detach().to(device) for name, value in result.log_probs.items()}
-    draws = replace(result, log_probs=here).sample(n, generator=generator)
-    return dataset(
-        {
-            name: ((*SAMPLE_DIMS, *result.sites[name].dims), to_numpy(ids.unsqueeze(0)))
-            for name, ids in draws.items()
-        }
-    )
+def _draw_tasks(result: TaskPosterior, n: int, generator: torch.Generator) -> dict[str, Tensor]:
+    here = {name: value.detach().to(generator.device) for name, value in result.log_probs.items()}
+    if n == 0:  # which multinomial refuses
+        return {name: value.new_empty((0, *value.shape[:-1])) for name, value in here.items()}
+    return replace(result, log_probs=here).sample(n, generator=generator)
 
 
 def _log_likelihood(layout: Layout, given: Tensor | None, draws: int) -> xr.Dataset | None:

@@ -100,6 +100,18 @@ class Layout:
             f"that without its last dimension; got {shape} (after the draws)"
         )
 
+    def squeezed(self, data: xr.Dataset) -> xr.Dataset:
+        """Leave out the dimensions of task sites that no plate declares and that have size 1."""
+        surplus = {
+            dim
+            for site in self.result.sites.values()
+            for dim, plate, size in zip(
+                site.dims, site.plates, self.batch_shape(site.name), strict=True
+            )
+            if plate is None and size == 1
+        }
+        return data.squeeze([dim for dim in data.dims if dim in surplus], drop=True)
+
     def data(self, values: Mapping[str, Tensor]) -> xr.Dataset | None:
         """Return observed variables."""
         return dataset({n: (self.data_dims(n, x.shape), to_numpy(x)) for n, x in values.items()})
@@ -137,6 +149,15 @@ class Layout:
             dims = *SAMPLE_DIMS, *self.data_dims(name, draws.shape[1:])
             variables[name] = dims, to_numpy(draws.unflatten(0, chains or (1, len(draws))))
         return dataset(variables)
+
+    def tasks(self, draws: Mapping[str, Tensor]) -> xr.Dataset | None:
+        """Return drawn task ids."""
+        return dataset(
+            {
+                name: ((*SAMPLE_DIMS, *self.result.sites[name].dims), to_numpy(ids.unsqueeze(0)))
+                for name, ids in draws.items()
+            }
+        )
 
     def labels(self, labels: Mapping[str, Tensor]) -> xr.Dataset | None:
         """Return true task ids."""

@@ -12,9 +12,17 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer import SVI, Trace_ELBO
 from torch import Tensor
 
-from gbi_pyro import BayesFilter, Enumeration, OneStepGradient, TaskSiteError
+from gbi_pyro import (
+    BayesFilter,
+    Enumeration,
+    IterativeGradient,
+    OneStepGradient,
+    TaskSiteError,
+    hmm_posterior,
+)
 from gbi_pyro.data.switching import SwitchingStream
 from gbi_pyro.diagnostics.export import save_inference_data, to_inference_data
 from gbi_pyro.posterior import TaskPosterior
@@ -106,7 +114,85 @@ def test_log_likelihood_is_marginal_over_tasks(stream: tuple[Tensor, Tensor]) ->
     found = data.log_likelihood["log_evidence"]
     assert found.dims == ("chain", "draw", "sequence", "time")
     np.testing.assert_allclose(found, mixture.expand(1, 6, 3, 7), rtol=1e-5, atol=1e-5)
-    assert "log_likelihood" not in to_inference_data(OneStepGradient()(per_step, x)).groups()
+    # One step does not know it, and the exact posterior beside it may be that of another model.
+    estimate, exact = OneStepGradient()(per_step, x), Enumeration()(per_step, x)
+    assert "log_likelihood" not in to_inference_data(estimate, exact=exact).groups()
+
+
+@pytest.mark.parametrize("infer", [IterativeGradient(num_steps=3), OneStepGradient(order=2)])
+def test_any_inference_is_handed_over(stream: tuple[Tensor, Tensor], infer: Any) -> None:
+    x, z = stream
+    result = infer(per_step, x)
+    data = to_inference_data(result, labels={"z": z}, exact=Enumeration()(per_step, x))
+    np.testing.assert_array_equal(data.task_probs["z"], result.probs())
+    assert data.attrs["method"] == result.method
+    assert data.attrs["passes_forward"] == result.passes.forward
+
+
+def test_the_exact_chain_is_handed_over_smoothed_and_filtered(
+    stream: tuple[Tensor, Tensor],
+) -> None:
+    x, z = stream
+    toy = SwitchingStream(sigma=0.3)
+    chain = hmm_posterior(toy.log_initial, toy.log_transition, toy.log_emission(x))
+    data = to_inference_data(chain, observed={"x": x}, labels={"z": z}, task_names=NAMES)
+    assert data.task_probs["z"].dims == ("sequence", "time", "z_task")
+    np.testing.assert_array_equal(data.task_probs["z"], chain.log_smoothed.exp())
+    np.testing.assert_array_equal(data.filtered_task_probs["z"], chain.log_filtered.exp())
+    assert data.observed_data["x"].dims == ("sequence", "time")
+    evidence = data.log_likelihood["log_evidence"]
+    assert evidence.dims == ("chain", "draw", "sequence")
+    np.testing.assert_array_equal(evidence[0, 0], chain.log_evidence)
+    assert data.attrs["method"] == "exact chain, smoothed"
+    alone = hmm_posterior(toy.log_initial, toy.log_transition, toy.log_emission(x[0]))
+    assert to_inference_data(alone).task_probs["z"].dims == ("time", "z_task")
+
+
+def test_data_are_read_from_the_model_and_drawn_anew_under_its_tasks() -> None:
+    def clear(x: Tensor) -> None:  # an observation of several words, hardly any noise
+        with pyro.plate("text", len(x), dim=-2):
+            prior = dist.OneHotCategorical(torch.tensor([0.5, 0.5]))
+            z = pyro.sample("z", prior.expand([len(x), 1]), infer={"task": True})
+            with pyro.plate("word", x.shape[1], dim=-1):
+                pyro.sample("x", dist.Normal(z @ MEANS, 1.0), obs=x)
+
+    x, S = torch.tensor([[0.2, 0.1, 0.3], [2.0, 2.5, 0.8]]), 3000
+    result = Enumeration()(clear, x)
+    before = torch.get_rng_state()
+    data = to_inference_data(result, clear, (x,), num_draws=S)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert data.observed_data["x"].dims == ("text", "word")
+    np.testing.assert_array_equal(data.observed_data["x"], x)
+    drawn, tasks = data.posterior_predictive["x"], data.posterior["z"]
+    assert drawn.dims == ("chain", "draw", "text", "word")
+    # Each draw follows its own tasks: noise is what is left. Five standard errors.
+    noise = drawn.values - MEANS.numpy()[tasks.values][..., None]
+    assert abs(noise.mean()) < 5 / np.sqrt(noise.size)
+    assert abs(noise.std() - 1) < 5 / np.sqrt(2 * noise.size)
+    expected = (result.probs() @ MEANS).numpy()
+    error = 5 * np.sqrt((1 + 0.6**2 / 4) / S)
+    np.testing.assert_allclose(drawn.mean(("chain", "draw")), expected.repeat(3, 1), atol=error)
+    again = to_inference_data(result, clear, (x,), num_draws=S)
+    assert again.posterior_predictive.identical(data.posterior_predictive)
+    assert (
+        "posterior_predictive" not in to_inference_data(result, clear, (x,), num_draws=0).groups()
+    )
+
+
+def test_the_model_of_a_posterior_is_the_one_it_is_of(stream: tuple[Tensor, Tensor]) -> None:
+    x, _ = stream
+    result = OneStepGradient()(per_step, x)
+    with pytest.raises(TaskSiteError, match=r"'z' of shape \(3, 7, 2\).*got \(2, 7, 2\)"):
+        to_inference_data(result, per_step, (x[:2],))
+    with pytest.raises(TaskSiteError, match=r"'z' of shape .* got none"):
+        to_inference_data(result, lambda x: pyro.sample("y", dist.Normal(0.0, 1.0)), (x,))
+    with pytest.raises(ValueError, match="args should come with their model"):
+        to_inference_data(result, args=(x,))
+
+
+def test_a_result_of_another_kind_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"result should be a TaskPosterior.*got SVI.*Predictive"):
+        to_inference_data(SVI(per_step, per_step, pyro.optim.Adam({}), Trace_ELBO()))  # type: ignore[arg-type]
 
 
 def test_a_chain_has_one_evidence_per_sequence(stream: tuple[Tensor, Tensor]) -> None:
@@ -202,10 +288,12 @@ def test_sites_without_plates_and_plates_of_size_one() -> None:
 def test_several_sites_keep_their_own_dimensions(stream: tuple[Tensor, Tensor]) -> None:
     x, z = stream
     data = to_inference_data(Enumeration()(two_sites, x), observed={"x": x}, labels={"z": z})
-    assert data.task_probs["context"].dims == ("sequence", "context_dim_1", "context_task")
+    # A task per sequence has no time: its dimension of size 1 there is no plate's.
+    assert data.task_probs["context"].dims == ("sequence", "context_task")
+    assert data.posterior["context"].dims == ("chain", "draw", "sequence")
+    assert data.log_likelihood["log_evidence"].dims == ("chain", "draw", "sequence")
     assert data.task_probs["z"].dims == ("sequence", "time", "z_task")
     assert data.observed_data["x"].dims == ("sequence", "time")
-    assert data.log_likelihood["log_evidence"].sizes["sequence"] == 3
     assert set(data.constant_data.data_vars) == {"z"}
 
 

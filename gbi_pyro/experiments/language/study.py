@@ -170,6 +170,7 @@ def _write_posterior(store: RunFolder, run: Run) -> None:
         to_inference_data(
             OneStepGradient(calibration=found.calibration)(network, tokens),
             observed={"words": tokens},
+            dims={"words": ["sequence", "time"]},
             labels={"z": labels.unsqueeze(-1)},
             exact=Enumeration(check=False)(network, tokens),
             task_names={"z": list(run.texts.sets.names)},
