@@ -31,6 +31,7 @@ KINDS: dict[str, Callable[..., Axes]] = {
     "curves": lambda ax: plots.plot_curves(CURVES, ax, floor=0.5),
     "blocks": lambda ax: plots.plot_blocks(CURVES, ax, floor={"floor": 0.5, "ceiling": 3.0}),
     "binned": lambda ax: plots.plot_binned(CURVES, 7, ax),
+    "every_seed": lambda ax: plots.plot_every_seed(MEANS, CURVES, ax, xlabel="x", ylabel="y"),
     "by_mean": lambda ax: plots.plot_by_mean(MEANS, CURVES, (0.2, 0.8), ax, log=True),
     "predicted_mean": lambda ax: plots.plot_predicted_mean(MEANS, CURVES, ax),
     "gradients": lambda ax: plots.plot_gradients(PROBS[0], Z, ax),

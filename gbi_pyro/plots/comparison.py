@@ -14,6 +14,7 @@ from gbi_pyro.plots.style import MARKERS, Ax, new_axes
 
 WIDTH = 4.2  # inches of a panel
 LETTERS = 46  # of a line of its title
+NAME = 22  # letters of a line of a run's name
 
 
 def plot_comparison(
@@ -58,12 +59,12 @@ def plot_comparison(
             color="black",
             linestyle="none",
         )
-    ax.set_yticks(range(len(rows)), [str(row["run"]) for row in rows], size=8)
+    ax.set_yticks(range(len(rows)), [textwrap.fill(str(row["run"]), NAME) for row in rows], size=8)
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.tick_params(axis="x", labelsize=8)
-    ax.set_xlabel(f"difference from {reference}", size=8)
-    title = "\n".join(textwrap.wrap(str(rows[0]["quantity"]), LETTERS))
-    ax.set_title(title, size=8, loc="left")
+    ax.locator_params(axis="x", nbins=6)
+    ax.set_xlabel(textwrap.fill(f"difference from {reference}", LETTERS), size=8)
+    ax.set_title(textwrap.fill(str(rows[0]["quantity"]), LETTERS), size=8, loc="left")
     return ax
 
 

@@ -69,8 +69,17 @@ def plot_task_probs(
     'p(task 1 | x)'
     """
     name: Any = task
-    if hasattr(probs, "task_probs"):
-        data, site = probs, site or next(iter(probs.task_probs.data_vars))
+    if hasattr(probs, "groups"):  # InferenceData
+        data, groups = probs, probs.groups()
+        if "task_probs" not in groups:
+            raise ValueError(
+                f"probs should have the group task_probs; got InferenceData with {groups}: make it "
+                "by gbi_pyro.to_inference_data"
+            )
+        known = list(data.task_probs.data_vars)
+        site = known[0] if site is None else site
+        if site not in known:
+            raise ValueError(f"site should be one of {known}, those of task_probs; got {site!r}")
         probs = data.task_probs[site]
         name = probs[f"{site}_task"].values[task]
         if exact is None and hasattr(data, "exact_task_probs"):
