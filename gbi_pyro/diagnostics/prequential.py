@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 State = TypeVar("State")
+ROUNDING = 1e-9  # neighbours on the grid are as far apart as it says only within this
 LARGEST_TABLE = 200_000  # sets of means; the filter keeps K numbers for each and each stream
 
 
@@ -87,20 +88,24 @@ class SwitchingMeans:
     r"""Exact Bayesian learner of K switching Gaussians with unknown means and unknown hazard.
 
     x_t ~ Normal(mu_{z_t}, sigma); at each step the task changes with probability h to one of the
-    K - 1 others. A priori the means are a set of K different points of a grid, each set as probable
-    as any other, and h is one of a few hazards. The filter carries p(h, mu, z_t | x_1..t) for all
-    of them, so its code length is minus the log marginal likelihood of this model, and no
-    approximation (beyond the grid, which *is* the prior). Since the chain and the prior treat all
-    tasks alike, the order of the means does not count.
+    K - 1 others. A priori the means are a set of K points of a grid, no two nearer than
+    ``separation``, each such set as probable as any other, and h is one of a few hazards. The
+    filter carries p(h, mu, z_t | x_1..t) for all of them, so its code length is minus the log
+    marginal likelihood of this model, and no approximation (beyond the grid, which *is* the prior).
+    Since the chain and the prior treat all tasks alike, the order of the means does not count.
 
     The code of the true K is shortest as soon as the stream tells: a task more spreads the prior
-    over more sets of means (Occam's factor), a task less leaves its data unexplained.
+    over more sets of means (Occam's factor), a task less leaves its data unexplained. Two tasks of
+    nearly the same mean explain what one does, at nearly the same price: without ``separation``
+    the shortest code often has a task too many. About 2 sigma is what tells two tasks apart; that
+    is a prior, to be chosen before the stream is seen.
 
     Args:
         num_tasks: K >= 1.
         sigma: the noise, known.
         grid: the points that a mean may be.
         hazards: the probabilities that a hazard may be, equally probable; one task has none.
+        separation: how far apart two means are at least.
 
     Raises:
         ValueError: for options out of range, or more sets of means than memory is for.
@@ -115,6 +120,7 @@ class SwitchingMeans:
     sigma: float
     grid: tuple[float, ...] = tuple(i / 20 for i in range(-4, 25))
     hazards: tuple[float, ...] = (0.01, 0.03, 0.1)
+    separation: float = 0.0
 
     def __post_init__(self) -> None:
         if self.num_tasks < 1:
@@ -134,12 +140,20 @@ class SwitchingMeans:
                 f"{math.comb(len(self.grid), self.num_tasks)} sets of {self.num_tasks}, more than "
                 f"{LARGEST_TABLE}"
             )
+        if not self.separation >= 0 or not len(self.means):
+            raise ValueError(
+                f"separation should be at least 0 and leave room for {self.num_tasks} points of "
+                f"the grid; got {self.separation}, and a grid from {min(self.grid):g} to "
+                f"{max(self.grid):g}"
+            )
 
     @property
     def means(self) -> Tensor:
         """All sets of means, ``(M, K)``, float64."""
         sets = itertools.combinations(sorted(self.grid), self.num_tasks)
-        return torch.tensor(list(sets), dtype=torch.float64)
+        found = torch.tensor(list(sets), dtype=torch.float64)
+        apart = found.diff(dim=-1) >= self.separation * (1 - ROUNDING)
+        return found[apart.all(-1)]
 
     @property
     def hazard(self) -> Tensor:
