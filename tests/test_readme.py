@@ -27,6 +27,14 @@ def test_every_bar_of_a_run_stands_in_the_readme_as_it_came_out(source, block):
     assert shown
 
 
+TABLES = re.findall(r"<!-- table: (\S+) -->\n(.*?)<!-- end of table -->", README, re.DOTALL)
+
+
+@pytest.mark.parametrize(("source", "table"), TABLES, ids=[source for source, _ in TABLES])
+def test_a_table_stands_in_the_readme_as_it_came_out(source, table):
+    assert table.splitlines() == (ROOT / source).read_text().splitlines()[2:]
+
+
 def test_results_of_all_studies_are_shown():
     studies = sorted(path.parent.name for path in (ROOT / "docs").glob("*/table.md"))
     assert sorted(Path(source).parent.name for source, _ in BLOCKS) == studies

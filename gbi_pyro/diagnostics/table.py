@@ -77,6 +77,14 @@ class Table:
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(content, indent=2) + "\n")
 
+    def to_markdown(self, path: str | os.PathLike[str]) -> None:
+        """Write the rows as a Markdown table under the caption, whole or not at all."""
+        cells = [self.columns, ["---"] * len(self.columns)]
+        cells += [[_text(cell).replace("|", "\\|") for cell in row] for row in self.rows]
+        lines = ["| " + " | ".join(row) + " |" for row in cells]
+        with replacing(path) as temporary:
+            temporary.write_text("\n".join([self.caption, "", *lines]) + "\n")
+
     def __str__(self) -> str:
         cells = [self.columns, *(tuple(map(_text, row)) for row in self.rows)]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

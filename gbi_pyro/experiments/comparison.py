@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -9,15 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import rich.table
+from matplotlib.figure import Figure
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+
 from gbi_pyro.diagnostics.paired import paired_bootstrap
 from gbi_pyro.diagnostics.table import Cell, Table
+from gbi_pyro.experiments.pointwise import Pointwise
+from gbi_pyro.experiments.results import format_number
 
 METHOD_FIELDS = frozenset(
     {
         # training
         *("updates", "updates_all", "updates_without_one", "epochs", "batch", "rate", "decay"),
         *("weight_decay", "every", "jobs", "chunk", "sweep", "ensemble", "leave_one_out"),
-        *("all_at_once",),
+        *("all_at_once", "task", "start_rounds"),
         # networks
         *("hidden", "hidden_size", "embedding_size", "bottleneck", "bottleneck_latent", "latent"),
         *("affine_hidden", "codes"),
@@ -29,6 +38,7 @@ METHOD_FIELDS = frozenset(
 )
 """Fields of configurations that say how data are learned; all others say which data there are."""
 SEED_FIELDS = frozenset({"seeds", "first_seed"})
+LARGEST_K_HAT = 0.7  # above it, leave-one-out is not to be believed
 COLUMNS = ("quantity", "run", "mean", "reference", "difference", "low", "high", "pairs")
 Quantity = tuple[str, str]
 
@@ -43,16 +53,23 @@ class Run:
         config: fields by dotted name.
         quantities: of each statement and quantity its values by seed; by seeds and position where
             there is more than one for each. None where the number was not finite.
+        pointwise: the log likelihood of each element of its ``posterior.nc``, if it has one.
     """
 
     name: str
     study: str
     config: Mapping[str, Any]
     quantities: Mapping[Quantity, Mapping[Any, float | None]]
+    pointwise: Pointwise | None = None
+
+    @property
+    def seeds(self) -> range:
+        """The seeds of the run."""
+        return _seeds(self.config)
 
     @classmethod
     def read(cls, folder: Path) -> Run:
-        """Read ``config.json`` and ``metrics.json`` of a folder.
+        """Read ``config.json``, ``metrics.json`` and, if there is one, ``posterior.nc``.
 
         Raises:
             ValueError: if it is not the folder of a finished run.
@@ -72,7 +89,8 @@ class Run:
             (row["statement"], row["what"]): dict(_by_seed(seeds, row["values"]))
             for row in files["metrics.json"]["rows"]
         }
-        return cls(str(folder), files["config.json"]["study"], config, quantities)
+        study = files["config.json"]["study"]
+        return cls(str(folder), study, config, quantities, Pointwise.read(folder / "posterior.nc"))
 
     def data(self, may_differ: Collection[str]) -> dict[str, Any]:
         """Return what says which data the run is about."""
@@ -82,31 +100,42 @@ class Run:
 
 
 def compare_runs(
-    folders: Sequence[Path], *, may_differ: Collection[str] = (), level: float = 0.95
+    folders: Sequence[Path],
+    *,
+    may_differ: Collection[str] = (),
+    level: float = 0.95,
+    only: Collection[str] = (),
 ) -> Table:
     """Compare runs with the first one of them, by paired differences of everything they share.
 
     A quantity with one number for each seed is paired over the seeds that both runs have. One with
     more (a seed on several corpora) is paired number by number if both have the same seeds; its
-    pairs are then not independent, and the interval is too narrow by what they share. See
-    ``paired_bootstrap`` for the intervals.
+    pairs are then not independent, and the interval is too narrow by what they share. So it is with
+    the elements of ``posterior.nc``, which are paired one by one as if they were independent: by
+    leave-one-out, where their likelihood depends on draws of the weights, else by the plain log
+    score (see ``Pointwise``). A difference of log evidences is a log Bayes factor; one of
+    prequential code lengths is minus that of learners that are exact. See ``paired_bootstrap`` for the intervals.
 
     Args:
         folders: of finished runs, the reference first.
         may_differ: fields of the configuration that may differ though they are not known to be
             of the method.
         level: coverage of the intervals.
+        only: parts of the names of the quantities that are asked for; all without.
 
     Returns:
         A row for each quantity and each run but the first: the run's mean and the reference's over
         what is common, their difference with its interval, and the number of pairs.
 
     Raises:
-        ValueError: for fewer than two runs, runs that are not finished, runs on different data,
-            fields that no run has, or runs that share no seed or no quantity.
+        ValueError: for fewer than two runs, or the same one twice, runs that are not finished, runs
+            on different data, fields that no run has, or runs that share no seed or no quantity.
     """
     if len(folders) < 2:
         raise ValueError(f"at least two runs should be given, to compare; got {len(folders)}")
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        names = ", ".join(map(str, folders))
+        raise ValueError(f"runs should be different folders; got {names}: give each of them once")
     reference, *others = (Run.read(folder) for folder in folders)
     known = {n.rsplit(".", 1)[-1] for run in (reference, *others) for n in run.config}
     if unknown := set(may_differ) - known:
@@ -123,13 +152,75 @@ def compare_runs(
         if quantity in run.quantities
         for row in _paired(quantity, reference, run, level)
     )
+    rows += tuple(row for run in others for row in _paired_elements(reference, run, level))
     if not rows:
         raise ValueError(
             f"runs should share a seed and a quantity; {[r.name for r in (reference, *others)]} "
             "share none: look at --first-seed, and whether the studies are the same"
         )
-    caption = f"difference from {reference.name}, with {level:.0%} paired bootstrap intervals"
-    return Table(caption, COLUMNS, rows)
+    asked = tuple(row for row in rows if any(part in str(row[0]) for part in only or ("",)))
+    if not asked:
+        raise ValueError(
+            f"only should be part of the name of a quantity that runs share; got {[*only]}, and "
+            f"they share {sorted({str(row[0]) for row in rows})}"
+        )
+    caption = (
+        f"difference from {reference.name}, with {level:.0%} paired bootstrap intervals; of log "
+        "evidence it is the log Bayes factor"
+    )
+    return Table(caption, COLUMNS, asked)
+
+
+def write_comparison(table: Table, reference: str, folder: Path) -> list[Path]:
+    """Write a comparison as ``comparison.csv``, ``.json``, ``.md`` and ``figures/comparison.png``.
+
+    The figure has the names of the folders alone, where these are all different.
+
+    Args:
+        table: what ``compare_runs`` returned.
+        reference: the folder that runs were compared with.
+        folder: where the files go.
+
+    Returns:
+        The files.
+    """
+    from gbi_pyro.plots import save_figure
+    from gbi_pyro.plots.comparison import plot_comparisons
+
+    files = [folder / f"comparison.{kind}" for kind in ("csv", "json", "md")]
+    table.to_csv(files[0])
+    table.to_json(files[1])
+    table.to_markdown(files[2])
+    paths = {reference, *(str(row["run"]) for row in table.records())}
+    short = {path: Path(path).name for path in paths}
+    short = short if len(set(short.values())) == len(paths) else {path: path for path in paths}
+    rows = [{**row, "run": short[str(row["run"])]} for row in table.records()]
+    figure = plot_comparisons(rows, reference=short[reference])[0].figure
+    assert isinstance(figure, Figure)
+    return [*files, save_figure(figure, folder / "figures", "comparison")]
+
+
+def print_comparison(table: Table, reference: str, level: float, console: Console) -> None:
+    """Print a comparison; a star marks what differs from the reference beyond its interval."""
+    shown = rich.table.Table(
+        title=escape(table.caption), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1)
+    )
+    shown.add_column("quantity, and run", ratio=1)
+    for name in ("mean", "reference", "difference"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    shown.add_column(f"{level:.0%} interval", no_wrap=True)
+    shown.add_column("pairs", justify="right")
+    for quantity, rows in itertools.groupby(table.records(), lambda row: row["quantity"]):
+        shown.add_row(escape(str(quantity)))
+        for row in rows:
+            numbers = [math.nan if row[n] is None else float(row[n] or 0) for n in COLUMNS[2:7]]
+            mean, ours, difference, low, high = map(format_number, numbers)
+            far = " *" if numbers[3] > 0 or numbers[4] < 0 else "  "
+            run, pairs = f"  {escape(str(row['run']))}", str(row["pairs"])
+            shown.add_row(run, mean, ours, difference + far, f"{low} to {high}", pairs)
+        shown.add_section()
+    console.print(shown)
+    console.print(f"Reference: {reference}. * the interval excludes zero.")
 
 
 def _paired(
@@ -138,12 +229,27 @@ def _paired(
     ours, theirs = reference.quantities[quantity], run.quantities[quantity]
     pairs = [(theirs[key], ours[key]) for key in ours if key in theirs]
     both = [(a, b) for a, b in pairs if a is not None and b is not None]
-    if not both:
-        return
-    first, second = zip(*both, strict=True)
-    found = paired_bootstrap(first, second, level=level)
-    means = (math.fsum(values) / len(both) for values in (first, second))
-    yield " ".join(filter(None, quantity)), run.name, *means, *found
+    if both:
+        first, second = zip(*both, strict=True)
+        yield _row(" ".join(filter(None, quantity)), run.name, first, second, level)
+
+
+def _paired_elements(reference: Run, run: Run, level: float) -> Iterator[tuple[Cell, ...]]:
+    """Compare the elements of ``posterior.nc``, where both have the same ones."""
+    ours, theirs = reference.pointwise, run.pointwise
+    if ours and theirs and ours.same_data(theirs) and ours.criterion == theirs.criterion:
+        what = f"{ours.criterion}: log p of an element of posterior.nc, taken as independent, nats"
+        for who in (ours, theirs):
+            if who.worst_k_hat is not None and who.worst_k_hat > LARGEST_K_HAT:
+                what += f" (Pareto k-hat up to {who.worst_k_hat:.2f}: not to be believed)"
+        yield _row(what, run.name, theirs.values.tolist(), ours.values.tolist(), level)
+
+
+def _row(
+    what: str, run: str, first: Sequence[float], second: Sequence[float], level: float
+) -> tuple[Cell, ...]:
+    means = (math.fsum(values) / len(first) for values in (first, second))
+    return what, run, *means, *paired_bootstrap(first, second, level=level)
 
 
 def _check_same_data(reference: Run, run: Run, may_differ: Collection[str]) -> None:
@@ -160,6 +266,17 @@ def _check_same_data(reference: Run, run: Run, may_differ: Collection[str]) -> N
             + ", ".join(different)
             + ". Run one of them again, or say that a field is not of the data: may_differ"
         )
+    # What configurations cannot say: another version of a package may draw other data.
+    both = reference.pointwise and run.pointwise
+    if both and not may_differ and reference.seeds == run.seeds:
+        assert reference.pointwise is not None
+        assert run.pointwise is not None
+        if not reference.pointwise.same_data(run.pointwise):
+            raise ValueError(
+                f"runs should be on the same data; {reference.name} and {run.name} have other "
+                "observed_data in posterior.nc, though configurations and seeds agree: look at "
+                "versions in config.json, and run one of them again"
+            )
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -32,6 +32,15 @@ def test_json_reads_back(tmp_path: Path) -> None:
     assert found["rows"][1] == {"model": '"no" task', "score": None, "elements": None}
 
 
+def test_markdown_has_a_line_for_each_row_and_no_stray_bar(tmp_path: Path) -> None:
+    Table("KL(a | b)", ("what", "nats"), (("KL(a | b)", 0.5), ("none", None))).to_markdown(
+        tmp_path / "table.md"
+    )
+    assert (tmp_path / "table.md").read_text() == (
+        "KL(a | b)\n\n| what | nats |\n| --- | --- |\n| KL(a \\| b) | 0.5 |\n| none |  |\n"
+    )
+
+
 def test_columns_line_up_on_the_screen() -> None:
     lines = str(TABLE).splitlines()
     assert lines[0] == "nats"

@@ -1,20 +1,35 @@
+import io
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from rich.console import Console
 
+from gbi_pyro.diagnostics.compare import leave_one_out
+from gbi_pyro.diagnostics.export import to_inference_data
 from gbi_pyro.diagnostics.paired import paired_bootstrap
-from gbi_pyro.experiments.comparison import METHOD_FIELDS, Run, compare_runs
+from gbi_pyro.experiments.comparison import (
+    METHOD_FIELDS,
+    Run,
+    compare_runs,
+    print_comparison,
+    write_comparison,
+)
 from gbi_pyro.experiments.discover.config import DiscoverConfig
+from gbi_pyro.experiments.fit.config import FitConfig
 from gbi_pyro.experiments.images.config import ImagesConfig
 from gbi_pyro.experiments.images.outlier_study import OutlierConfig
 from gbi_pyro.experiments.language.config import LanguageConfig
+from gbi_pyro.experiments.pointwise import Pointwise
 from gbi_pyro.experiments.results import Row
 from gbi_pyro.experiments.store import RunFolder
 from gbi_pyro.experiments.toy.config import ToyConfig
+from gbi_pyro.posterior import TaskPosterior
+from gbi_pyro.sites import Plate, TaskSite
 
 
 @dataclass(frozen=True)
@@ -133,8 +148,8 @@ def test_folders_without_a_finished_run_are_named(tmp_path: Path) -> None:
 
 
 def test_fields_of_the_method_are_fields_of_some_study() -> None:
-    configs = ToyConfig, ImagesConfig, OutlierConfig, LanguageConfig, DiscoverConfig
-    assert {f.name for c in configs for f in fields(c)} >= METHOD_FIELDS
+    studies = ToyConfig, ImagesConfig, OutlierConfig, LanguageConfig, DiscoverConfig, FitConfig
+    assert {f.name for c in studies for f in fields(c)} >= METHOD_FIELDS
 
 
 def test_a_run_reads_what_a_study_wrote(tmp_path: Path) -> None:
@@ -144,3 +159,155 @@ def test_a_run_reads_what_a_study_wrote(tmp_path: Path) -> None:
     assert run.quantities["T1", "error"] == {0: 0.1, 1: 0.2, 2: 0.4}
     config = json.loads((tmp_path / "a" / "config.json").read_text())
     assert config["config"]["inner"]["seeds"] == 3
+
+
+N = 8
+X = torch.linspace(0, 1, N)
+
+
+def with_pointwise(folder: Path, log_evidence: torch.Tensor, x: torch.Tensor = X) -> Path:
+    """Give a run a posterior over N trials: fixed weights, ``(N,)``, or draws, ``(S, N)``."""
+    half = torch.full((N, 2), 0.5).log()
+    fixed = log_evidence if log_evidence.ndim == 1 else None
+    found = TaskPosterior(
+        {"z": half}, {"z": TaskSite("z", half, (Plate("trial", N, N),))}, "example"
+    )
+    found = replace(found, log_evidence=fixed)
+    draws = None if fixed is not None else log_evidence
+    data = to_inference_data(
+        found,
+        observed={"x": x},
+        log_evidence=draws,
+        num_draws=None if draws is None else len(draws),
+    )
+    RunFolder(folder).write_posterior(data)
+    return folder
+
+
+def test_elements_of_fixed_weights_are_paired_by_log_score(
+    tmp_path: Path, generator: torch.Generator
+) -> None:
+    ours, theirs = torch.randn(2, N, generator=generator)
+    a = with_pointwise(write(tmp_path / "a"), ours)
+    b = with_pointwise(write(tmp_path / "b"), theirs)
+    row = compare_runs([a, b]).records()[-1]
+    expected = paired_bootstrap(theirs.double().numpy(), ours.double().numpy())
+    assert row["quantity"] == "held-out: log p of an element of posterior.nc, taken as independent, nats"
+    assert [row["difference"], row["low"], row["high"]] == pytest.approx(list(expected[:3]))
+    assert row["pairs"] == N
+
+
+def test_elements_that_the_draws_saw_are_left_out_one_by_one(
+    tmp_path: Path, generator: torch.Generator
+) -> None:
+    draws = 0.1 * torch.randn(2, 400, N, generator=generator, dtype=torch.float64)
+    a = with_pointwise(write(tmp_path / "a"), draws[0])
+    b = with_pointwise(write(tmp_path / "b"), draws[1] - 1)
+    row = compare_runs([a, b]).records()[-1]
+    first, second = (Pointwise.read(f / "posterior.nc") for f in (b, a))
+    assert first is not None
+    assert second is not None
+    expected = leave_one_out(to_inference(tmp_path / "b"))
+    np.testing.assert_array_equal(first.values, expected.pointwise.numpy())
+    assert row["quantity"] == "leave-one-out: log p of an element of posterior.nc, taken as independent, nats"
+    assert row["difference"] == pytest.approx((first.values - second.values).mean())
+    fixed = with_pointwise(write(tmp_path / "c"), torch.zeros(N))
+    found = compare_runs([a, fixed]).records()  # one criterion is not held against another
+    assert not [r for r in found if "posterior.nc" in str(r["quantity"])]
+
+
+def to_inference(folder: Path) -> Any:
+    import arviz as az
+
+    return az.from_netcdf(folder / "posterior.nc")
+
+
+def test_leave_one_out_that_cannot_be_believed_says_so(
+    tmp_path: Path, generator: torch.Generator
+) -> None:
+    heavy = torch.randn(400, N, generator=generator, dtype=torch.float64)
+    heavy[:, 0] *= 8  # importance ratios without a mean
+    runs = [with_pointwise(write(tmp_path / n), heavy - i) for i, n in enumerate("ab")]
+    row = compare_runs(runs).records()[-1]
+    assert "not to be believed" in str(row["quantity"])
+
+
+def test_other_data_under_the_same_configuration_are_refused(tmp_path: Path) -> None:
+    a = with_pointwise(write(tmp_path / "a"), torch.zeros(N))
+    b = with_pointwise(write(tmp_path / "b"), torch.zeros(N), X + 1e-3)
+    with pytest.raises(ValueError, match=r"other observed_data in posterior.nc"):
+        compare_runs([a, b])
+    four = write(tmp_path / "c", Config(Inner(seeds=4)), values={"loss": (1, 2, 3, 4)})
+    more = with_pointwise(four, torch.zeros(N), X + 1)
+    quantities = {str(r["quantity"]) for r in compare_runs([a, more]).records()}
+    assert quantities == {"T1 loss"}
+
+
+def test_a_posterior_without_a_likelihood_adds_nothing(tmp_path: Path) -> None:
+    a, b = (write(tmp_path / name) for name in "ab")
+    half = torch.full((N, 2), 0.5).log()
+    found = TaskPosterior({"z": half}, {"z": TaskSite("z", half, (None,))}, "example")
+    for folder in (a, b):
+        RunFolder(folder).write_posterior(to_inference_data(found))
+    assert Pointwise.read(a / "posterior.nc") is None
+    assert len(compare_runs([a, b]).rows) == 2
+    (a / "posterior.nc").write_text("no netCDF")
+    with pytest.raises(ValueError, match=r"posterior.nc cannot be read"):
+        compare_runs([a, b])
+
+
+def test_swapping_the_reference_flips_every_sign(tmp_path: Path) -> None:
+    a = write(tmp_path / "a")
+    b = write(tmp_path / "b", values={"error": (0.3, 0.1, 0.7), "loss": (1.5, 2.5, 3.0)})
+    there, back = compare_runs([a, b]).records(), compare_runs([b, a]).records()
+    for one, other in zip(there, back, strict=True):
+        assert one["difference"] == pytest.approx(-_number(other["difference"]))
+        assert one["low"] == pytest.approx(-_number(other["high"]))
+        assert one["high"] == pytest.approx(-_number(other["low"]))
+        assert (one["mean"], one["reference"]) == (other["reference"], other["mean"])
+
+
+def _number(cell: Any) -> float:
+    return float(cell)
+
+
+def test_a_wider_level_gives_wider_intervals(tmp_path: Path) -> None:
+    ten, draw = Config(Inner(seeds=10)), np.random.default_rng(0)
+    values = [{"error": tuple(draw.normal(size=10))} for _ in range(2)]
+    runs = [write(tmp_path / n, ten, values=v) for n, v in zip("ab", values, strict=True)]
+    (narrow,), (wide,) = (compare_runs(runs, level=level).records() for level in (0.5, 0.9))
+    assert _number(wide["low"]) < _number(narrow["low"])
+    assert _number(narrow["high"]) < _number(wide["high"])
+    with pytest.raises(ValueError, match="level should be between 0 and 1; got 2"):
+        compare_runs(runs, level=2.0)
+
+
+def test_only_what_is_asked_for(tmp_path: Path) -> None:
+    runs = [write(tmp_path / "a"), write(tmp_path / "b")]
+    (row,) = compare_runs(runs, only=["loss"]).records()
+    assert row["quantity"] == "T1 loss"
+    with pytest.raises(ValueError, match=r"only .*got \['los angeles'\], .*T1 error"):
+        compare_runs(runs, only=["los angeles"])
+
+
+def test_a_run_is_not_compared_with_itself(tmp_path: Path) -> None:
+    a = write(tmp_path / "a")
+    with pytest.raises(ValueError, match="different folders"):
+        compare_runs([a, tmp_path / "." / "a"])
+
+
+def test_files_and_screen_say_what_the_table_says(tmp_path: Path) -> None:
+    b = {"error": (0.3, 0.4, 0.7), "loss": (1.5, 2.5, 3.0)}
+    runs = [write(tmp_path / "a"), write(tmp_path / "b", values=b)]
+    table = compare_runs(runs)
+    files = write_comparison(table, "a", tmp_path / "out")
+    assert [f.suffix for f in files] == [".csv", ".json", ".md", ".png"]
+    assert all(f.stem == "comparison" and f.exists() for f in files)
+    assert files[0].read_bytes().decode() == table.to_csv_text()
+    assert json.loads(files[1].read_text()) == {"caption": table.caption, "rows": table.records()}
+    console = Console(width=100, file=io.StringIO())
+    print_comparison(table, "a", 0.95, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    for row in table.records():
+        assert str(row["quantity"]) in text
+        assert f"{_number(row['difference']):.3g}"[:4] in text

@@ -1,0 +1,195 @@
+"""Runs made and compared from the command line, and the figure of it."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import typer
+from click.testing import Result
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+from typer.testing import CliRunner
+
+from gbi_pyro.cli.compare import compare
+from gbi_pyro.cli.fit import fit
+from gbi_pyro.experiments.comparison import compare_runs
+from gbi_pyro.plots.comparison import plot_comparison, plot_comparisons
+
+app = typer.Typer()
+for command in (fit, compare):
+    app.command()(command)
+
+
+def invoke(*args: str) -> Result:
+    threads = torch.get_num_threads()
+    result = CliRunner().invoke(app, list(args))
+    torch.set_num_threads(threads)
+    return result
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    torch.set_num_threads(1)
+    folders = []
+    for task in ("labels", "none", "shuffled"):
+        folder = tmp_path_factory.mktemp("runs") / task
+        result = invoke("fit", "--task", task, "--fast", "--out", str(folder))
+        assert result.exit_code == 0, result.output
+        assert "held-out" in result.output
+        folders.append(str(folder))
+    return folders
+
+
+def test_from_training_to_table(runs: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "compare"
+    result = invoke("compare", *runs, "--out", str(out))
+    assert result.exit_code == 0, result.output
+    table = compare_runs([Path(run) for run in runs])
+    read = json.loads((out / "comparison.json").read_text())
+    assert read == {"caption": table.caption, "rows": table.records()}
+    with (out / "comparison.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    for line, record in zip(lines, table.records(), strict=True):
+        assert {k: v or None for k, v in line.items()} == {
+            k: None if v is None else str(v) for k, v in record.items()
+        }
+    words = " ".join(result.output.split())
+    assert "prequential code length" in words
+    assert "log evidence" in words
+    assert {record["pairs"] for record in table.records()} == {3, 9}
+    assert imread(out / "figures" / "comparison.png").std() > 0
+
+
+def test_another_reference_gives_other_signs(runs: list[str], tmp_path: Path) -> None:
+    outs = [tmp_path / "there", tmp_path / "back"]
+    for out, pair in zip(outs, (runs[:2], runs[1::-1]), strict=True):
+        assert invoke("compare", *pair, "--out", str(out)).exit_code == 0
+    there, back = (json.loads((o / "comparison.json").read_text())["rows"] for o in outs)
+    for one, other in zip(there, back, strict=True):
+        assert one["difference"] == pytest.approx(-other["difference"])
+        assert [one["low"], one["high"]] == pytest.approx([-other["high"], -other["low"]])
+
+
+def test_runs_on_other_data_are_refused_by_the_fields(runs: list[str], tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    config = json.loads((Path(runs[1]) / "config.json").read_text())
+    config["config"]["sigma"] = 0.3
+    other.mkdir()
+    (other / "config.json").write_text(json.dumps(config))
+    (other / "metrics.json").write_bytes((Path(runs[1]) / "metrics.json").read_bytes())
+    out = tmp_path / "out"
+    result = invoke("compare", runs[0], str(other), "--out", str(out))
+    assert result.exit_code == 2
+    assert "differ in sigma (0.1 and 0.3)" in " ".join(result.stderr.split())
+    assert not out.exists()
+    result = invoke("compare", runs[0], str(other), "--may-differ", "sigma", "--out", str(out))
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--level", "95"], "level should be between 0 and 1; got 95"),
+        (["--may-differ", "noise"], "may_differ should name fields"),
+        (["--only", "perplexity"], "only should be part of the name"),
+    ],
+)
+def test_unfit_options_are_said_in_words(
+    runs: list[str], tmp_path: Path, options: list[str], words: str
+) -> None:
+    result = invoke("compare", *runs, *options, "--out", str(tmp_path / "out"))
+    assert result.exit_code == 2
+    assert words in " ".join(result.stderr.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_a_run_is_said_in_words(runs: list[str], tmp_path: Path) -> None:
+    result = invoke("compare", runs[0], str(tmp_path / "nowhere"), "--out", str(tmp_path / "out"))
+    assert result.exit_code == 2
+    assert "should be the folder of a finished run" in " ".join(result.stderr.split())
+    assert invoke("compare", runs[0], "--out", str(tmp_path / "out")).exit_code == 2
+    assert invoke("compare").exit_code == 2
+
+
+def test_only_asks_for_some_quantities(runs: list[str], tmp_path: Path) -> None:
+    out = ["--out", str(tmp_path)]
+    result = invoke("compare", *runs, "--only", "prequential", "--only", "squared", *out)
+    assert result.exit_code == 0
+    rows = json.loads((tmp_path / "comparison.json").read_text())["rows"]
+    assert len({row["quantity"] for row in rows}) == 2
+
+
+def test_a_kind_that_is_none_is_said_in_words(tmp_path: Path) -> None:
+    result = invoke("fit", "--task", "label", "--out", str(tmp_path / "out"))
+    assert result.exit_code == 2
+    assert "task should be one of labels, none" in " ".join(result.stderr.split())
+    assert not (tmp_path / "out").exists()
+
+
+ROWS = [
+    {"quantity": "loss", "run": "b", "difference": -0.2, "low": -0.3, "high": -0.1},
+    {"quantity": "loss", "run": "c", "difference": 0.1, "low": -0.1, "high": 0.4},
+    {"quantity": "error", "run": "c", "difference": 2.0, "low": None, "high": None},
+]
+
+
+def points(ax: Axes) -> list[tuple[float, float, str, str]]:
+    """Return x, y, marker and fill of each run."""
+    data = [container.lines[0] for container in ax.containers]
+    return [
+        (*(float(np.asarray(v)[0]) for v in d.get_data()), d.get_marker(), d.get_markerfacecolor())
+        for d in data
+    ]
+
+
+def test_a_figure_shows_differences_and_whether_they_exclude_zero() -> None:
+    ax = plot_comparison(ROWS[:2], reference="a")
+    assert points(ax) == [(-0.2, 0, "o", "black"), (0.1, 1, "s", "white")]
+    ends = [c.lines[2][0].get_segments()[0][:, 0].tolist() for c in ax.containers]
+    assert ends[0] == pytest.approx([-0.3, -0.1])
+    assert ends[1] == pytest.approx([-0.1, 0.4])
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["b", "c"]
+    assert ax.get_xlabel() == "difference from a"
+
+
+def test_every_quantity_has_axes_and_every_run_its_marker() -> None:
+    axes = plot_comparisons(ROWS)
+    assert [ax.get_title(loc="left") for ax in axes] == ["loss", "error"]
+    assert [p[2] for p in points(axes[1])] == ["s"]  # as in the other axes
+    assert points(axes[1])[0][3] == "white"  # nothing is known of its interval
+    given = list(Figure().subplots(1, 2))
+    assert plot_comparisons(ROWS, given) == given
+
+
+def test_a_figure_is_black_and_white() -> None:
+    figure = plot_comparisons(ROWS)[0].figure
+    assert isinstance(figure, Figure)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    image = np.asarray(canvas.buffer_rgba())[..., :3].astype(int)
+    assert np.ptp(image, axis=-1).max() == 0
+    assert image.std() > 0
+
+
+def test_long_names_leave_room_for_the_data() -> None:
+    long = [{**row, "run": "a-very-long-name/" * 8 + str(row["run"])} for row in ROWS]
+    for ax in plot_comparisons(long, reference="another-long-name/" * 8):
+        assert isinstance(ax.figure, Figure)
+        FigureCanvasAgg(ax.figure).draw()
+        assert ax.get_window_extent().width > 0.25 * ax.figure.bbox.width / 2
+
+
+def test_rows_that_cannot_be_drawn_are_named() -> None:
+    with pytest.raises(ValueError, match=r"rows should be of one quantity; got \['error', 'loss'"):
+        plot_comparison(ROWS)
+    with pytest.raises(ValueError, match="one quantity; got none"):
+        plot_comparison([])
+    with pytest.raises(ValueError, match="at least one difference"):
+        plot_comparisons([])
+    with pytest.raises(ValueError, match=r"axes should be 2, one for each of .*got 1"):
+        plot_comparisons(ROWS, [Figure().subplots()])
