@@ -1,6 +1,9 @@
 # Two commands do everything on a fresh machine with Python 3.11 or later:
 #   make toy    environment, then the toy study: its table, figures and files
 #   make test   environment, then the quick test suite
+# and more:
+#   make docs       the documentation site, build/site/index.html
+#   make notebooks  execute the notebooks that were changed
 # TORCH_INDEX chooses another build of torch, for instance the small CPU build:
 #   make toy TORCH_INDEX=https://download.pytorch.org/whl/cpu
 PYTHON ?= python3
@@ -10,7 +13,7 @@ RUN ?= runs/toy
 BIN := $(VENV)/bin
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: toy test check bench slow clean
+.PHONY: toy test check docs notebooks bench slow clean
 
 toy: $(VENV)/.installed
 	$(BIN)/gbi-pyro toy --out $(RUN)
@@ -22,6 +25,14 @@ check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# A warning is an error, and so is a reference within the project that leads nowhere.
+docs: $(VENV)/.installed
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --jobs auto --quiet \
+		site build/site
+
+notebooks: $(VENV)/.installed
+	$(BIN)/python site/pairs.py
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks
@@ -37,4 +48,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf $(VENV) runs build *.egg-info site/api site/docs site/notebooks

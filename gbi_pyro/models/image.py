@@ -223,8 +223,8 @@ class ConditionedAutoencoder(ConditionedDecoder):
     task; a wide one hides it, unless ``latent="noisy"``.
 
     Args:
-        image_shape, num_tasks, hidden_size, network, likelihood, initial_sigma, log_prior,
-            generator: see ``ConditionedDecoder``.
+        image_shape, num_tasks, hidden_size, network: see ``ConditionedDecoder``.
+        likelihood, initial_sigma, log_prior, generator: see there too.
         latent_size: d.
         latent: "plain" or "noisy", see ``ImageEncoder``.
         conditioning: how the task enters, see ``models.conditioning``: "affine" in the last layer
