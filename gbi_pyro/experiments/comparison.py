@@ -114,7 +114,8 @@ def compare_runs(
     the elements of ``posterior.nc``, which are paired one by one as if they were independent: by
     leave-one-out, where their likelihood depends on draws of the weights, else by the plain log
     score (see ``Pointwise``). A difference of log evidences is a log Bayes factor; one of
-    prequential code lengths is minus that of learners that are exact. See ``paired_bootstrap`` for the intervals.
+    prequential code lengths is minus that of learners that are exact. See ``paired_bootstrap`` for
+    the intervals.
 
     Args:
         folders: of finished runs, the reference first.

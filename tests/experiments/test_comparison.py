@@ -192,7 +192,8 @@ def test_elements_of_fixed_weights_are_paired_by_log_score(
     b = with_pointwise(write(tmp_path / "b"), theirs)
     row = compare_runs([a, b]).records()[-1]
     expected = paired_bootstrap(theirs.double().numpy(), ours.double().numpy())
-    assert row["quantity"] == "held-out: log p of an element of posterior.nc, taken as independent, nats"
+    what = "log p of an element of posterior.nc, taken as independent, nats"
+    assert row["quantity"] == f"held-out: {what}"
     assert [row["difference"], row["low"], row["high"]] == pytest.approx(list(expected[:3]))
     assert row["pairs"] == N
 
@@ -209,7 +210,8 @@ def test_elements_that_the_draws_saw_are_left_out_one_by_one(
     assert second is not None
     expected = leave_one_out(to_inference(tmp_path / "b"))
     np.testing.assert_array_equal(first.values, expected.pointwise.numpy())
-    assert row["quantity"] == "leave-one-out: log p of an element of posterior.nc, taken as independent, nats"
+    what = "log p of an element of posterior.nc, taken as independent, nats"
+    assert row["quantity"] == f"leave-one-out: {what}"
     assert row["difference"] == pytest.approx((first.values - second.values).mean())
     fixed = with_pointwise(write(tmp_path / "c"), torch.zeros(N))
     found = compare_runs([a, fixed]).records()  # one criterion is not held against another

@@ -14,10 +14,10 @@ from gbi_pyro.experiments.discover import batch, labels, online, study, validati
 from gbi_pyro.experiments.discover.config import MEANS, ROLES, DiscoverConfig, generator
 from gbi_pyro.experiments.discover.networks import SideBySide, TaskMeans, adam
 from gbi_pyro.experiments.discover.online import Condition
-from gbi_pyro.experiments.discover.pieces import Pieces
 from gbi_pyro.experiments.discover.rivals import _moments, baum_welch, sticky, with_labels
 from gbi_pyro.experiments.discover.scores import found_all, score
 from gbi_pyro.experiments.discover.study import num_stages, run
+from gbi_pyro.experiments.pieces import Pieces
 
 F64 = torch.float64
 FAST = DiscoverConfig(seeds=2).fast()

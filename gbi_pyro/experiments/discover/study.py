@@ -16,7 +16,7 @@ from gbi_pyro.experiments.discover.batch import draw_sets
 from gbi_pyro.experiments.discover.config import LONGER, MEANS, USUAL, DiscoverConfig
 from gbi_pyro.experiments.discover.networks import SideBySide
 from gbi_pyro.experiments.discover.online import Condition
-from gbi_pyro.experiments.discover.pieces import Pieces
+from gbi_pyro.experiments.pieces import Pieces
 from gbi_pyro.experiments.results import Row
 from gbi_pyro.experiments.store import RunFolder
 from gbi_pyro.experiments.toy.evidence import exact_filter
