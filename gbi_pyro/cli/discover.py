@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from gbi_pyro.cli.shared import console, load, said_in_words, summarise, watched
+from gbi_pyro.cli.shared import (
+    Data,
+    Fast,
+    FirstSeed,
+    console,
+    load,
+    said_in_words,
+    summarise,
+    watched,
+)
 
 STREAMS, IMAGES = 5, 3  # seeds, if none are asked for
 
@@ -18,18 +27,13 @@ def discover(
         int | None,
         typer.Option(help="Data sets of each kind, 5; 20 is the full study. Of images 3.", min=1),
     ] = None,
-    first_seed: Annotated[int, typer.Option(help="The first seed.", min=0)] = 0,
+    first_seed: FirstSeed = 0,
     dataset: Annotated[
         str | None,
         typer.Option(help="Learn images instead of streams: digits, mnist, fashion, cifar10, ..."),
     ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(help="Folder with the image files; else GBI_PYRO_DATA, else a download."),
-    ] = None,
-    fast: Annotated[
-        bool, typer.Option("--fast", help="Run through everything in seconds; shows nothing.")
-    ] = False,
+    data: Data = None,
+    fast: Fast = False,
 ) -> None:
     """Learn tasks without labels, online and in batches, beside the exact filter and rivals."""
     if dataset is None:

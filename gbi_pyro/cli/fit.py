@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gbi_pyro.cli.shared import console, said_in_words, summarise, watched
+from gbi_pyro.cli.shared import Fast, FirstSeed, console, said_in_words, summarise, watched
 
 
 def fit(
@@ -18,10 +18,8 @@ def fit(
         Path | None, typer.Option(help="Folder for the results; runs/fit-TASK without.")
     ] = None,
     seeds: Annotated[int, typer.Option(help="How many networks.", min=1)] = 10,
-    first_seed: Annotated[int, typer.Option(help="The first seed.", min=0)] = 0,
-    fast: Annotated[
-        bool, typer.Option("--fast", help="Run through everything in seconds; shows nothing.")
-    ] = False,
+    first_seed: FirstSeed = 0,
+    fast: Fast = False,
 ) -> None:
     """Train one kind of network on switching streams; see ``compare``."""
     from gbi_pyro.experiments.fit.config import KINDS, FitConfig

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gbi_pyro.cli.shared import console, load, summarise, watched
+from gbi_pyro.cli.shared import Data, Epochs, FirstSeed, console, load, summarise, watched
 
 
 def images(
@@ -15,13 +15,10 @@ def images(
     dataset: Annotated[
         str, typer.Option(help="digits, mnist, fashion, cifar10 or cifar100.")
     ] = "digits",
-    data: Annotated[
-        Path | None,
-        typer.Option(help="Folder with the image files; else GBI_PYRO_DATA, else a download."),
-    ] = None,
+    data: Data = None,
     seeds: Annotated[int, typer.Option(help="Networks of each kind.", min=1)] = 3,
-    first_seed: Annotated[int, typer.Option(help="The first seed.", min=0)] = 0,
-    epochs: Annotated[int, typer.Option(help="Passes over the training images.", min=1)] = 10,
+    first_seed: FirstSeed = 0,
+    epochs: Epochs = 10,
     sweep: Annotated[
         bool, typer.Option("--sweep", help="Also train at several widths of the bottleneck.")
     ] = False,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gbi_pyro.cli.shared import console, said_in_words, summarise, watched
+from gbi_pyro.cli.shared import FirstSeed, console, said_in_words, summarise, watched
 
 
 def language(
@@ -21,7 +21,7 @@ def language(
     ] = None,
     draws: Annotated[int, typer.Option(help="Draws of 3 of the corpora.", min=0)] = 3,
     seeds: Annotated[int, typer.Option(help="Networks of each kind.", min=1)] = 1,
-    first_seed: Annotated[int, typer.Option(help="The first seed.", min=0)] = 0,
+    first_seed: FirstSeed = 0,
     all_at_once: Annotated[
         bool,
         typer.Option("--all-at-once/--not-all-at-once", help="Also learn all corpora together."),

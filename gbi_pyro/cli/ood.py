@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gbi_pyro.cli.shared import console, load, said_in_words, say_bars, watched
+from gbi_pyro.cli.shared import Data, Epochs, console, load, said_in_words, say_bars, watched
 
 
 def ood(
@@ -16,12 +16,9 @@ def ood(
     other: Annotated[
         str | None, typer.Option(help="The unknown ones, and the known of the other direction.")
     ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(help="Folder with the image files; else GBI_PYRO_DATA, else a download."),
-    ] = None,
+    data: Data = None,
     seeds: Annotated[int, typer.Option(help="Networks of each kind.", min=1)] = 1,
-    epochs: Annotated[int, typer.Option(help="Passes over the training images.", min=1)] = 10,
+    epochs: Epochs = 10,
     ensemble: Annotated[int, typer.Option(help="Classifiers in the ensemble.", min=1)] = 5,
 ) -> None:
     """Tell images of an unknown kind from those of a known one, by every score."""

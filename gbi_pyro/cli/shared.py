@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -20,6 +20,16 @@ if TYPE_CHECKING:
 WIDTH_OF_A_FILE = 110  # where the output is no terminal, whose width is known
 console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE)
 errors = Console(stderr=True)
+
+FirstSeed = Annotated[int, typer.Option(help="The first seed.", min=0)]
+Fast = Annotated[
+    bool, typer.Option("--fast", help="Run through everything in seconds; shows nothing.")
+]
+Epochs = Annotated[int, typer.Option(help="Passes over the training images.", min=1)]
+Data = Annotated[
+    Path | None,
+    typer.Option(help="Folder with the image files; else GBI_PYRO_DATA, else a download."),
+]
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gbi_pyro.cli.shared import console, summarise, watched
+from gbi_pyro.cli.shared import Fast, FirstSeed, console, summarise, watched
 
 
 def toy(
@@ -16,10 +16,8 @@ def toy(
     seeds: Annotated[
         int, typer.Option(help="Networks of each kind; 20 is the full study.", min=1)
     ] = 5,
-    first_seed: Annotated[int, typer.Option(help="The first seed.", min=0)] = 0,
-    fast: Annotated[
-        bool, typer.Option("--fast", help="Run through everything in seconds; shows nothing.")
-    ] = False,
+    first_seed: FirstSeed = 0,
+    fast: Fast = False,
 ) -> None:
     """Run the paper's toy study (Figures 1-3, Table 1) beside the exact posterior."""
     from gbi_pyro.experiments.results import print_table
