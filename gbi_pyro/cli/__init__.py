@@ -6,7 +6,10 @@ import torch
 import typer
 
 from gbi_pyro.cli.check import check
+from gbi_pyro.cli.compare import compare
+from gbi_pyro.cli.controls import controls
 from gbi_pyro.cli.discover import discover
+from gbi_pyro.cli.fit import fit
 from gbi_pyro.cli.images import images
 from gbi_pyro.cli.language import language
 from gbi_pyro.cli.ood import ood
@@ -25,5 +28,5 @@ def main() -> None:
     torch.set_num_threads(1)
 
 
-for command in (toy, images, ood, language, discover, check):
+for command in (toy, images, ood, language, discover, controls, fit, compare, check):
     app.command()(command)

@@ -12,7 +12,11 @@ MEANS = {1: (0.5, 0.5), 2: (0.2, 0.8), 3: (0.2, 0.5, 0.8), 5: (0.1, 0.3, 0.5, 0.
 """By the number of tasks; a stream of one task is one of two with the same mean."""
 WIDER = {**MEANS, 3: (0.1, 0.5, 0.9)}  # of the streams whose number of tasks is asked for
 LONGER = {2: 1, 3: 2, 5: 4}  # how many times longer an online stream of K tasks is
-LONG_BLOCKS = BoundedBlocks(minimum=20, maximum=60, hazard=0.03)
+OTHER_BLOCKS = (
+    BoundedBlocks(minimum=20, maximum=60, hazard=0.03),
+    GeometricBlocks(0.01),
+    GeometricBlocks(0.1),
+)
 FRACTIONS = (1.0, 0.5, 0.1, 0.01, 0.0)  # of the labels that are known
 USUAL, NOISY = 0.1, 0.3  # the noise that bars are stated for
 ROLES = ("stream", "held out", "weights", "labels")

@@ -125,6 +125,7 @@ def _write_posterior(
         to_inference_data(
             one_step,
             observed={"c": codes},
+            dims={"c": ["image", "code"]},
             labels={"z": names[y]},
             exact=tasks.trainer(config, Enumeration(check=False)).infer(codes),
             task_names={"z": [sets.class_names[int(k)] for k in names[:-1].argsort()]},

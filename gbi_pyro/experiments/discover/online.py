@@ -11,12 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gbi_pyro.data.switching import BlockLaw, Stream, SwitchingStream
+from gbi_pyro.data.switching import (
+    BlockLaw,
+    BoundedBlocks,
+    GeometricBlocks,
+    Stream,
+    SwitchingStream,
+)
 from gbi_pyro.experiments.discover.config import (
-    LONG_BLOCKS,
     LONGER,
     MEANS,
     NOISY,
+    OTHER_BLOCKS,
     USUAL,
     DiscoverConfig,
     generator,
@@ -57,8 +63,10 @@ class Condition:
     def name(self) -> str:
         """The condition in words."""
         words = f"K = {self.num_tasks}, sigma {self.sigma:g}"
-        if self.blocks == LONG_BLOCKS:
-            words += f", blocks of {LONG_BLOCKS.minimum}-{LONG_BLOCKS.maximum} steps"
+        if isinstance(self.blocks, BoundedBlocks):
+            words += f", blocks of {self.blocks.minimum}-{self.blocks.maximum} steps"
+        elif isinstance(self.blocks, GeometricBlocks):
+            words += f", hazard {self.blocks.hazard:g}"
         if self.order is not None:
             words += f", gradient E-step of order {self.order}"
         return words
@@ -80,10 +88,10 @@ class Condition:
 def conditions(config: DiscoverConfig) -> list[Condition]:
     """Return the streams of the study, K forward passes first."""
     plain = [Condition(K, sigma) for K in LONGER for sigma in config.sigmas]
-    long = [Condition(2, sigma, LONG_BLOCKS) for sigma in (USUAL, NOISY)]
+    laws = [Condition(2, sigma, law) for law in OTHER_BLOCKS for sigma in (USUAL, NOISY)]
     # With K = 2 the paper's one step is exact here; with more tasks its second order is.
     gradient = [Condition(2, sigma, order=1) for sigma in (USUAL, NOISY)]
-    return [*plain, *long, *gradient, Condition(3, USUAL, order=2)]
+    return [*plain, *laws, *gradient, Condition(3, USUAL, order=2)]
 
 
 def learner(

@@ -1,0 +1,1 @@
+"""The study of controls: what the task input is worth against any other extra input."""
