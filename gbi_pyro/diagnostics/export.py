@@ -13,12 +13,13 @@ from torch import Tensor
 
 from gbi_pyro.diagnostics.at_draws import Draws
 from gbi_pyro.diagnostics.draws import GivenDraws
-from gbi_pyro.diagnostics.export_chain import chain_posteriors
+from gbi_pyro.diagnostics.export_chain import chain_posteriors, stream_posterior
 from gbi_pyro.diagnostics.export_draws import draw_groups
 from gbi_pyro.diagnostics.export_schema import SAMPLE_DIMS, Layout, dataset, provenance, to_numpy
 from gbi_pyro.diagnostics.replicates import replicate
 from gbi_pyro.files import replacing
 from gbi_pyro.inference.hmm import HMMPosterior
+from gbi_pyro.inference.online_em import OnlineEMRun
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.relax import Model
 
@@ -30,7 +31,7 @@ NUM_DRAWS = 100  # of task ids, where nobody says how many
 
 
 def to_inference_data(
-    result: TaskPosterior | HMMPosterior | GivenDraws | Draws,
+    result: TaskPosterior | HMMPosterior | OnlineEMRun | GivenDraws | Draws,
     model: Model | None = None,
     args: tuple[Any, ...] = (),
     *,
@@ -75,7 +76,8 @@ def to_inference_data(
 
     Args:
         result: a posterior from any inference; what ``hmm_posterior`` or ``hsmm_posterior``
-            returned, its site then called ``z``, its dimensions ``sequence`` and ``time``; a
+            returned, its site then called ``z``, its dimensions ``sequence`` and ``time``; what
+            ``OnlineEM.run`` returned, whose likelihood is that of each step given its past; a
             finished ``pyro.infer.MCMC``, or draws by site, ``(S,) + shape``; or either of these
             inside ``GivenDraws``, which has options.
         model: the Pyro model the draws belong to; for a posterior the one it is of, to read the
@@ -129,6 +131,8 @@ def to_inference_data(
     filtered = None
     if isinstance(result, HMMPosterior):
         result, filtered = chain_posteriors(result)
+    if isinstance(result, OnlineEMRun):
+        result = stream_posterior(result)
     if isinstance(result, TaskPosterior):
         posterior, n = result, NUM_DRAWS if num_draws is None else num_draws
         if n < 0:
@@ -165,9 +169,9 @@ def to_inference_data(
         posterior = layout.result
     else:
         raise TypeError(
-            "result should be a TaskPosterior, an HMMPosterior, a finished MCMC, GivenDraws or "
-            f"draws by site; got {type(result).__name__}: of a model fitted by SVI give the draws, "
-            "Predictive(guide, num_samples=S)(*args)"
+            "result should be a TaskPosterior, an HMMPosterior, an OnlineEMRun, a finished MCMC, "
+            f"GivenDraws or draws by site; got {type(result).__name__}: of a model fitted by SVI "
+            "give the draws, Predictive(guide, num_samples=S)(*args)"
         )
     groups["constant_data"] = layout.labels(labels or {})
     attrs = provenance(posterior, generator.initial_seed(), attributes or {})

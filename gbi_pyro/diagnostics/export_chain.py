@@ -1,8 +1,9 @@
-"""The exact chain, which is plain tensors, as a task posterior with a site and dimensions."""
+"""Chains of plain tensors, exact or learned online, as task posteriors with dimensions."""
 
 from __future__ import annotations
 
 from gbi_pyro.inference.hmm import HMMPosterior
+from gbi_pyro.inference.online_em import OnlineEMRun
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.sites import Plate, TaskSite
 
@@ -46,3 +47,26 @@ def chain_posteriors(chain: HMMPosterior) -> tuple[TaskPosterior, TaskPosterior]
         for name, log_probs in (("smoothed", chain.log_smoothed), ("filtered", chain.log_filtered))
     )
     return smoothed, filtered
+
+
+def stream_posterior(run: OnlineEMRun) -> TaskPosterior:
+    """Return what was known of the task at each step of a stream that was learned online.
+
+    The site is called ``z``, its dimension ``time``, its prior the prediction before x_t. The
+    evidence of a step is log p(x_t | x_1..t-1), before the weights saw x_t: minus its sum is the
+    prequential code length.
+
+    Args:
+        run: what ``OnlineEM.run`` returned.
+
+    Example:
+        >>> import torch
+        >>> half = torch.tensor([[0.5, 0.5]])
+        >>> run = OnlineEMRun(half, torch.tensor([[0.9, 0.1]]), torch.tensor([-1.0]), None)
+        >>> stream_posterior(run).sites["z"].dims
+        ('time',)
+    """
+    T = len(run.filtered)
+    site = TaskSite(SITE, run.predicted.log(), (Plate("time", T, T),))
+    log_probs = {SITE: run.filtered.log()}
+    return TaskPosterior(log_probs, {SITE: site}, "online EM, filtered", log_evidence=run.log_prob)

@@ -20,6 +20,8 @@ from gbi_pyro import (
     Enumeration,
     IterativeGradient,
     OneStepGradient,
+    OnlineEM,
+    TaskChain,
     TaskSiteError,
     hmm_posterior,
 )
@@ -146,6 +148,23 @@ def test_the_exact_chain_is_handed_over_smoothed_and_filtered(
     assert data.attrs["method"] == "exact chain, smoothed"
     alone = hmm_posterior(toy.log_initial, toy.log_transition, toy.log_emission(x[0]))
     assert to_inference_data(alone).task_probs["z"].dims == ("time", "z_task")
+
+
+def test_a_stream_learned_online_is_handed_over(stream: tuple[Tensor, Tensor]) -> None:
+    x, z = (part[0] for part in stream)
+    means = torch.nn.Parameter(torch.tensor([0.1, 0.5, 0.9]))
+
+    def one_step(x: Tensor) -> None:
+        z = pyro.sample("z", dist.OneHotCategorical(torch.ones(3)), infer={"task": True})
+        pyro.sample("x", dist.Normal(z @ means, 0.2), obs=x)
+
+    optimiser = torch.optim.SGD([means], lr=1e-3)
+    run = OnlineEM(one_step, optimiser, TaskChain.sticky(3, 0.1)).run(x)
+    data = to_inference_data(run, observed={"x": x}, labels={"z": z})
+    assert data.task_probs["z"].dims == ("time", "z_task")
+    np.testing.assert_allclose(data.task_probs["z"], run.filtered)
+    assert data.log_likelihood["log_evidence"].dims == ("chain", "draw", "time")
+    np.testing.assert_allclose(data.log_likelihood["log_evidence"][0, 0], run.log_prob)
 
 
 def test_data_are_read_from_the_model_and_drawn_anew_under_its_tasks() -> None:

@@ -10,6 +10,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from gbi_pyro.diagnostics.intervals import Interval, student_interval
+from gbi_pyro.diagnostics.paired import Difference, paired_bootstrap
 from gbi_pyro.experiments.discover import labels as few
 from gbi_pyro.experiments.discover.config import NOISY, USUAL
 from gbi_pyro.experiments.discover.labels import CLAMPED, FEW, FOUND_FIRST
@@ -45,12 +47,35 @@ def online_rows(found: Mapping[Condition, Found]) -> list[Row]:
                 continue
             limit = {USUAL: 1.10, NOISY: 1.04}.get(condition.sigma) if own else None
             bar = None if limit is None else Bar(limit)
-            rows.append(Row.of(mark, f"{what}: MSE over the exact filter's", error / exact[1], bar))
+            note = _interval(student_interval(error / exact[1]))
+            what_error = f"{what}: MSE over the exact filter's"
+            rows.append(Row.of(mark, what_error, error / exact[1], bar, note))
             rows.append(Row.of(mark, f"{what}: filtered KL", divergence))
+            if name == UNLABELLED:
+                rows += _less(mark, f"{what}: Z accuracy", scores)
         if condition.order is None:
             share = [not c for c in result["collapsed"]]
             rows.append(Row.of(mark, f"{condition.name}: no collapse reported", share))
     return rows
+
+
+def _less(mark: str, what: str, scores: Mapping[str, np.ndarray]) -> list[Row]:
+    """Return how far the accuracy without labels is from the others', stream by stream."""
+    ours = scores[UNLABELLED][0]
+    others = {name: scores[name][0] for name in METHODS if name in scores and name != UNLABELLED}
+    return [
+        Row.of(
+            mark,
+            f"{what} less that of: {name}",
+            ours - a,
+            note=_interval(paired_bootstrap(ours, a)),
+        )
+        for name, a in others.items()
+    ]
+
+
+def _interval(found: Interval | Difference) -> str:
+    return f"95 % interval {format_number(found.low)} to {format_number(found.high)}"
 
 
 def _accuracy_bars(
