@@ -26,8 +26,9 @@ check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# A warning is an error, and so is a reference within the project that leads nowhere.
-docs: $(VENV)/.installed
+# Notebooks that are not in step with their scripts are executed first. A warning is an error, and
+# so is a reference within the project that leads nowhere.
+docs: notebooks
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --jobs auto --quiet \
 		site build/site
 
