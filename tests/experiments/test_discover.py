@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import time
 from dataclasses import replace
 
 import arviz as az
@@ -81,16 +82,25 @@ def test_a_piece_of_other_settings_is_done_anew_and_an_interrupted_one_is_not_ke
         calls.append(None)
         return {"value": float(len(calls)), "nan": float("nan")}
 
-    first = Pieces(tmp_path, FAST)
-    assert first.get("a", compute)["value"] == first.get("a", compute)["value"] == 1
-    assert Pieces(tmp_path, replace(FAST, rate=0.5)).get("a", compute)["value"] == 2
+    first = Pieces(tmp_path)
+    assert first.get("a", FAST, compute)["value"] == first.get("a", FAST, compute)["value"] == 1
+    assert first.get("a", replace(FAST, rate=0.5), compute)["value"] == 2
 
     def interrupted():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        first.get("b", interrupted)
-    assert first.get("b", compute)["value"] == 3
+        first.get("b", FAST, interrupted)
+    assert first.get("b", FAST, compute)["value"] == 3
+
+
+def test_what_a_piece_took_counts_where_it_is_taken_up(tmp_path):
+    pieces = Pieces(tmp_path)
+    pieces.get("slow", FAST, lambda: time.sleep(0.2) or {})
+    assert pieces.earlier == 0
+    again = Pieces(tmp_path)
+    again.get("slow", FAST, dict)
+    assert 0.2 <= again.earlier < 2
 
 
 def test_networks_side_by_side_learn_as_each_alone():

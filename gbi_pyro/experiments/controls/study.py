@@ -108,9 +108,11 @@ def run(
     store = RunFolder(folder)
     store.write_config("controls", config)
 
+    pieces = Pieces(folder / "pieces")
+
     def piece(name: str, measure: Callable[..., Any], key: Any, *args: Any) -> dict[str, Any]:
         progress(name)
-        return Pieces(folder / "pieces", key).get(name, lambda: measure(key, *args))
+        return pieces.get(name, key, lambda: measure(key, *args))
 
     toy = config.toy
     by_kind: Found = {k: piece(f"Z: {k}", inputs.measure, toy, k) for k in KINDS}
@@ -151,7 +153,8 @@ def run(
     ]
     _write_network(store, toy)
     bars = [row for row in table if row.bar is not None]
-    store.write_metrics([*bars, *(r for r in table if r.bar is None)], time.perf_counter() - start)
+    seconds = time.perf_counter() - start + pieces.earlier
+    store.write_metrics([*bars, *(r for r in table if r.bar is None)], seconds)
     return ControlsResults(table, bars, folder, drawn)
 
 

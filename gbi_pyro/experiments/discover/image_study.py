@@ -71,7 +71,7 @@ def run_images(
     start = time.perf_counter()
     store = RunFolder(folder)
     store.write_config("discover images", config)
-    pieces = Pieces(folder / "pieces", config)
+    pieces = Pieces(folder / "pieces")
     basis = images.basis_of(config, sets)
     some = [fraction for fraction in IMAGE_FRACTIONS if fraction > 0]
     unlabelled: list[dict[str, Any]] = []
@@ -80,7 +80,7 @@ def run_images(
 
     def piece(name: str, function: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
         progress(name)
-        return pieces.get(name, lambda: function(config, sets, basis, *args))
+        return pieces.get(name, config, lambda: function(config, sets, basis, *args))
 
     for seed in config.all_seeds:
         progress(f"seed {seed}: codes of {len(sets.train.x)} images")
@@ -110,7 +110,8 @@ def run_images(
         *image_rows.labelled_rows(labelled, sets.name),
     ]
     bars = [row for row in table if row.bar is not None]
-    store.write_metrics([*bars, *(r for r in table if r.bar is None)], time.perf_counter() - start)
+    seconds = time.perf_counter() - start + pieces.earlier
+    store.write_metrics([*bars, *(r for r in table if r.bar is None)], seconds)
     return DiscoverImagesResults(table, bars, folder, drawn)
 
 

@@ -86,11 +86,11 @@ def run(
     start = time.perf_counter()
     store = RunFolder(folder)
     store.write_config("discover", config)
-    pieces = Pieces(folder / "pieces", config)
+    pieces = Pieces(folder / "pieces")
 
     def piece(name: str, function: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
         progress(name)
-        return pieces.get(name, lambda: function(config, *args))
+        return pieces.get(name, config, lambda: function(config, *args))
 
     streams = {c: piece(f"online: {c.name}", online.measure, c) for c in online.conditions(config)}
     found = {
@@ -125,7 +125,8 @@ def run(
     ]
     _write_network(store, config, labelled[5, USUAL])
     bars = [row for row in table if row.bar is not None]
-    store.write_metrics([*bars, *(r for r in table if r.bar is None)], time.perf_counter() - start)
+    seconds = time.perf_counter() - start + pieces.earlier
+    store.write_metrics([*bars, *(r for r in table if r.bar is None)], seconds)
     return DiscoverResults(table, bars, streams, folder, drawn)
 
 
