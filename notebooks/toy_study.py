@@ -92,7 +92,7 @@ errors = {name: np.stack([run.block_mse for run in runs]) for name, runs in bloc
 plots.plot_blocks(errors, middle, floor, ylabel="mean squared error from step 21")
 shared = {name: np.stack([run.shared_units for run in runs]) for name, runs in blocks.items()}
 plots.plot_binned(shared, 5, right, ylabel="units shared with the next block")
-right.tick_params(axis="x", labelsize=8)
+right.tick_params(axis="x", labelrotation=60)
 figure
 
 # %%
