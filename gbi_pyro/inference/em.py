@@ -153,6 +153,8 @@ class GradientEM:
         self.prior, self.cut, self.monotone = prior, cut, monotone
         self.chunk_size, self.prior_rate, self.check_every = chunk_size, prior_rate, check_every
         self.history: list[EMStep] = []
+        # What a learned prior gave up is a collapse; what was forbidden from the start is not.
+        self._allowed = None if prior is None else prior.allowed
         self._counts: Counts | None = None
         self._warned = False
 
@@ -219,6 +221,7 @@ class GradientEM:
         report = self.collapse(*args)
         if report.redundant:
             self.prior, self._counts = self.prior.without(report.redundant), None
+            self._allowed = self.prior.allowed
         return report
 
     def _view(self, args: tuple[Any, ...], **tasks: Tensor) -> tuple[Any, ...]:
@@ -309,7 +312,7 @@ class GradientEM:
         return find_collapse(
             table.likelihood.detach().movedim(0, -1),
             posterior.probs(),
-            None if self.prior is None else self.prior.allowed,
+            self._allowed,
             carries_history=hasattr(self.model, "carried_states"),
             stay=stay,
         )

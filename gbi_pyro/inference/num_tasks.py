@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 from torch import Tensor
+
+from gbi_pyro.inference.collapse import CollapseWarning
+from gbi_pyro.inference.em import GradientEM
 
 
 class TaskChoice(NamedTuple):
@@ -55,6 +59,80 @@ def one_standard_error(log_evidence: Mapping[int, Tensor]) -> TaskChoice:
     error = (best.std() / len(best) ** 0.5).item()
     near = [k for k, score in scores.items() if score >= max(scores.values()) - error]
     return TaskChoice(min(near), scores, error)
+
+
+class Trained(NamedTuple):
+    """The training with as many tasks as were chosen.
+
+    Attributes:
+        em: the training.
+        choice: K, and what it was chosen by.
+    """
+
+    em: GradientEM
+    choice: TaskChoice
+
+
+def choose_num_tasks(
+    train: Callable[[int], GradientEM], candidates: Iterable[int], *held_out: Any
+) -> Trained:
+    """Train with each number of tasks, and keep the smallest that explains held-out data as well.
+
+    Args:
+        train: gives the finished training with K tasks, for instance
+            ``lambda K: best_of(..., seeds, num_steps, x).best``.
+        candidates: the numbers of tasks to try.
+        held_out: other data than those of the training: what the model takes. Their elements are
+            compared by log evidence, see ``one_standard_error``.
+
+    Returns:
+        The training and the choice. A collapse of that training is warned of; tasks that it does
+        not use are forbidden by ``em.prune``.
+
+    Raises:
+        ValueError: as ``one_standard_error``, and for an E-step that does not know the evidence.
+
+    >>> import pyro, pyro.distributions as dist, torch
+    >>> from torch import nn
+    >>> from gbi_pyro import Enumeration
+    >>> class Clusters(nn.Module):
+    ...     def __init__(self, num_tasks):
+    ...         super().__init__()
+    ...         self.means = nn.Parameter(torch.linspace(0.3, 0.7, num_tasks))
+    ...     def forward(self, x):
+    ...         with pyro.plate("trial", len(x)):
+    ...             prior = dist.OneHotCategorical(torch.ones(len(self.means)))
+    ...             z = pyro.sample("z", prior, infer={"task": True})
+    ...             pyro.sample("x", dist.Normal(z @ self.means, 0.1), obs=x)
+    >>> x = torch.tensor([0.1, 0.2, 0.3, 0.7, 0.8, 0.9])
+    >>> def train(num_tasks):
+    ...     model = Clusters(num_tasks)
+    ...     em = GradientEM(model, Enumeration(), torch.optim.SGD(model.parameters(), lr=0.01))
+    ...     for _ in range(100):
+    ...         bound = em.step(x)
+    ...     return em
+    >>> choose_num_tasks(train, (2, 3), x + 0.01).choice.num_tasks
+    2
+    """
+    with warnings.catch_warnings():  # with more tasks than there are some stay unused
+        warnings.simplefilter("ignore", CollapseWarning)
+        trained = {K: train(K) for K in candidates}
+    evidence = {}
+    for K, em in trained.items():
+        posterior = em.infer(*held_out)
+        if posterior.log_evidence is None:
+            raise ValueError(
+                f"the E-step of the training with {K} tasks should know the log evidence; "
+                f"{posterior.method!r} does not: take Enumeration(), alone or in a BayesFilter"
+            )
+        evidence[K] = posterior.log_evidence.detach().flatten()
+    choice = one_standard_error(evidence)
+    em = trained[choice.num_tasks]
+    report = em.collapse(*held_out)
+    if report.collapsed:
+        words = f"of {sorted(trained)} tasks {choice.num_tasks} were chosen: {report}"
+        warnings.warn(words, CollapseWarning, stacklevel=2)
+    return Trained(em, choice)
 
 
 def _check(scores: Mapping[int, Tensor]) -> None:

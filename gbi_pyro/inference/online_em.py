@@ -150,6 +150,7 @@ class OnlineEM:
         K = chain.num_tasks
         self._usage, self._gaps, self._weight = np.zeros(K), np.zeros((K, K)), 0.0
         self._counts = np.zeros((K, K))
+        self._allowed = chain.allowed
         self._warned = False
 
     def step(self, x: Tensor) -> OnlineEMStep:
@@ -202,7 +203,7 @@ class OnlineEM:
         return report_collapse(
             torch.from_numpy(self._usage / self._weight),
             torch.from_numpy(self._gaps / self._weight),
-            self.chain.allowed,
+            self._allowed,
             carries_history=self._steps.state is not None,
         )
 

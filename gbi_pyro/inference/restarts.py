@@ -124,8 +124,6 @@ def window_labels(x: Tensor, num_tasks: int, window: int, seed: int) -> Tensor:
             "take shorter windows, or more data"
         )
     clusters = KMeans(num_tasks, n_init=1, random_state=seed)
-    ids = clusters.fit_predict(
-        means.flatten(0, 1).reshape(means.shape[:2].numel(), -1).cpu().numpy()
-    )
+    ids = clusters.fit_predict(features)
     tasks = torch.as_tensor(ids, dtype=torch.long, device=x.device).reshape(means.shape[:2])
     return tasks.repeat_interleave(window, dim=1)[:, : x.shape[1]]

@@ -514,3 +514,24 @@ def test_a_chain_over_a_single_task_is_an_error() -> None:
     em = GradientEM(model, Enumeration(), torch.optim.SGD([means], lr=0.1), prior=chain)
     with pytest.raises(TaskSiteError, match="declare a plate over time"):
         em.step(torch.tensor(0.3))
+
+
+def test_a_task_that_the_learned_prior_gave_up_is_a_collapse() -> None:
+    """Its probability falls to exactly zero; it is not one that was forbidden by hand."""
+    x = torch.tensor([0.0, 0.1, -0.1, 0.05])
+    means = torch.tensor([0.0, 50.0], requires_grad=True)
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("trial", len(x)):
+            z = pyro.sample("z", dist.OneHotCategorical(torch.ones(2)), infer={"task": True})
+            pyro.sample("x", dist.Normal(z @ means, 0.2), obs=x)
+
+    prior = TaskPrior.uniform(2, learn=True)
+    em = GradientEM(model, Enumeration(), torch.optim.SGD([means], lr=0.01), prior=prior)
+    for _ in range(3):
+        em.step(x)
+    assert isinstance(em.prior, TaskPrior)
+    assert em.prior.log_probs[1].isneginf()
+    assert em.collapse(x).unused == [1]
+    assert em.prune(x).collapsed
+    assert not em.collapse(x).collapsed
