@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from gbi_pyro.data.switching import GeometricBlocks, SwitchingStream
+from gbi_pyro.experiments.study import Seeds
 from gbi_pyro.experiments.toy.blocks import LEFT_OUT
 from gbi_pyro.experiments.toy.config import ToyConfig
 
@@ -15,7 +16,7 @@ FIRST = 1_000_000  # far from the generators of the toy study, which other draws
 
 
 @dataclass(frozen=True)
-class ControlsConfig:
+class ControlsConfig(Seeds):
     """Everything the study depends on.
 
     Attributes:
@@ -81,11 +82,6 @@ class ControlsConfig:
             raise ValueError(
                 f"online_rates must be positive, at least one; got {self.online_rates}"
             )
-
-    @property
-    def all_seeds(self) -> range:
-        """The seeds of the run."""
-        return range(self.first_seed, self.first_seed + self.seeds)
 
     @property
     def stream(self) -> SwitchingStream:

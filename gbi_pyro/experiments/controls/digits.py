@@ -40,6 +40,7 @@ from torch.nn.functional import one_hot
 
 from gbi_pyro.data.images import Images, ImageSets, load_images
 from gbi_pyro.experiments.controls.digit_network import CLASSES, SplitNetwork
+from gbi_pyro.experiments.study import Seeds
 from gbi_pyro.inference.enumeration import Enumeration
 from gbi_pyro.inference.gradient import OneStepGradient
 from gbi_pyro.inference.weights import clamped_loss
@@ -70,7 +71,7 @@ Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class DigitsConfig:
+class DigitsConfig(Seeds):
     """Everything the split digits depend on.
 
     Attributes:
@@ -112,11 +113,6 @@ class DigitsConfig:
             )
         if self.judged_on not in ("test", "validation"):
             raise ValueError(f"judged_on must be test or validation, got {self.judged_on!r}")
-
-    @property
-    def all_seeds(self) -> range:
-        """The seeds of the run."""
-        return range(self.first_seed, self.first_seed + self.seeds)
 
     def fast(self) -> DigitsConfig:
         """Return a configuration that runs through everything in seconds and shows nothing."""

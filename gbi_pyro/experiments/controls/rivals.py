@@ -31,6 +31,7 @@ from gbi_pyro.diagnostics.calibration import accuracy, log_score
 from gbi_pyro.diagnostics.temperature import fit_temperature, match_temperature, temper
 from gbi_pyro.experiments.images.config import ImagesConfig
 from gbi_pyro.experiments.images.training import AFFINE, PAPER, build
+from gbi_pyro.experiments.study import Seeds
 from gbi_pyro.inference.calibration import calibrate
 from gbi_pyro.inference.centroid import NearestCentroid, fit_centroids
 from gbi_pyro.inference.enumeration import Enumeration
@@ -54,7 +55,7 @@ ENUMERATION = Enumeration(check=False)  # images do not influence each other
 
 
 @dataclass(frozen=True)
-class RivalsConfig:
+class RivalsConfig(Seeds):
     """Everything the comparison of rivals depends on.
 
     Attributes:
@@ -97,11 +98,6 @@ class RivalsConfig:
             raise ValueError(f"judged_on must be test or validation, got {self.judged_on!r}")
         if not self.hot >= 1:
             raise ValueError(f"hot must be at least 1, the temperature it falls to; got {self.hot}")
-
-    @property
-    def all_seeds(self) -> range:
-        """The seeds of the run."""
-        return range(self.first_seed, self.first_seed + self.seeds)
 
     def fast(self) -> RivalsConfig:
         """Return a configuration that runs through everything in seconds and shows nothing."""

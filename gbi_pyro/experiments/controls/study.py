@@ -27,15 +27,13 @@ from gbi_pyro.experiments.controls.kinds import KINDS, TRUE
 from gbi_pyro.experiments.controls.rivals import RivalsConfig
 from gbi_pyro.experiments.controls.training import train
 from gbi_pyro.experiments.pieces import Pieces
-from gbi_pyro.experiments.results import Row
 from gbi_pyro.experiments.store import RunFolder
+from gbi_pyro.experiments.study import Progress, StudyResults, bars_first
 from gbi_pyro.experiments.toy.evidence import exact_filter, in_filter
 from gbi_pyro.inference.causal import causal
 from gbi_pyro.inference.gradient import OneStepGradient
 from gbi_pyro.models.conditioning import CONDITIONERS
 
-Progress = Callable[[str], None]
-"""Called with what is being done, once for each of ``num_stages`` stages."""
 Found = dict[str, dict[str, Any]]
 
 
@@ -67,23 +65,6 @@ class StudyConfig:
         return StudyConfig(self.toy.fast(), self.rivals.fast(), self.digits.fast())
 
 
-@dataclass(frozen=True)
-class ControlsResults:
-    """Everything the study found.
-
-    Attributes:
-        rows: every number.
-        bars: those that have a bar.
-        folder: where it lies on disk.
-        figures: the figures' files.
-    """
-
-    rows: list[Row]
-    bars: list[Row]
-    folder: Path
-    figures: list[Path]
-
-
 def num_stages(config: StudyConfig) -> int:
     """Return how many stages ``run`` reports."""
     toy = config.toy
@@ -91,9 +72,7 @@ def num_stages(config: StudyConfig) -> int:
     return sum(map(len, counts)) + 2 + 1
 
 
-def run(
-    config: StudyConfig, folder: Path, progress: Progress = lambda _what: None
-) -> ControlsResults:
+def run(config: StudyConfig, folder: Path, progress: Progress = lambda _what: None) -> StudyResults:
     """Run the study and write it to a folder; pieces finished by an earlier run are taken up.
 
     Args:
@@ -152,10 +131,9 @@ def run(
         digit_rows.figure_digits(store.figures, split),
     ]
     _write_network(store, toy)
-    bars = [row for row in table if row.bar is not None]
     seconds = time.perf_counter() - start + pieces.earlier
-    store.write_metrics([*bars, *(r for r in table if r.bar is None)], seconds)
-    return ControlsResults(table, bars, folder, drawn)
+    store.write_metrics(bars_first(table), seconds)
+    return StudyResults(table, folder, drawn)
 
 
 def _write_network(store: RunFolder, config: ControlsConfig) -> None:

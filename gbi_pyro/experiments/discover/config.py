@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from gbi_pyro.data.switching import BlockLaw, BoundedBlocks, GeometricBlocks, SwitchingStream
+from gbi_pyro.experiments.study import Seeds
 
 MEANS = {1: (0.5, 0.5), 2: (0.2, 0.8), 3: (0.2, 0.5, 0.8), 5: (0.1, 0.3, 0.5, 0.7, 0.9)}
 """By the number of tasks; a stream of one task is one of two with the same mean."""
@@ -23,7 +24,7 @@ ROLES = ("stream", "held out", "weights", "labels")
 
 
 @dataclass(frozen=True)
-class DiscoverConfig:
+class DiscoverConfig(Seeds):
     """Everything the study depends on; rates were chosen on other streams (see ``validation``).
 
     Attributes:
@@ -115,11 +116,6 @@ class DiscoverConfig:
             )
         if self.window > self.length:
             raise ValueError(f"window must be at most length = {self.length}, got {self.window}")
-
-    @property
-    def all_seeds(self) -> range:
-        """The seeds of the run."""
-        return range(self.first_seed, self.first_seed + self.seeds)
 
     def stream(
         self, means: tuple[float, ...], sigma: float, blocks: BlockLaw | None = None

@@ -6,13 +6,15 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from gbi_pyro.experiments.study import Seeds
+
 IMAGE_FRACTIONS = (0.0, 0.01, 0.1)  # of the labels that are known
 FEW_IMAGES = 0.01  # the one that the bar is stated for
 ROLES = ("autoencoder", "clusters", "labels", "classifier")
 
 
 @dataclass(frozen=True)
-class DiscoverImagesConfig:
+class DiscoverImagesConfig(Seeds):
     """Everything the image part depends on; chosen on validation images of MNIST.
 
     Attributes:
@@ -69,11 +71,6 @@ class DiscoverImagesConfig:
                 f"code must be between 2 and pixels = {self.pixels}, for there is nothing to "
                 f"compress beyond; got {self.code}"
             )
-
-    @property
-    def all_seeds(self) -> range:
-        """The seeds of the run."""
-        return range(self.first_seed, self.first_seed + self.seeds)
 
     def small(self) -> DiscoverImagesConfig:
         """Return a configuration for a thousand images of 8 x 8, scikit-learn's digits."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +14,13 @@ from gbi_pyro.experiments.discover.image_config import IMAGE_FRACTIONS, Discover
 from gbi_pyro.experiments.discover.image_tasks import Tasks
 from gbi_pyro.experiments.discover.images import Coded
 from gbi_pyro.experiments.pieces import Pieces
-from gbi_pyro.experiments.results import Row
 from gbi_pyro.experiments.store import RunFolder
+from gbi_pyro.experiments.study import Progress, StudyResults, bars_first
 from gbi_pyro.inference.enumeration import Enumeration
 from gbi_pyro.inference.gradient import OneStepGradient
 from gbi_pyro.inference.labels import match_labels
 
-Progress = Callable[[str], None]
-"""Called with what is being done, once for each of ``num_stages`` stages."""
 SHOWN = 1000  # images whose posterior is written
-
-
-@dataclass(frozen=True)
-class DiscoverImagesResults:
-    """Everything the image part found.
-
-    Attributes:
-        rows: every number.
-        bars: those that have a bar.
-        folder: where it lies on disk.
-        figures: the figures' files.
-    """
-
-    rows: list[Row]
-    bars: list[Row]
-    folder: Path
-    figures: list[Path]
 
 
 def num_stages(config: DiscoverImagesConfig) -> int:
@@ -53,7 +33,7 @@ def run_images(
     sets: ImageSets,
     folder: Path,
     progress: Progress = lambda _what: None,
-) -> DiscoverImagesResults:
+) -> StudyResults:
     """Learn images without class labels and with few, and write everything to a folder.
 
     Pieces finished by an earlier run are taken up, an autoencoder after its last whole epoch.
@@ -109,10 +89,9 @@ def run_images(
         *image_rows.unlabelled_rows(unlabelled, sets.name),
         *image_rows.labelled_rows(labelled, sets.name),
     ]
-    bars = [row for row in table if row.bar is not None]
     seconds = time.perf_counter() - start + pieces.earlier
-    store.write_metrics([*bars, *(r for r in table if r.bar is None)], seconds)
-    return DiscoverImagesResults(table, bars, folder, drawn)
+    store.write_metrics(bars_first(table), seconds)
+    return StudyResults(table, folder, drawn)
 
 
 def _write_posterior(

@@ -17,34 +17,23 @@ from gbi_pyro.experiments.discover.config import LONGER, MEANS, USUAL, DiscoverC
 from gbi_pyro.experiments.discover.networks import SideBySide
 from gbi_pyro.experiments.discover.online import Condition
 from gbi_pyro.experiments.pieces import Pieces
-from gbi_pyro.experiments.results import Row
 from gbi_pyro.experiments.store import RunFolder
+from gbi_pyro.experiments.study import Progress, StudyResults, bars_first
 from gbi_pyro.experiments.toy.evidence import exact_filter
 from gbi_pyro.inference.chain import BayesFilter
 from gbi_pyro.inference.enumeration import Enumeration
 from gbi_pyro.inference.task_prior import TaskChain
 
-Progress = Callable[[str], None]
-"""Called with what is being done, once for each of ``num_stages`` stages."""
-
 
 @dataclass(frozen=True)
-class DiscoverResults:
+class DiscoverResults(StudyResults):
     """Everything the study found.
 
     Attributes:
-        rows: every number.
-        bars: those that have a bar.
         online: what the online form and its rivals scored, by stream.
-        folder: where it lies on disk.
-        figures: the figures' files.
     """
 
-    rows: list[Row]
-    bars: list[Row]
     online: dict[Condition, dict[str, Any]]
-    folder: Path
-    figures: list[Path]
 
 
 def found_cases(config: DiscoverConfig) -> list[tuple[int, float]]:
@@ -124,10 +113,9 @@ def run(
         figures.figure_number(store.figures, config, numbers),
     ]
     _write_network(store, config, labelled[5, USUAL])
-    bars = [row for row in table if row.bar is not None]
     seconds = time.perf_counter() - start + pieces.earlier
-    store.write_metrics([*bars, *(r for r in table if r.bar is None)], seconds)
-    return DiscoverResults(table, bars, streams, folder, drawn)
+    store.write_metrics(bars_first(table), seconds)
+    return DiscoverResults(table, folder, drawn, streams)
 
 
 def _write_network(store: RunFolder, config: DiscoverConfig, found: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import torch
 
 from gbi_pyro.data.switching import GeometricBlocks, SwitchingStream
+from gbi_pyro.experiments.study import Seeds
 
 Task = Literal["labels", "none", "shuffled", "unlabelled"]
 KINDS = {
@@ -20,7 +21,7 @@ ROLES = ("weights", "train", "test")
 
 
 @dataclass(frozen=True)
-class FitConfig:
+class FitConfig(Seeds):
     """Everything the study depends on; rates were chosen on seeds from 1000 on.
 
     Attributes:
@@ -80,11 +81,6 @@ class FitConfig:
             )
         if not 1 <= self.window <= self.length:
             raise ValueError(f"window should lie in 1 .. length = {self.length}; got {self.window}")
-
-    @property
-    def all_seeds(self) -> range:
-        """The seeds of the run."""
-        return range(self.first_seed, self.first_seed + self.seeds)
 
     @property
     def stream(self) -> SwitchingStream:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,32 +20,14 @@ from gbi_pyro.diagnostics.export import to_inference_data
 from gbi_pyro.experiments.fit.config import KINDS, FitConfig, generator
 from gbi_pyro.experiments.fit.learners import Learner, make_learner
 from gbi_pyro.experiments.fit.rows import SeedScores, fit_rows
-from gbi_pyro.experiments.results import Row
 from gbi_pyro.experiments.store import RunFolder
+from gbi_pyro.experiments.study import Progress, StudyResults
 from gbi_pyro.experiments.toy.evidence import exact_filter, exact_predictions
 from gbi_pyro.inference.labels import match_labels
 from gbi_pyro.logjoint import Passes
 from gbi_pyro.posterior import TaskPosterior
 
 NUM_DRAWS = 10  # of task ids: the likelihood does not depend on them
-
-Progress = Callable[[str], None]
-"""Called with what is being done, once for each of ``num_stages`` stages."""
-
-
-@dataclass(frozen=True)
-class FitResults:
-    """Everything the study found.
-
-    Attributes:
-        rows: the table.
-        folder: where it lies on disk.
-        figures: the figures' files.
-    """
-
-    rows: list[Row]
-    folder: Path
-    figures: list[Path]
 
 
 class Trained(NamedTuple):
@@ -71,7 +53,7 @@ def num_stages(config: FitConfig) -> int:
     return config.seeds + 1
 
 
-def run(config: FitConfig, folder: Path, progress: Progress = lambda _what: None) -> FitResults:
+def run(config: FitConfig, folder: Path, progress: Progress = lambda _what: None) -> StudyResults:
     """Train one kind of network and write what it scored to a folder.
 
     ``posterior.nc`` holds the held-out sequences of all seeds one after the other, each with its
@@ -118,7 +100,7 @@ def run(config: FitConfig, folder: Path, progress: Progress = lambda _what: None
     )
     store.write_weights(networks)
     store.write_metrics(rows, time.perf_counter() - start)
-    return FitResults(rows, folder, drawn)
+    return StudyResults(rows, folder, drawn)
 
 
 def train(config: FitConfig, seed: int) -> Trained:

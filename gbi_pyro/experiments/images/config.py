@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gbi_pyro.experiments.study import Seeds
 from gbi_pyro.models.layers import Latent
 
 
 @dataclass(frozen=True)
-class ImagesConfig:
+class ImagesConfig(Seeds):
     """Everything the image study depends on.
 
     Attributes:
@@ -52,8 +53,3 @@ class ImagesConfig:
         for name in ("seeds", "epochs", "batch", "bottleneck", "codes", "chunk"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-
-    @property
-    def all_seeds(self) -> range:
-        """The seeds of the run."""
-        return range(self.first_seed, self.first_seed + self.seeds)

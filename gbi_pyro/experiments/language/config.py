@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from gbi_pyro.experiments.study import Seeds
+
 NAMED_AFTER = 20  # words after which the bars ask who is speaking
 
 
 @dataclass(frozen=True)
-class LanguageConfig:
+class LanguageConfig(Seeds):
     """Everything the language study depends on. The defaults are those for real corpora.
 
     Attributes:
@@ -88,11 +90,6 @@ class LanguageConfig:
                 raise ValueError(
                     f"{name} must be a multiple of every = {self.every}, got {getattr(self, name)}"
                 )
-
-    @property
-    def all_seeds(self) -> range:
-        """The seeds of the run."""
-        return range(self.first_seed, self.first_seed + self.seeds)
 
     def for_bigrams(self) -> LanguageConfig:
         """Return the same study for random bigram languages: small networks, quickly trained."""

@@ -30,6 +30,7 @@ from gbi_pyro.experiments.language.training import (
 )
 from gbi_pyro.experiments.results import Row
 from gbi_pyro.experiments.store import RunFolder
+from gbi_pyro.experiments.study import StudyResults, bars_first
 from gbi_pyro.files import replacing
 from gbi_pyro.inference.enumeration import Enumeration
 from gbi_pyro.inference.gradient import OneStepGradient
@@ -41,22 +42,14 @@ Networks = dict[tuple[str, str, int], Trained]
 
 
 @dataclass(frozen=True)
-class LanguageResults:
+class LanguageResults(StudyResults):
     """Everything the study found.
 
     Attributes:
-        rows: every number.
-        bars: those that have a bar.
         adapted: what every way to adapt came to.
-        folder: where it lies on disk.
-        figures: the figures' files.
     """
 
-    rows: list[Row]
-    bars: list[Row]
     adapted: list[Adapted]
-    folder: Path
-    figures: list[Path]
 
 
 def trainings(config: LanguageConfig, texts: Sequence[Texts]) -> list[tuple[Texts, str, int]]:
@@ -118,9 +111,8 @@ def run(
         _write_posterior(store, last)
         store.write_weights({k.replace(" ", "_"): n.network for k, n in last.trained.items()})
     progress("figures and files")
-    bars = [row for row in found if row.bar is not None]
-    store.write_metrics([*bars, *(r for r in found if r.bar is None)], time.perf_counter() - start)
-    return LanguageResults(found, bars, adapted, folder, drawn)
+    store.write_metrics(bars_first(found), time.perf_counter() - start)
+    return LanguageResults(found, folder, drawn, adapted)
 
 
 def _groups(

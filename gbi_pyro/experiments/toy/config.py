@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from gbi_pyro.experiments.study import Seeds
+
 FOUR_MEANS = (0.2, 0.4, 0.6, 0.8)  # of the networks with four tasks
 NOISY = 0.3  # the noise of those that find it harder to tell their tasks apart
 
 
 @dataclass(frozen=True)
-class ToyConfig:
+class ToyConfig(Seeds):
     """Everything the toy study depends on.
 
     Attributes:
@@ -64,11 +66,6 @@ class ToyConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.block_length <= 20 or self.new_block <= 20:
             raise ValueError("blocks must be longer than 20 steps, which are left out or apart")
-
-    @property
-    def all_seeds(self) -> range:
-        """The seeds of the run."""
-        return range(self.first_seed, self.first_seed + self.seeds)
 
     def fast(self) -> ToyConfig:
         """Return a configuration that runs through everything in seconds and shows nothing."""

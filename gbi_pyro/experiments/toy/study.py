@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from gbi_pyro.diagnostics.export import to_inference_data
-from gbi_pyro.experiments.results import Row
 from gbi_pyro.experiments.store import RunFolder
+from gbi_pyro.experiments.study import Progress, StudyResults
 from gbi_pyro.experiments.toy import adaptation as adapting
 from gbi_pyro.experiments.toy import figures, rows
 from gbi_pyro.experiments.toy.blocks import BlockRun, learn_blocks
@@ -27,9 +26,6 @@ from gbi_pyro.logjoint import Passes
 
 NETWORKS_PER_SEED = 5
 
-Progress = Callable[[str], None]
-"""Called with what is being done, once for each of ``num_stages`` stages."""
-
 
 Estimates = dict[str, list[dict[str, tuple[float, Passes]]]]
 
@@ -39,22 +35,7 @@ def num_stages(config: ToyConfig) -> int:
     return config.seeds * (NETWORKS_PER_SEED + 2 + 1) + 6
 
 
-@dataclass(frozen=True)
-class ToyResults:
-    """Everything the study found.
-
-    Attributes:
-        rows: the table.
-        folder: where it lies on disk.
-        figures: the figures' files.
-    """
-
-    rows: list[Row]
-    folder: Path
-    figures: list[Path]
-
-
-def run(config: ToyConfig, folder: Path, progress: Progress = lambda _what: None) -> ToyResults:
+def run(config: ToyConfig, folder: Path, progress: Progress = lambda _what: None) -> StudyResults:
     """Run the toy study and write it to a folder.
 
     Args:
@@ -114,7 +95,7 @@ def run(config: ToyConfig, folder: Path, progress: Progress = lambda _what: None
     names |= {f"plain_{s}": t.network for s, t in zip(config.all_seeds, plain, strict=True)}
     store.write_weights(names)
     store.write_metrics(table, time.perf_counter() - start)
-    return ToyResults(table, folder, drawn)
+    return StudyResults(table, folder, drawn)
 
 
 @dataclass
