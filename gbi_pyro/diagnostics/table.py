@@ -107,5 +107,7 @@ def _finite(cell: Cell) -> Cell:
 
 def _text(cell: Cell) -> str:
     if isinstance(cell, float):
-        return "" if math.isnan(cell) else f"{cell:.4g}"
+        if math.isnan(cell):
+            return ""
+        return f"{cell:.0f}" if 1e4 <= abs(cell) < 1e9 else f"{cell:.4g}"
     return "" if cell is None else str(cell)

@@ -41,6 +41,11 @@ def test_markdown_has_a_line_for_each_row_and_no_stray_bar(tmp_path: Path) -> No
     )
 
 
+def test_large_numbers_are_written_out() -> None:
+    table = Table("nats", ("code",), ((-23546.4,), (1e12,), (0.00012344,)))
+    assert str(table).split() == ["nats", "code", "-23546", "1e+12", "0.0001234"]
+
+
 def test_columns_line_up_on_the_screen() -> None:
     lines = str(TABLE).splitlines()
     assert lines[0] == "nats"
