@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from rich import box
@@ -136,6 +136,30 @@ def format_number(value: float) -> str:
     if abs(value) >= 1e5 or abs(value) < 1e-4:
         return f"{value:.1e}"
     return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
+
+
+class Ends(Protocol):
+    """An interval: anything with its two ends."""
+
+    @property
+    def low(self) -> float:
+        """The lower end."""
+
+    @property
+    def high(self) -> float:
+        """The upper end."""
+
+
+def interval_note(found: Ends) -> str:
+    """Say between what a mean or a difference lies, or that one seed does not tell.
+
+    >>> from gbi_pyro.diagnostics.intervals import student_interval
+    >>> interval_note(student_interval([1.0, 2.0, 3.0])), interval_note(student_interval([1.0]))
+    ('95 % interval -0.484 to 4.48', 'one seed')
+    """
+    if math.isnan(found.low):
+        return "one seed"
+    return f"95 % interval {format_number(found.low)} to {format_number(found.high)}"
 
 
 def print_table(title: str, rows: list[Row], console: Console) -> None:

@@ -29,6 +29,16 @@ class Seeds:
         """The seeds of the run."""
         return range(self.first_seed, self.first_seed + self.seeds)
 
+    def check_at_least_one(self, *names: str) -> None:
+        """Refuse counts that are none.
+
+        Raises:
+            ValueError: for a field below 1.
+        """
+        for name in names:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
 
 @dataclass(frozen=True)
 class StudyResults:

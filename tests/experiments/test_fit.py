@@ -230,7 +230,7 @@ def test_progress_is_reported_as_often_as_announced(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"task": "label"}, "task should be one of labels, none, .*got 'label'"),
-        ({"seeds": 0}, "seeds should be at least 1; got 0"),
+        ({"seeds": 0}, "seeds must be at least 1, got 0"),
         ({"sequences": 1}, "sequences should be at least 2"),
         ({"window": 60}, "window should lie in 1 .. length = 50; got 60"),
     ],

@@ -65,9 +65,7 @@ class ControlsConfig(Seeds):
     probe_length: int = 50
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "hidden_size", "sequences", "updates", "latent_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.check_at_least_one("seeds", "hidden_size", "sequences", "updates", "latent_steps")
         if self.probe_length <= LEFT_OUT:
             raise ValueError(
                 f"probe_length must be more than the {LEFT_OUT} steps that are left out, got "

@@ -26,7 +26,7 @@ from gbi_pyro.experiments.controls.digits import (
     UNTRAINED,
     WITHOUT,
 )
-from gbi_pyro.experiments.results import Row
+from gbi_pyro.experiments.results import Row, interval_note
 
 WAYS = (GIVEN, *INFERENCES)
 SEQUENTIAL = tuple(network for network in NETWORKS if network != MIXED)
@@ -114,8 +114,7 @@ def paired_interval(first: Sequence[float], second: Sequence[float]) -> str:
     >>> paired_interval([1.0, 2.0, 3.5], [1.0, 2.0, 3.5])
     '95 % interval 0 to 0, paired'
     """
-    found = paired_bootstrap(first, second)
-    return f"95 % interval {found.low:.3g} to {found.high:.3g}, paired"
+    return f"{interval_note(paired_bootstrap(first, second))}, paired"
 
 
 def figure_digits(folder: Path, found: Mapping[str, Any]) -> Path:

@@ -101,9 +101,7 @@ class DigitsConfig(Seeds):
     judged_on: str = "test"
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "epochs", "batch", "hidden", "latent"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.check_at_least_one("seeds", "epochs", "batch", "hidden", "latent")
         if not self.rates or not min(self.rates) > 0:
             raise ValueError(f"rates must be positive, one or more, got {self.rates}")
         if self.dataset not in ("digits", "mnist", "fashion"):

@@ -89,9 +89,7 @@ class RivalsConfig(Seeds):
     judged_on: str = "test"
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "epochs", "batch", "hidden", "bottleneck", "latent"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.check_at_least_one("seeds", "epochs", "batch", "hidden", "bottleneck", "latent")
         if not self.rate > 0:
             raise ValueError(f"rate must be positive, got {self.rate}")
         if self.judged_on not in ("test", "validation"):

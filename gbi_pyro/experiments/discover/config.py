@@ -95,10 +95,10 @@ class DiscoverConfig(Seeds):
     rival_steps: int = 30
 
     def __post_init__(self) -> None:
-        counts = ("seeds", "steps", "tail", "sequences", "length", "restarts", "em_steps", "window")
-        for name in (*counts, "choice_restarts", "choice_steps", "label_steps", "rival_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.check_at_least_one(
+            *("seeds", "steps", "tail", "sequences", "length", "restarts", "em_steps", "window"),
+            *("choice_restarts", "choice_steps", "label_steps", "rival_steps"),
+        )
         if self.steps < 2 * self.tail:
             raise ValueError(
                 f"steps must be at least twice tail = {self.tail}, so that tasks are named on "

@@ -62,10 +62,10 @@ class DiscoverImagesConfig(Seeds):
     classifier_noise: float = 0.5
 
     def __post_init__(self) -> None:
-        counts = ("seeds", "pixels", "hidden", "epochs", "batch", "restarts", "tasks_per_class")
-        for name in (*counts, "em_steps", "label_steps", "em_batch", "classifier_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.check_at_least_one(
+            *("seeds", "pixels", "hidden", "epochs", "batch", "restarts", "tasks_per_class"),
+            *("em_steps", "label_steps", "em_batch", "classifier_steps"),
+        )
         if not 2 <= self.code <= self.pixels:
             raise ValueError(
                 f"code must be between 2 and pixels = {self.pixels}, for there is nothing to "

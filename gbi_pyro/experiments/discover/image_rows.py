@@ -18,7 +18,7 @@ from gbi_pyro.experiments.discover.images import (
     SEVERAL,
     WAYS,
 )
-from gbi_pyro.experiments.results import Bar, Row, format_number
+from gbi_pyro.experiments.results import Bar, Row, interval_note
 
 Found = Mapping[str, Any]
 CLUSTERED_BAR, GAIN_BAR = 62.0, 4.0  # MNIST: percent, and points
@@ -32,7 +32,7 @@ def unlabelled_rows(found: Sequence[Found], dataset: str) -> list[Row]:
         values = 100 * np.array([f["scores"][way] for f in found])
         bar = Bar(CLUSTERED_BAR, at_least=True) if barred and way == ONE else None
         what = f"{dataset}, no labels, {way}: cluster accuracy (Hungarian), %"
-        rows.append(Row.of("D8", what, values, bar, interval_note(values)))
+        rows.append(Row.of("D8", what, values, bar, interval_note(student_interval(values))))
     validation = [100 * f["validation"] for f in found]
     words = f"{dataset}, no labels, {ONE}"
     rows.append(Row.of("D8", f"{words}: cluster accuracy on validation, %", validation))
@@ -53,11 +53,11 @@ def labelled_rows(found: Mapping[float, Sequence[Found]], dataset: str) -> list[
             barred = dataset == "mnist" and fraction == FEW_IMAGES and rival == CLASSIFIER
             bar = Bar(GAIN_BAR, at_least=True) if barred else None
             words = f"{what}: {SEVERAL}, lead over the {rival}, points"
-            rows.append(Row.of("D9", words, gain, bar, interval_note(gain)))
+            rows.append(Row.of("D9", words, gain, bar, interval_note(student_interval(gain))))
         for way in WAYS:
             values = accuracies(by_seed, way)
             held_out = 100 * np.mean([f["validation"][way] for f in by_seed])
-            note = f"{interval_note(values)}; on validation {held_out:.2f}"
+            note = f"{interval_note(student_interval(values))}; on validation {held_out:.2f}"
             rows.append(Row.of("D9", f"{what}: {way}: accuracy, %", values, None, note))
     return rows
 
@@ -65,15 +65,3 @@ def labelled_rows(found: Mapping[float, Sequence[Found]], dataset: str) -> list[
 def accuracies(by_seed: Sequence[Found], way: str) -> np.ndarray:
     """Return the accuracy on test images of one way, percent, one value a seed."""
     return 100 * np.array([f["test"][way] for f in by_seed])
-
-
-def interval_note(values: np.ndarray) -> str:
-    """Say between what the mean lies.
-
-    >>> interval_note(np.array([1.0, 2.0, 3.0])), interval_note(np.array([1.0]))
-    ('95 % interval -0.484 to 4.48', 'one seed')
-    """
-    if len(values) == 1:
-        return "one seed"
-    found = student_interval(values)
-    return f"95 % interval {format_number(found.low)} to {format_number(found.high)}"

@@ -10,14 +10,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from gbi_pyro.diagnostics.intervals import Interval, student_interval
-from gbi_pyro.diagnostics.paired import Difference, paired_bootstrap
+from gbi_pyro.diagnostics.intervals import student_interval
+from gbi_pyro.diagnostics.paired import paired_bootstrap
 from gbi_pyro.experiments.discover import labels as few
 from gbi_pyro.experiments.discover.config import NOISY, USUAL
 from gbi_pyro.experiments.discover.labels import CLAMPED, FEW, FOUND_FIRST
 from gbi_pyro.experiments.discover.online import EXACT, METHODS, UNLABELLED, Condition
 from gbi_pyro.experiments.discover.recurrent import CLUSTERED
-from gbi_pyro.experiments.results import Bar, Row, format_number
+from gbi_pyro.experiments.results import Bar, Row, format_number, interval_note
 
 ROUNDING = 1e-9  # shares of steps that are equal differ by this
 Found = Mapping[str, Any]
@@ -47,7 +47,7 @@ def online_rows(found: Mapping[Condition, Found]) -> list[Row]:
                 continue
             limit = {USUAL: 1.10, NOISY: 1.04}.get(condition.sigma) if own else None
             bar = None if limit is None else Bar(limit)
-            note = _interval(student_interval(error / exact[1]))
+            note = interval_note(student_interval(error / exact[1]))
             what_error = f"{what}: MSE over the exact filter's"
             rows.append(Row.of(mark, what_error, error / exact[1], bar, note))
             rows.append(Row.of(mark, f"{what}: filtered KL", divergence))
@@ -68,14 +68,10 @@ def _less(mark: str, what: str, scores: Mapping[str, np.ndarray]) -> list[Row]:
             mark,
             f"{what} less that of: {name}",
             ours - a,
-            note=_interval(paired_bootstrap(ours, a)),
+            note=interval_note(paired_bootstrap(ours, a)),
         )
         for name, a in others.items()
     ]
-
-
-def _interval(found: Interval | Difference) -> str:
-    return f"95 % interval {format_number(found.low)} to {format_number(found.high)}"
 
 
 def _accuracy_bars(

@@ -71,9 +71,9 @@ class FitConfig(Seeds):
     def __post_init__(self) -> None:
         if self.task not in get_args(Task):
             raise ValueError(f"task should be one of {', '.join(KINDS)}; got {self.task!r}")
-        for name in ("seeds", "rounds", "length", "test_sequences", "test_length", "hidden_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} should be at least 1; got {getattr(self, name)}")
+        self.check_at_least_one(
+            "seeds", "rounds", "length", "test_sequences", "test_length", "hidden_size"
+        )
         if self.sequences < 2:
             raise ValueError(
                 "sequences should be at least 2, for a shuffled task to be that of another one; "

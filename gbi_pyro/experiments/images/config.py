@@ -50,6 +50,4 @@ class ImagesConfig(Seeds):
     sweep: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "epochs", "batch", "bottleneck", "codes", "chunk"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.check_at_least_one("seeds", "epochs", "batch", "bottleneck", "codes", "chunk")

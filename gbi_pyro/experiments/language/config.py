@@ -70,9 +70,9 @@ class LanguageConfig(Seeds):
     adaptation_words: tuple[int, ...] = (100, 1000)
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "draw_size", "jobs", "updates", "updates_all", "every", "length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.check_at_least_one(
+            "seeds", "draw_size", "jobs", "updates", "updates_all", "every", "length"
+        )
         if self.draws < 0:
             raise ValueError(f"draws must not be negative, got {self.draws}")
         if not (self.draws or self.all_at_once or self.leave_one_out):

@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from gbi_pyro.diagnostics.intervals import Interval, student_interval
+from gbi_pyro.diagnostics.intervals import student_interval
 from gbi_pyro.experiments.language import identify
 from gbi_pyro.experiments.language.adaptation import FREE, ON_SIMPLEX, Adapted
 from gbi_pyro.experiments.language.config import NAMED_AFTER
@@ -19,7 +19,7 @@ from gbi_pyro.experiments.language.identify import Identified
 from gbi_pyro.experiments.language.stream import Stream
 from gbi_pyro.experiments.language.texts import Texts
 from gbi_pyro.experiments.language.training import HEAD, PAPER, PLAIN, SHUFFLED, Trained
-from gbi_pyro.experiments.results import Bar, Row, format_number
+from gbi_pyro.experiments.results import Bar, Row, format_number, interval_note
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def learning_rows(title: str, runs: Sequence[Run], bars: bool) -> list[Row]:
         gains = np.array(ends) - [run.trained[kind].test[-1] for run in runs]
         over_runs = student_interval(gains)
         what = f"{title}: {kind}: gain in final test loss over the plain LSTM, nats per word"
-        rows.append(Row.of("L2", what, gains, note=_interval(over_runs)))
+        rows.append(Row.of("L2", what, gains, note=interval_note(over_runs)))
         if kind == SHUFFLED:
             if bars and len(runs) > 1:
                 what = f"{title}: {kind}: lower end of the interval of that gain"
@@ -87,7 +87,7 @@ def learning_rows(title: str, runs: Sequence[Run], bars: bool) -> list[Row]:
         over_runs = student_interval(ratios)
         what = f"{title}: {kind}: words to the plain LSTM's final test loss, over its own"
         bar = Bar(0.8) if bars and kind == PAPER else None
-        rows.append(Row.of("L2", what, ratios, bar, _interval(over_runs)))
+        rows.append(Row.of("L2", what, ratios, bar, interval_note(over_runs)))
         if bar is not None and len(runs) > 1:
             what = f"{title}: {kind}: upper end of the interval of that ratio"
             rows.append(Row.of("L2", what, [over_runs.high], Bar(1.0)))
@@ -179,7 +179,7 @@ def adaptation_rows(adapted: Sequence[Adapted]) -> list[Row]:
             continue
         gains = [a.gain for a in chosen]
         bar = Bar(0.0, at_least=True) if method in (ON_SIMPLEX, FREE) else None
-        note = f"one value for each corpus; {_interval(student_interval(gains))}"
+        note = f"one value for each corpus; {interval_note(student_interval(gains))}"
         what += f", {words} words: gain over its zero-shot loss, nats per word"
         rows.append(Row.of("L4", what, gains, bar, note))
     return rows
@@ -190,10 +190,6 @@ def _by_way(adapted: Sequence[Adapted]) -> dict[tuple[str, int, str], list[Adapt
     for a in adapted:
         ways.setdefault((a.network, a.words, a.method), []).append(a)
     return ways
-
-
-def _interval(found: Interval) -> str:
-    return f"95 % interval {format_number(found.low)} to {format_number(found.high)}"
 
 
 def adaptation_markdown(adapted: Sequence[Adapted]) -> str:

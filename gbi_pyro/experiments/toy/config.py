@@ -51,19 +51,10 @@ class ToyConfig(Seeds):
     new_block: int = 100
 
     def __post_init__(self) -> None:
-        for name in (
-            "seeds",
-            "sequences",
-            "length",
-            "updates",
-            "test_sequences",
-            "test_length",
-            "block_length",
-            "num_blocks",
-            "new_block",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.check_at_least_one(
+            *("seeds", "sequences", "length", "updates", "test_sequences", "test_length"),
+            *("block_length", "num_blocks", "new_block"),
+        )
         if self.block_length <= 20 or self.new_block <= 20:
             raise ValueError("blocks must be longer than 20 steps, which are left out or apart")
 
