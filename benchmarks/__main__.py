@@ -11,7 +11,7 @@ from benchmarks.images import images
 from benchmarks.language import language
 from benchmarks.online import online
 from benchmarks.training_step import training_step
-from gbi_pyro.experiments.results import print_table
+from studies.core.table import print_table
 
 
 def main() -> None:

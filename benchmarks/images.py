@@ -6,8 +6,8 @@ import torch
 
 from benchmarks.timing import interleave
 from gbi_pyro import Enumeration, OneStepGradient, relaxed_log_joint
-from gbi_pyro.experiments.images.config import ImagesConfig
-from gbi_pyro.experiments.results import Bar, Row
+from studies.images.config import ImagesConfig
+from studies.core.table import Bar, Row
 from gbi_pyro.models.affine_head import AffineHeadAutoencoder, pca_basis
 from gbi_pyro.models.image import ConditionedAutoencoder, ImageModel
 

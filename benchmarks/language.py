@@ -6,8 +6,8 @@ import torch
 
 from benchmarks.timing import interleave
 from gbi_pyro import Enumeration, OneStepGradient, relaxed_log_joint
-from gbi_pyro.experiments.language.config import NAMED_AFTER, LanguageConfig
-from gbi_pyro.experiments.results import Bar, Row
+from studies.language.config import NAMED_AFTER, LanguageConfig
+from studies.core.table import Bar, Row
 from gbi_pyro.models.language import LanguageLSTM
 
 BATCH, CORPORA = 32, 10

@@ -6,7 +6,7 @@ import torch
 
 from benchmarks.timing import interleave
 from gbi_pyro import OnlineGradient
-from gbi_pyro.experiments.results import Bar, Row
+from studies.core.table import Bar, Row
 from gbi_pyro.models.sequence import SequenceLSTM, SequenceLSTMStack
 
 SEEDS, MEANS, STEPS = 20, 15, 300

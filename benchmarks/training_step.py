@@ -7,7 +7,7 @@ import torch
 from benchmarks.timing import interleave
 from gbi_pyro import clamped_loss
 from gbi_pyro.data.switching import SwitchingStream
-from gbi_pyro.experiments.results import Bar, Row
+from studies.core.table import Bar, Row
 from gbi_pyro.models.sequence import SequenceLSTM
 
 

@@ -10,11 +10,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from gbi_pyro import OneStepGradient, causal
-from gbi_pyro.diagnostics.agreement import kl
-from gbi_pyro.experiments.toy.config import ToyConfig
-from gbi_pyro.experiments.toy.evidence import exact_filter, in_filter
-from gbi_pyro.experiments.toy.training import generator, make_stream, train_network
+from gbi_pyro import OneStepGradient, stepwise
+from gbi_pyro.metrics.agreement import kl
+from studies.toy.config import ToyConfig
+from studies.toy.evidence import exact_filter, in_filter
+from studies.toy.training import generator, make_stream, train_network
 
 SEEDS = range(100, 106)
 
@@ -31,9 +31,9 @@ def main() -> None:
                 updates.append(trained.updates_to_floor)
                 shape = config.test_sequences, config.test_length
                 x = trained.stream.sample(*shape, generator(seed, "validate")).x
-                found = in_filter(trained.stream, OneStepGradient())(causal(trained.network, x))
+                found = in_filter(trained.stream, OneStepGradient())(stepwise(trained.network, x))
                 exact = exact_filter(trained.stream, x)
-                divergences.append(kl(exact.log_prob(), found.log_prob()).mean().item())
+                divergences.append(kl(exact.logits(), found.logits()).mean().item())
             print(
                 f"sigma {sigma}, weight decay {decay}: filtered KL median "
                 f"{np.median(divergences):.5f}, largest {max(divergences):.5f} nats per step; "

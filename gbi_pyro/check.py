@@ -136,7 +136,7 @@ def check_model(model: Model, *args: Any, **kwargs: Any) -> ModelReport:
 _INFLUENCE = (
     "the task of one element changes the likelihood of another (a network that carries past "
     "tasks?): enumerating each element is not exact, while one step is possible. For the evidence "
-    "of each step given the past wrap it: causal(model, *args)"
+    "of each step given the past wrap it: stepwise(model, *args)"
 )
 _BIAS = (
     "with 3 tasks or more the plain one step is biased unless the tasks' means lie equally far "

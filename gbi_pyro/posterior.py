@@ -14,19 +14,19 @@ from gbi_pyro.sites import TaskSite, TaskSiteError, unknown_site
 
 
 class Objective(NamedTuple):
-    """The two parts of f_alpha(q) = E_q[log p(x, Z)] + alpha H(q), element by element.
+    """The two parts of f_T(q) = E_q[log p(x, Z)] + T H(q), element by element.
 
     ``log_joint`` is the expectation, ``entropy`` is H(q) (or the penalty that stood in for it).
     """
 
     log_joint: Tensor
     entropy: Tensor
-    alpha: float
+    temperature: float
 
     @property
     def total(self) -> Tensor:
-        """f_alpha; for the exact posterior at alpha = 1 it is the log evidence."""
-        return self.log_joint + self.alpha * self.entropy
+        """f_T; for the exact posterior at temperature = 1 it is the log evidence."""
+        return self.log_joint + self.temperature * self.entropy
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class TaskPosterior:
         passes: the compute spent.
         num_observations: for each site how many observed values an element explains.
         log_evidence: log p(x) of each element of the outermost site, where the method knows it.
-        objective: the two parts of f_alpha, for methods that ascend it (for one site).
+        objective: the two parts of f_T, for methods that ascend it (for one site).
         points: where Z stands, if that is not the posterior itself: free values after iteration.
         path: the points after 0, 1, ... steps, ``(steps + 1,) + batch_shape + (K,)``.
     """
@@ -74,21 +74,21 @@ class TaskPosterior:
             raise unknown_site(name, list(self.log_probs))
         return name
 
-    def log_prob(self, site: str | None = None) -> Tensor:
+    def logits(self, site: str | None = None) -> Tensor:
         """Return log q(z = k | x), ``batch_shape + (K,)``."""
         return self.log_probs[self.site_name(site)]
 
     def probs(self, site: str | None = None) -> Tensor:
         """Return q(z = k | x), ``batch_shape + (K,)``."""
-        return self.log_prob(site).exp()
+        return self.logits(site).exp()
 
-    def task(self, site: str | None = None) -> Tensor:
+    def mode(self, site: str | None = None) -> Tensor:
         """Return the most probable task of each element, ``batch_shape``."""
-        return self.log_prob(site).argmax(-1)
+        return self.logits(site).argmax(-1)
 
     def entropy(self, site: str | None = None) -> Tensor:
         """Return H(q) in nats, ``batch_shape``: log K at maximum entropy, 0 when sure."""
-        return entropy(self.log_prob(site))
+        return entropy(self.logits(site))
 
     def point(self, site: str | None = None) -> Tensor:
         """Return Z itself: the free value after iteration, else the probabilities."""

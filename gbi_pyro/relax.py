@@ -92,7 +92,7 @@ class RelaxMessenger(Messenger):
         msg["is_observed"] = msg["done"] = True
 
 
-def relax_tasks(model: Model, values: Mapping[str, Tensor]) -> Model:
+def clamp_tasks(model: Model, values: Mapping[str, Tensor]) -> Model:
     """Clamp task sites of a model to points of the simplex: mixtures of tasks are legal inputs.
 
     The result is a Pyro model like any other, for training on mixtures or for prediction.

@@ -254,3 +254,34 @@ def find_task_sites(model: Callable[..., Any], *args: Any, **kwargs: Any) -> dic
     if not found.sites:
         raise no_task_sites()
     return found.sites
+
+
+UNKNOWN = -1
+"""The label of an element whose task is not known."""
+
+
+def check_labels(labels: Tensor, batch_shape: torch.Size, num_tasks: int) -> Tensor:
+    """Return labels for each element of a task site, ``batch_shape``, on the labels' device.
+
+    Raises:
+        ValueError: for ids that are no integers, out of range, or of a shape that does not fit.
+    """
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise ValueError(
+            f"labels must hold integer task ids, {UNKNOWN} where unknown; got {labels.dtype}: take "
+            "one_hot.argmax(-1)"
+        )
+    try:
+        labels = labels.expand(batch_shape)
+    except RuntimeError:
+        raise ValueError(
+            f"labels have shape {tuple(labels.shape)}, expected {tuple(batch_shape)}: one id for "
+            f"each element of the task site, {UNKNOWN} where it is unknown"
+        ) from None
+    low, high = (labels.min().item(), labels.max().item()) if labels.numel() else (0, 0)
+    if low < UNKNOWN or high >= num_tasks:
+        raise ValueError(
+            f"labels must be task ids 0 .. {num_tasks - 1}, or {UNKNOWN} where unknown; got ids "
+            f"from {low} to {high}"
+        )
+    return labels

@@ -24,12 +24,12 @@ import torch
 from matplotlib.figure import Figure
 
 from gbi_pyro.data.switching import GeometricBlocks, SwitchingStream
-from gbi_pyro.diagnostics.compare import Score, compare_models, leave_one_out
-from gbi_pyro.diagnostics.export import to_inference_data
-from gbi_pyro.diagnostics.prequential import SwitchingMeans, prequential_code
-from gbi_pyro.experiments.comparison import compare_runs
-from gbi_pyro.experiments.fit.config import KINDS, FitConfig
-from gbi_pyro.experiments.fit.study import run
+from gbi_pyro.metrics.comparison import Score, compare_models, leave_one_out
+from gbi_pyro.export.inference_data import to_inference_data
+from gbi_pyro.metrics.prequential import SwitchingMeans, prequential_code
+from gbi_pyro.metrics.runs import compare_runs
+from studies.told_or_not.config import KINDS, FitConfig
+from studies.told_or_not.study import run
 from gbi_pyro.plots import plot_curves
 from gbi_pyro.plots.comparison import plot_comparisons
 

@@ -15,12 +15,12 @@ from sklearn.metrics import roc_curve
 
 from gbi_pyro import Enumeration, OneStepGradient, clamped_loss
 from gbi_pyro.data.images import Images, load_images
-from gbi_pyro.diagnostics import ood
-from gbi_pyro.diagnostics.agreement import agreement
-from gbi_pyro.diagnostics.calibration import summarise
-from gbi_pyro.diagnostics.detection import detection
-from gbi_pyro.diagnostics.reliability import reliability_table
-from gbi_pyro.diagnostics.temperature import fit_temperature, temper
+from gbi_pyro.metrics import ood
+from gbi_pyro.metrics.agreement import agreement
+from gbi_pyro.metrics.scores import summarise
+from gbi_pyro.metrics.auroc import detection
+from gbi_pyro.metrics.reliability import reliability_table
+from gbi_pyro.metrics.recalibration import fit_temperature, temper
 from gbi_pyro.models.affine_head import AffineHeadAutoencoder, pca_basis
 from gbi_pyro.models.image import ConditionedAutoencoder
 from gbi_pyro.plots import plot_histograms, plot_image_grid, plot_reliability, plot_roc
@@ -103,7 +103,7 @@ for name, network in (("paper's network", paper), ("affine head", affine)):
     for infer in (None, OneStepGradient(), OneStepGradient(order=2)):
         posterior = exact if infer is None else infer(network, x)
         passes = f"{posterior.passes.forward} + {posterior.passes.backward} passes"
-        accuracy = summarise(posterior.log_prob(), y).accuracy
+        accuracy = summarise(posterior.logits(), y).accuracy
         kl = agreement(exact, posterior).kl
         print(
             f"{name:15}  {posterior.method:22}  {passes:14}  accuracy {100 * accuracy:.1f} %, "
@@ -131,12 +131,12 @@ print(spread_added.passes, f"KL {agreement(enumerated, spread_added).kl:.6f} nat
 exact_one_step = OneStepGradient()(affine.exact, digits.validation.x)
 linearised = OneStepGradient()(paper, digits.validation.x)
 raw = {
-    "paper's network, one step": OneStepGradient()(paper, x).log_prob(),
-    "affine head, exact": spread_added.log_prob(),
+    "paper's network, one step": OneStepGradient()(paper, x).logits(),
+    "affine head, exact": spread_added.logits(),
 }
 tempered = {}
 for (name, log_probs), fit in zip(raw.items(), (linearised, exact_one_step), strict=True):
-    temperature = fit_temperature(fit.log_prob(), digits.validation.y, default=1.0)
+    temperature = fit_temperature(fit.logits(), digits.validation.y, default=1.0)
     tempered[name] = temper(log_probs, temperature)
     print(f"{name}: temperature {temperature:.1f}")
     for how, shown in (("as it is", log_probs), ("tempered", tempered[name])):
@@ -192,14 +192,14 @@ known = Images(digits.train.x[seen], digits.train.y[seen])
 eight = affine_head(known, 8)
 held_out = digits.validation.y < 8
 temperature = fit_temperature(
-    OneStepGradient()(eight, digits.validation.x[held_out]).log_prob(),
+    OneStepGradient()(eight, digits.validation.x[held_out]).logits(),
     digits.validation.y[held_out],
     default=1.0,
 )
 
 
 def scores(x):
-    log_probs = OneStepGradient()(eight, x).log_prob()
+    log_probs = OneStepGradient()(eight, x).logits()
     middle = eight.uniform(len(x))
     return {
         "maximum of one step": ood.maximum_score(temper(log_probs, temperature)),

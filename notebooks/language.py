@@ -18,13 +18,13 @@ from gbi_pyro import (
     OneStepGradient,
     TaskChain,
     calibrate,
-    causal,
+    stepwise,
     clamped_loss,
     hmm_posterior,
 )
 from gbi_pyro.data.bigram import BigramLanguages
-from gbi_pyro.diagnostics.agreement import agreement
-from gbi_pyro.diagnostics.calibration import accuracy
+from gbi_pyro.metrics.agreement import agreement
+from gbi_pyro.metrics.scores import accuracy
 from gbi_pyro.models.language import LanguageLSTM
 from gbi_pyro.plots import plot_curves, plot_reading
 
@@ -112,7 +112,7 @@ exact = languages.log_posterior(tokens)
 named = {"exact posterior": [accuracy(exact[:, n - 1], of) for n in LENGTHS]}
 distance = {}
 for name, infer in ways.items():
-    found = [infer(told, words[:, :n]).log_prob().squeeze(1).double() for n in LENGTHS]
+    found = [infer(told, words[:, :n]).logits().squeeze(1).double() for n in LENGTHS]
     found = [log_probs.log_softmax(-1) for log_probs in found]
     named[name] = [accuracy(q, of) for q in found]
     distance[name] = [agreement(exact[:, n - 1], q).kl for n, q in zip(LENGTHS, found, strict=True)]
@@ -138,7 +138,7 @@ figure
 
 # %% [markdown]
 # ## Read a text whose language changes
-# Now the language changes within the text, on average every 25 words. `causal` cuts the network
+# Now the language changes within the text, on average every 25 words. `stepwise` cuts the network
 # between its words, so that each word's evidence is its own; the Bayes filter puts it together
 # under a chain that seldom leaves its task. *Filtered* is what is known while reading, *smoothed*
 # in hindsight.
@@ -146,16 +146,16 @@ figure
 # %%
 HAZARD = 1 / 25
 stream, spoken = languages.sample_switching(1, 200, HAZARD, draw)
-stepwise = causal(told, other)
-one_word = calibrate(OneStepGradient()(stepwise), Enumeration()(stepwise))
+cut = stepwise(told, other)
+one_word = calibrate(OneStepGradient()(cut), Enumeration()(cut))
 sticky = TaskChain.sticky(K, HAZARD)
 chain = sticky.log_initial, sticky.log_transition
 truth = hmm_posterior(*(c.double() for c in chain), languages.log_likelihood(stream))
 figure = Figure(figsize=(11, 6.5), layout="constrained")
 axes = iter(figure.subplots(4, 1, sharex=True))
 for give in ("filtered", "smoothed"):
-    reader = BayesFilter(OneStepGradient(calibration=one_word), *chain, give=give)
-    read = reader(causal(told, stream + MARKS)).log_prob().double().log_softmax(-1)
+    reader = BayesFilter(OneStepGradient(calibration=one_word), *chain, output=give)
+    read = reader(stepwise(told, stream + MARKS)).logits().double().log_softmax(-1)
     best = getattr(truth, f"log_{give}")
     for name, log_probs in (("one step", read), ("exact", best)):
         right = accuracy(log_probs[0], spoken[0])
@@ -188,7 +188,7 @@ def loss(z):
 print(f"maximum entropy {loss(told.uniform(1)):.3f} nats per word, floor {creole_floor:.3f}")
 for n in (20, 100, 500):
     sample = creole.sample(1, n, draw).tokens + MARKS
-    known = Enumeration(check=False)(told, sample).log_prob().argmax(-1)
+    known = Enumeration(check=False)(told, sample).logits().argmax(-1)
     corner = torch.nn.functional.one_hot(known, K).float()
     ascent = IterativeGradient(30, rate=0.1, optim="adam")(told, sample)
     print(

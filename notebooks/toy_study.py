@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from gbi_pyro import BayesFilter, Enumeration, OneStepGradient, causal, plots, to_inference_data
-from gbi_pyro.diagnostics.agreement import agreement
-from gbi_pyro.experiments.toy.adaptation import (
+from gbi_pyro import BayesFilter, Enumeration, OneStepGradient, stepwise, plots, to_inference_data
+from gbi_pyro.metrics.agreement import agreement
+from studies.toy.adaptation import (
     EDGE,
     ON_SIMPLEX,
     adapt,
     adapters_to_switches,
     adapters_to_unseen,
 )
-from gbi_pyro.experiments.toy.blocks import learn_blocks
-from gbi_pyro.experiments.toy.config import ToyConfig
-from gbi_pyro.experiments.toy.training import generator, make_stream, train_network
+from studies.toy.blocks import learn_blocks
+from studies.toy.config import ToyConfig
+from studies.toy.training import generator, make_stream, train_network
 from gbi_pyro.models.switching import SwitchingGaussian
 
 # %matplotlib inline
@@ -106,12 +106,12 @@ for name, runs in blocks.items():
 # see the results of the whole study, over twenty seeds.
 #
 # ## Figure 1 again: the trained network in place of the generator
-# The weights are frozen now, and the task is not told any more. `causal` gives each step its
+# The weights are frozen now, and the task is not told any more. `stepwise` gives each step its
 # evidence given the past alone: a gradient through the recurrent state would see the future.
 
 # %%
 network = trained["GBI-LSTM"][0].network
-steps = causal(network, x)
+steps = stepwise(network, x)
 evidence = OneStepGradient()(steps)
 filtered = BayesFilter(OneStepGradient(), *chain)(steps)
 print(f"KL(exact || one step of the network) = {agreement(exact, filtered).kl:.2e} nats per step")
@@ -145,9 +145,9 @@ left, middle, right = figure.subplots(1, 3)
 at_rest = network.mean(x, network.uniform(*x.shape)).detach()
 one = most, shown
 plots.plot_stream(x[one], z[one], stream.means, left, prediction=at_rest[one])
-gradient = evidence.log_prob() - evidence.log_prob().mean(-1, keepdim=True)
+gradient = evidence.logits() - evidence.logits().mean(-1, keepdim=True)
 plots.plot_gradients(gradient[one], z[one], middle)
-log_odds = [q[..., 1] - q[..., 0] for q in (stream.log_emission(x), evidence.log_prob())]
+log_odds = [q[..., 1] - q[..., 0] for q in (stream.log_emission(x), evidence.logits())]
 plots.plot_evidence(*(odds[:4] for odds in log_odds), right)  # of four sequences
 figure
 

@@ -13,7 +13,7 @@ import torch
 from matplotlib.figure import Figure
 
 from gbi_pyro import Enumeration, OneStepGradient, calibrate, clamped_loss
-from gbi_pyro.diagnostics.agreement import agreement
+from gbi_pyro.metrics.agreement import agreement
 from gbi_pyro.plots import plot_evidence
 
 # %matplotlib inline
@@ -77,7 +77,7 @@ u, x, z = arcs(500 if FAST else 2000)
 exact = Enumeration()(model, u, x)
 one_step = OneStepGradient()(model, u, x)
 for posterior in (exact, one_step):
-    accuracy = (posterior.task() == z.argmax(-1)).float().mean().item()
+    accuracy = (posterior.mode() == z.argmax(-1)).float().mean().item()
     print(f"{posterior.method:12} {posterior.passes}, accuracy {accuracy:.3f}")
 print(f"KL(exact || one step) = {agreement(exact, one_step).kl:.3f} nats per point")
 
@@ -105,10 +105,10 @@ for K in (2, 3, 5):
     on_line = on_line + 0.4 * torch.randn(1000, generator=draw)
     truth, step = (infer(line, on_line, means) for infer in (Enumeration(), OneStepGradient()))
     charge = means.square() / (2 * 0.4**2)  # the middle of all is zero
-    corrected = (step.log_prob() - charge).log_softmax(-1)
+    corrected = (step.logits() - charge).log_softmax(-1)
     print(
         f"K = {K}: KL(exact || one step) = {agreement(truth, step).kl:.3f} nats, "
-        f"with the charge {agreement(truth.log_prob(), corrected).kl:.3f}"
+        f"with the charge {agreement(truth.logits(), corrected).kl:.3f}"
     )
 
 # %% [markdown]
@@ -116,7 +116,7 @@ for K in (2, 3, 5):
 # middle, the first and the last:
 
 # %%
-excess = (one_step.log_prob() - exact.log_prob()).mean(0)
+excess = (one_step.logits() - exact.logits()).mean(0)
 print("log q(one step) - log q(exact), mean by task:", (excess - excess.mean()).numpy().round(2))
 
 # %% [markdown]
@@ -145,7 +145,7 @@ for posterior in (one_step, calibrated, second):
 figure = Figure(figsize=(12, 4), layout="constrained")
 axes = figure.subplots(1, 3, sharey=True)
 for ax, posterior in zip(axes, (one_step, calibrated, second), strict=True):
-    odds = [q.log_prob()[:, 1] - q.log_prob()[:, 0] for q in (exact, posterior)]
+    odds = [q.logits()[:, 1] - q.logits()[:, 0] for q in (exact, posterior)]
     plot_evidence(odds[0].numpy(), odds[1].numpy(), ax)
     ax.set_ylabel(f"{posterior.method} (nats)")
 figure

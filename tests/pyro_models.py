@@ -43,11 +43,11 @@ def log_joint_by_pyro(model: Callable[..., Any], tasks: dict[str, Tensor], *args
 
 
 def brute_force(
-    model: Callable[..., Any], shapes: dict[str, tuple[int, ...]], *args: Any, alpha: float = 1.0
+    model: Callable[..., Any], shapes: dict[str, tuple[int, ...]], *args: Any, temperature: float = 1.0
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Try every task of every element together; shapes are ``batch_shape + (K,)`` by site.
 
-    Returns each site's marginal probabilities, under p(x, z)^(1 / alpha) normalised, and the log
+    Returns each site's marginal probabilities, under p(x, z)^(1 / temperature) normalised, and the log
     evidence of everything.
     """
     spaces = [
@@ -62,7 +62,7 @@ def brute_force(
         }
         scores.append(log_joint_by_pyro(model, tasks, *args))
         values.append(tasks)
-    weights = (torch.stack(scores) / alpha).softmax(0)
+    weights = (torch.stack(scores) / temperature).softmax(0)
     marginals = {
         name: sum(w * v[name] for w, v in zip(weights, values, strict=True)) for name in shapes
     }

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gbi_pyro import Enumeration, TaskSiteError, causal
+from gbi_pyro import Enumeration, TaskSiteError, stepwise
 from gbi_pyro.check import Finding, ModelReport, check_model, load_object
 from gbi_pyro.models.sequence import SequenceLSTM
 from gbi_pyro.models.switching import SwitchingGaussian
@@ -63,10 +63,10 @@ def test_a_carrying_network_is_noted_and_its_cut_is_not() -> None:
     network = SequenceLSTM(2, 8, generator=torch.Generator().manual_seed(0))
     report = check_model(network, X)
     assert report.ok  # one step is possible
-    assert "causal(model, *args)" in notes(report)
+    assert "stepwise(model, *args)" in notes(report)
     with pytest.raises(TaskSiteError, match="influence each other"):  # the same verdict
         Enumeration()(network, X)
-    assert "causal" not in notes(check_model(causal(network, X)))
+    assert "causal" not in notes(check_model(stepwise(network, X)))
 
 
 @pytest.mark.parametrize("coupling", ["neighbours", "sum", "none"])

@@ -16,8 +16,8 @@ from matplotlib.image import imread
 from typer.testing import CliRunner
 
 from gbi_pyro.cli.compare import compare
-from gbi_pyro.cli.fit import fit
-from gbi_pyro.experiments.comparison import compare_runs
+from studies.cli_fit import fit
+from gbi_pyro.metrics.runs import compare_runs
 from gbi_pyro.plots.comparison import plot_comparison, plot_comparisons
 
 app = typer.Typer()

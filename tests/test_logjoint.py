@@ -294,7 +294,7 @@ def test_a_scale_around_everything_tempers_prior_and_likelihood(
     x, means = normal(generator, 5), normal(generator, 2)
     log_prior = normal(generator, 2).log_softmax(-1)
     scaled = poutine.scale(gaussian, scale=0.25)
-    tempered = Enumeration(alpha=4.0)(gaussian, x, means, 0.5, log_prior)
+    tempered = Enumeration(temperature=4.0)(gaussian, x, means, 0.5, log_prior)
     posterior = infer(scaled, x, means, 0.5, log_prior)
     torch.testing.assert_close(posterior.probs(), tempered.probs())
 

@@ -69,8 +69,8 @@ def test_probs_task_and_point_agree(generator: torch.Generator) -> None:
     log_probs = normal(generator, 2, 5, 3).log_softmax(-1)
     posterior = posterior_of(z=log_probs)
     torch.testing.assert_close(posterior.probs().sum(-1), torch.ones(2, 5).double())
-    assert torch.equal(posterior.log_prob("z"), log_probs)
-    assert torch.equal(posterior.task(), posterior.probs().argmax(-1))
+    assert torch.equal(posterior.logits("z"), log_probs)
+    assert torch.equal(posterior.mode(), posterior.probs().argmax(-1))
     assert torch.equal(posterior.point(), posterior.probs())
     free = normal(generator, 2, 5, 3)
     moved = TaskPosterior({"z": log_probs}, posterior.sites, "free", points={"z": free})
@@ -93,7 +93,7 @@ def test_sites_are_called_by_name() -> None:
 
 
 def test_the_objective_is_the_sum_of_its_parts() -> None:
-    objective = Objective(torch.tensor([-2.0]), torch.tensor([0.5]), alpha=3.0)
+    objective = Objective(torch.tensor([-2.0]), torch.tensor([0.5]), temperature=3.0)
     assert objective.total == torch.tensor([-0.5])
 
 

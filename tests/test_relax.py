@@ -6,7 +6,7 @@ from pyro import poutine
 from pyro_models import TASK, gaussian, log_joint_by_pyro, normal, random_log_prior
 from torch import Tensor
 
-from gbi_pyro import TaskSiteError, find_task_sites, relax_tasks
+from gbi_pyro import TaskSiteError, find_task_sites, clamp_tasks
 from gbi_pyro.relax import SoftOneHot
 
 
@@ -47,7 +47,7 @@ def test_the_soft_prior_expands_like_any_distribution() -> None:
 def test_clamping_at_corners_is_conditioning(generator: torch.Generator) -> None:
     x, means, log_prior = normal(generator, 3), normal(generator, 4), random_log_prior(generator, 4)
     labels = torch.eye(4, dtype=torch.float64)[[2, 0, 3]]
-    clamped = relax_tasks(gaussian, {"z": labels})
+    clamped = clamp_tasks(gaussian, {"z": labels})
     trace = poutine.trace(clamped).get_trace(x, means, 0.5, log_prior)
     expected = log_joint_by_pyro(gaussian, {"z": labels}, x, means, 0.5, log_prior)
     torch.testing.assert_close(trace.log_prob_sum(), expected)
@@ -55,7 +55,7 @@ def test_clamping_at_corners_is_conditioning(generator: torch.Generator) -> None
 
 def test_a_clamped_mixture_makes_the_network_predict_the_mixture() -> None:
     x, means, log_prior = torch.zeros(2), torch.tensor([0.0, 1.0]), torch.zeros(2)
-    clamped = relax_tasks(gaussian, {"z": torch.tensor([[0.25, 0.75], [1.0, 0.0]])})
+    clamped = clamp_tasks(gaussian, {"z": torch.tensor([[0.25, 0.75], [1.0, 0.0]])})
     trace = poutine.trace(clamped).get_trace(x, means, 0.5, log_prior)
     torch.testing.assert_close(trace.nodes["x"]["fn"].mean, torch.tensor([0.75, 0.0]))
     assert trace.nodes["z"]["is_observed"]
@@ -67,7 +67,7 @@ def test_sites_that_are_not_clamped_stay_open() -> None:
         a, b = (pyro.sample(name, prior, infer=TASK) for name in "ab")
         pyro.sample("x", dist.Normal((a - b)[0], 1.0), obs=torch.tensor(0.0))
 
-    assert list(find_task_sites(relax_tasks(model, {"a": torch.tensor([0.5, 0.5])}))) == ["b"]
+    assert list(find_task_sites(clamp_tasks(model, {"a": torch.tensor([0.5, 0.5])}))) == ["b"]
 
 
 def test_a_mask_covers_given_tasks_however_it_is_put(generator: torch.Generator) -> None:
@@ -84,7 +84,7 @@ def test_a_mask_covers_given_tasks_however_it_is_put(generator: torch.Generator)
 
     expected = (q["z"][0] * log_prior).sum()
     for model in (by_distribution, by_handler):
-        trace = poutine.trace(relax_tasks(model, q)).get_trace()
+        trace = poutine.trace(clamp_tasks(model, q)).get_trace()
         torch.testing.assert_close(trace.log_prob_sum(), expected)
 
 
@@ -97,7 +97,7 @@ def test_a_mask_covers_given_tasks_however_it_is_put(generator: torch.Generator)
     ],
 )
 def test_clamping_checks_names_and_points(values: dict[str, Tensor], part: str) -> None:
-    model = relax_tasks(gaussian, values)
+    model = clamp_tasks(gaussian, values)
     with pytest.raises(TaskSiteError) as error:
         model(torch.zeros(2), torch.tensor([0.0, 1.0]), 0.5, torch.zeros(2))
     assert part in str(error.value)

@@ -150,7 +150,7 @@ def _scores(
     one_step: TaskPosterior, exact: TaskPosterior, name: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return scores (N, K), exact probabilities (N, K) and numbers of observations (N,)."""
-    g, p = one_step.log_prob(name).double(), exact.log_prob(name).double().exp()
+    g, p = one_step.logits(name).double(), exact.logits(name).double().exp()
     if g.shape != p.shape:
         raise ValueError(
             f"posteriors of {name!r} do not match: one step has shape {tuple(g.shape)}, exact has "

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from gbi_pyro.inference.amortised import Network, check_output, only_site, read
-from gbi_pyro.inference.labels import UNKNOWN, check_labels
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.relax import Model
+from gbi_pyro.sites import UNKNOWN, check_labels
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from gbi_pyro.inference.evidence import evidence_of
+from gbi_pyro.inference.log_likelihoods import log_likelihoods
 from gbi_pyro.inference.hmm import hmm_posterior, hsmm_posterior
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.relax import Model
@@ -29,7 +29,7 @@ class BayesFilter:
         log_initial: log p(z_1), ``(K,)``.
         log_transition: log p(z_t | z_t-1), ``(K, K)``; between blocks if there is a duration.
         log_duration: log p(block lasts d steps), ``(K, D)``, for explicit block lengths.
-        give: ``"filtered"``, the causal p(z_t | x_1..t); ``"predicted"``, p(z_t | x_1..t-1), the
+        output: ``"filtered"``, the causal p(z_t | x_1..t); ``"predicted"``, p(z_t | x_1..t-1), the
             transition applied and x_t not yet seen; or ``"smoothed"``, p(z_t | all x).
 
     Time is the last batch dimension of the task site.
@@ -43,12 +43,12 @@ class BayesFilter:
     log_initial: Tensor = field(repr=False)
     log_transition: Tensor = field(repr=False)
     log_duration: Tensor | None = field(default=None, repr=False)
-    give: Literal["filtered", "predicted", "smoothed"] = "filtered"
+    output: Literal["filtered", "predicted", "smoothed"] = "filtered"
 
     def __post_init__(self) -> None:
-        if self.give not in ("filtered", "predicted", "smoothed"):
+        if self.output not in ("filtered", "predicted", "smoothed"):
             raise ValueError(
-                f"give must be 'filtered', 'predicted' or 'smoothed', got {self.give!r}"
+                f"output must be 'filtered', 'predicted' or 'smoothed', got {self.output!r}"
             )
 
     def __call__(self, model: Model, *args: Any, **kwargs: Any) -> TaskPosterior:
@@ -61,7 +61,7 @@ class BayesFilter:
                 f"task site {name!r} is a single task: a chain needs one task per time step; "
                 "declare a plate over time"
             )
-        evidence = evidence_of(steps)
+        evidence = log_likelihoods(steps)
         chain = self.log_initial.to(evidence), self.log_transition.to(evidence)
         if self.log_duration is None:
             result = hmm_posterior(*chain, evidence, viterbi=False)
@@ -69,9 +69,9 @@ class BayesFilter:
             result = hsmm_posterior(*chain, evidence, self.log_duration.to(evidence), viterbi=False)
         return replace(
             steps,
-            log_probs={name: getattr(result, f"log_{self.give}")},
-            method=f"{steps.method}, {self.give}",
-            settings={**steps.settings, "chain": self.give},
+            log_probs={name: getattr(result, f"log_{self.output}")},
+            method=f"{steps.method}, {self.output}",
+            settings={**steps.settings, "chain": self.output},
             log_evidence=None if steps.log_evidence is None else result.log_evidence,
             objective=None,
             points={},

@@ -19,7 +19,7 @@ from gbi_pyro.sites import TaskSite, TaskSiteError
 
 @dataclass(frozen=True)
 class Enumeration:
-    r"""Infer the task exactly: q(k) = softmax_k(log p(x, z = k) / alpha).
+    r"""Infer the task exactly: q(k) = softmax_k(log p(x, z = k) / temperature).
 
     Every task is tried for all elements at once, so K forward passes serve any batch. Several
     sites are enumerated jointly, prod K_i passes, and each gets its marginal; their plates must be
@@ -33,7 +33,7 @@ class Enumeration:
         chunk_size: how many tasks are tried in one run, as a leading dimension that the model has
             to broadcast over; None tries one after the other, which any model can do. Memory is
             that of the chunk.
-        alpha: other values than 1 give the tempered posterior.
+        temperature: other values than 1 give the tempered posterior.
         max_joint: the largest prod K_i that is tried.
         check: whether the run with random tasks is made.
 
@@ -54,15 +54,15 @@ class Enumeration:
     """
 
     chunk_size: int | None = None
-    alpha: float = 1.0
+    temperature: float = 1.0
     max_joint: int = 4096
     check: bool = True
 
     def __post_init__(self) -> None:
         if self.chunk_size is not None and self.chunk_size < 1:
             raise ValueError(f"chunk_size must be at least 1 or None, got {self.chunk_size}")
-        if not self.alpha > 0:
-            raise ValueError(f"alpha must be positive, got {self.alpha}")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature}")
         if self.max_joint < 2:
             raise ValueError(f"max_joint must be at least 2, got {self.max_joint}")
 
@@ -73,7 +73,7 @@ class Enumeration:
         run.count(forward=1)
         levels = _levels(list(first.sites.values()))
         tables = self._tables(run, first, levels)
-        log_joints = _eliminate(tables, levels, self.alpha)
+        log_joints = _eliminate(tables, levels, self.temperature)
         alone = len(levels) == 1 and levels[0][0].batch_shape.numel() == 1
         if self.check and not (alone and not _loose(first, levels)):
             _check_independent(run, first, levels, tables)
@@ -83,11 +83,11 @@ class Enumeration:
             log_probs,
             detached(first.sites),
             method="enumeration",
-            settings={"alpha": self.alpha, "chunk_size": self.chunk_size},
+            settings={"temperature": self.temperature, "chunk_size": self.chunk_size},
             passes=run.passes,
             num_observations={n: first.num_observations(s) for n, s in first.sites.items()},
-            log_evidence=evidence if self.alpha == 1 else None,
-            objective=_objective(tables[0], log_probs[single[0]], self.alpha) if single else None,
+            log_evidence=evidence if self.temperature == 1 else None,
+            objective=_objective(tables[0], log_probs[single[0]], self.temperature) if single else None,
         )
 
     def _tables(
@@ -182,10 +182,10 @@ def _padded(table: Tensor, num_sites: int, rank: int) -> Tensor:
     return table.reshape(lead + (1,) * (rank - len(batch)) + batch)
 
 
-def _eliminate(tables: list[Tensor], levels: list[list[TaskSite]], alpha: float) -> list[Tensor]:
+def _eliminate(tables: list[Tensor], levels: list[list[TaskSite]], temperature: float) -> list[Tensor]:
     """Sum out inner tasks, innermost level first.
 
-    Returns, for each level, log p(x, z of this level and those outside it)^(1 / alpha), with the
+    Returns, for each level, log p(x, z of this level and those outside it)^(1 / temperature), with the
     parts outside its own plates left out: ``(K_1, .., K_S) + batch``, inner sites' axes of size 1.
     """
     axes, num_sites = _axes(levels), sum(map(len, levels))
@@ -193,7 +193,7 @@ def _eliminate(tables: list[Tensor], levels: list[list[TaskSite]], alpha: float)
     out: list[Tensor] = []
     message: Tensor | float = 0.0
     for i in reversed(range(len(levels))):
-        table = _padded(tables[i], num_sites, rank) / alpha
+        table = _padded(tables[i], num_sites, rank) / temperature
         for axis in itertools.chain.from_iterable(axes[i + 1 :]):
             table = table.narrow(axis, 0, 1)  # inner tasks do not touch these factors
         table = table + message
@@ -261,7 +261,7 @@ def _check_independent(
             f"the elements of task sites {[s.name for s in sites]} influence each other (the "
             "likelihood of one element depends on the task of another), so enumerating each "
             "element is not exact; expected a likelihood that factorises over the plates. A "
-            "network that carries past tasks: wrap it, causal(model, *args), for the evidence of "
+            "network that carries past tasks: wrap it, stepwise(model, *args), for the evidence of "
             "each step given the past. Random layers: call eval() first"
         )
 
@@ -286,8 +286,8 @@ def _close(a: Tensor, b: Tensor) -> bool:
     return bool(same.all())
 
 
-def _objective(table: Tensor, log_probs: Tensor, alpha: float) -> Objective:
+def _objective(table: Tensor, log_probs: Tensor, temperature: float) -> Objective:
     table = table.movedim(0, -1)
     q = log_probs.exp()
     expected = torch.where(q > 0, q * table, 0.0).sum(-1)
-    return Objective(expected, entropy(log_probs), alpha)
+    return Objective(expected, entropy(log_probs), temperature)

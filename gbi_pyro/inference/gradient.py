@@ -18,19 +18,19 @@ from gbi_pyro.relax import Model
 class OneStepGradient:
     r"""Infer the task by one gradient step at the maximum-entropy point u.
 
-    First order (Hummos et al., arXiv 2407.17356, eq. 7): log q = log_softmax(g / alpha) with
-    g = dl/dq at u. Second order: log q = log_softmax(s / alpha) with
+    First order (Hummos et al., arXiv 2407.17356, eq. 7): log q = log_softmax(g / temperature) with
+    g = dl/dq at u. Second order: log q = log_softmax(s / temperature) with
     s_k = g . (e_k - u) + 1/2 (e_k - u)' C (e_k - u) and C the Hessian of l at u.
 
-    The step of size 1 / alpha = 1 *is* the exact posterior when l is affine in q, and for Gaussian
+    The step of size 1 / temperature = 1 *is* the exact posterior when l is affine in q, and for Gaussian
     noise around a mean affine in q whose task means lie equally far from their centroid (always so
     for two tasks). With three tasks or more take ``order=2`` (exact whenever the mean is affine)
     or a ``calibration``. With several sites each is inferred with the others at maximum entropy.
 
     Args:
-        alpha: weight of the entropy; other values than 1 temper the posterior.
+        temperature: weight of the entropy; other values than 1 temper the posterior.
         order: 1, or 2 to use the curvature as well (K - 1 more backward passes). Elements must not
-            influence each other: for a network that carries its past, wrap it in ``causal`` first.
+            influence each other: for a network that carries its past, wrap it in ``stepwise`` first.
         calibration: a correction fitted by ``calibrate``, for first order; several sites take a
             tuple, one calibration each.
 
@@ -56,13 +56,13 @@ class OneStepGradient:
     Passes(forward=1, backward=1, check=0)
     """
 
-    alpha: float = 1.0
+    temperature: float = 1.0
     order: int = 1
     calibration: Calibration | tuple[Calibration, ...] | None = None
 
     def __post_init__(self) -> None:
-        if not self.alpha > 0:
-            raise ValueError(f"alpha must be positive (it divides the gradient), got {self.alpha}")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be positive (it divides the gradient), got {self.temperature}")
         if self.order not in (1, 2):
             raise ValueError(f"order must be 1 or 2, got {self.order}")
         if self.order == 2 and self.calibration is not None:
@@ -79,7 +79,7 @@ class OneStepGradient:
         if self.order == 2:
             gradients = {n: _second_order(run, joint, g, n) for n, g in gradients.items()}
         log_probs = {
-            name: ((g.detach() + joint.sites[name].log_prior.detach()) / self.alpha).log_softmax(-1)
+            name: ((g.detach() + joint.sites[name].log_prior.detach()) / self.temperature).log_softmax(-1)
             for name, g in gradients.items()
         }
         counts = {n: joint.num_observations(s) for n, s in joint.sites.items()}
@@ -97,7 +97,7 @@ class OneStepGradient:
             detached(joint.sites),
             method=words + (", calibrated" if self.calibration else ""),
             settings={
-                "alpha": self.alpha,
+                "temperature": self.temperature,
                 "order": self.order,
                 "calibration": [_describe(c) for c in self._calibrations()],
             },

@@ -21,11 +21,11 @@ Space = Literal["simplex", "free"]
 
 @dataclass(frozen=True)
 class IterativeGradient:
-    r"""Infer the task by ascending f_alpha(q) = l(q) + alpha H(q), step by step.
+    r"""Infer the task by ascending f_T(q) = l(q) + T H(q), step by step.
 
     On the simplex the ascent runs in the logits y of q = softmax(y). ``"sgd"`` and ``"adam"`` are
-    the optimisers of torch; ``"mirror"`` is exponentiated gradient, y += rate (g - alpha log q),
-    whose first step from maximum entropy at rate 1 / alpha is ``OneStepGradient``. Adam's first
+    the optimisers of torch; ``"mirror"`` is exponentiated gradient, y += rate (g - temperature log q),
+    whose first step from maximum entropy at rate 1 / temperature is ``OneStepGradient``. Adam's first
     step is a sign and no estimate: give it several steps.
 
     In free space Z itself is optimised, unsquashed, and may leave the hull of the training tasks:
@@ -38,7 +38,7 @@ class IterativeGradient:
         num_steps: number of steps, each one forward and one backward pass.
         rate: step size.
         optim: ``"sgd"``, ``"adam"`` or ``"mirror"``.
-        alpha: weight of the regularizer, >= 0.
+        temperature: weight of the regularizer, >= 0.
         regularizer: ``"entropy"``, H(q) itself; or ``"l2"``, the paper's penalty on the logits,
             -|y - mean y|^2 / 2K, which agrees with the entropy (up to a constant) near maximum
             entropy only. In free space it pulls Z to the middle, -|Z - u|^2 / 2; a uniform prior
@@ -55,7 +55,7 @@ class IterativeGradient:
     num_steps: int = 50
     rate: float = 1.0
     optim: Optim = "mirror"
-    alpha: float = 1.0
+    temperature: float = 1.0
     regularizer: Regularizer = "entropy"
     space: Space = "simplex"
     start: TaskPosterior | Mapping[str, Tensor] | None = field(default=None, repr=False)
@@ -66,8 +66,8 @@ class IterativeGradient:
             raise ValueError(f"num_steps must be at least 1, got {self.num_steps}")
         if not self.rate > 0:
             raise ValueError(f"rate must be positive, got {self.rate}")
-        if not self.alpha >= 0:
-            raise ValueError(f"alpha must not be negative, got {self.alpha}")
+        if not self.temperature >= 0:
+            raise ValueError(f"temperature must not be negative, got {self.temperature}")
         for option, known in (
             ("optim", ("sgd", "adam", "mirror")),
             ("regularizer", ("entropy", "l2")),
@@ -80,10 +80,10 @@ class IterativeGradient:
                 "optim='mirror' ascends the entropy-regularized objective on the simplex; for "
                 "regularizer='l2' or space='free' take optim='sgd' or 'adam'"
             )
-        if self.space == "free" and self.regularizer == "entropy" and self.alpha > 0:
+        if self.space == "free" and self.regularizer == "entropy" and self.temperature > 0:
             raise ValueError(
                 "the entropy is not defined off the simplex: in space='free' take "
-                "regularizer='l2', or alpha=0"
+                "regularizer='l2', or temperature=0"
             )
 
     def __call__(self, model: Model, *args: Any, **kwargs: Any) -> TaskPosterior:
@@ -134,7 +134,7 @@ class IterativeGradient:
         if self.space == "free":
             return value.masked_fill(forbidden, 0.0)
         if isinstance(self.start, TaskPosterior):  # go on exactly where the earlier ascent stands
-            return self.start.log_prob(site.name).masked_fill(forbidden, -torch.inf)
+            return self.start.logits(site.name).masked_fill(forbidden, -torch.inf)
         # A start at a corner would have no way back: its gradient in the logits is zero.
         smallest = torch.finfo(value.dtype).eps
         return value.clamp_min(smallest).log().masked_fill(forbidden, -torch.inf)
@@ -147,11 +147,11 @@ class IterativeGradient:
         if self.space == "free":
             # A constant in the log prior means nothing on the simplex, and would push Z off it.
             pull = log_prior - (middle * log_prior).sum(-1, keepdim=True)
-            return (evidence + pull - self.alpha * (state - middle)).masked_fill(forbidden, 0.0)
+            return (evidence + pull - self.temperature * (state - middle)).masked_fill(forbidden, 0.0)
         slope = (evidence + log_prior).masked_fill(forbidden, 0.0)
         log_q = state.log_softmax(-1).masked_fill(forbidden, 0.0)
         if self.regularizer == "entropy":
-            slope = slope - self.alpha * log_q
+            slope = slope - self.temperature * log_q
         if self.optim == "mirror":
             return slope
         q = state.softmax(-1)
@@ -159,7 +159,7 @@ class IterativeGradient:
         if self.regularizer == "l2":
             # Over the allowed tasks, which number K; a constant in the logits changes nothing.
             mean = (middle * log_q).sum(-1, keepdim=True)
-            in_logits = in_logits - self.alpha * middle * (log_q - mean)
+            in_logits = in_logits - self.temperature * middle * (log_q - mean)
         return in_logits
 
     def _result(
@@ -185,7 +185,7 @@ class IterativeGradient:
                 "num_steps": self.num_steps,
                 "rate": self.rate,
                 "optim": self.optim,
-                "alpha": self.alpha,
+                "temperature": self.temperature,
                 "regularizer": self.regularizer,
                 "space": self.space,
                 "warm_start": self.start is not None,

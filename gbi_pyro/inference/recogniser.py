@@ -11,11 +11,10 @@ from pyro import poutine
 from torch import Tensor
 
 from gbi_pyro.inference.amortised import Network, check_output, only_site, read
-from gbi_pyro.inference.labels import UNKNOWN, check_labels
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.purity import pure
 from gbi_pyro.relax import Model
-from gbi_pyro.sites import TaskSite
+from gbi_pyro.sites import UNKNOWN, TaskSite, check_labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +154,7 @@ def reverse_kl_loss(
     name = exact.site_name()
     log_q = recogniser.log_prob(exact.sites[name], *args, **kwargs)
     allowed = ~exact.sites[name].log_prior.isneginf()
-    log_p = exact.log_prob().to(log_q)
+    log_p = exact.logits().to(log_q)
     if bool((log_p.isneginf() & allowed).any()):
         raise ValueError(
             f"the posterior of {name!r} holds tasks of probability zero that the prior allows; "

@@ -109,7 +109,7 @@ class LanguageLSTM(nn.Module):
             words: ids of words, ``(sequence, time)``.
             z: the tasks where they are known (training), ``(sequence, 1, K)``.
             states: the state before each word, to cut the words apart: every word then has a task
-                of its own, ``(sequence, time, K)``; see ``causal``.
+                of its own, ``(sequence, time, K)``; see ``stepwise``.
 
         Returns:
             The logits of each word, ``(sequence, time, V)``, with Pyro's enumeration dimensions

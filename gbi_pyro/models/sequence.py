@@ -159,7 +159,7 @@ class SequenceLSTM(StepsOfLSTM):
         Args:
             x: observations, ``(sequence, time)``.
             z: the tasks where they are known (training), ``(sequence, time, K)``.
-            states: the state before each step, to cut the steps apart; see ``causal``.
+            states: the state before each step, to cut the steps apart; see ``stepwise``.
 
         Returns:
             The predicted means m, ``(sequence, time)``, with Pyro's enumeration dimensions left of

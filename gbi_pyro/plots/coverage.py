@@ -19,7 +19,7 @@ def plot_credible_coverage(tables: Mapping[str, Any], ax: Ax = None) -> Axes:
     seldom has that probability exactly.
 
     Args:
-        tables: by name what ``gbi_pyro.diagnostics.credible.credible_coverage`` returns.
+        tables: by name what ``gbi_pyro.metrics.credible.credible_coverage`` returns.
         ax: where to draw.
 
     >>> table = {"claimed": [0.6, 0.9], "coverage": [0.5, 0.8]}

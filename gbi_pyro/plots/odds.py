@@ -16,7 +16,7 @@ def plot_log_odds(odds: Any, ax: Ax = None, *, names: Names = None) -> Axes:
     A temperature shows as a slope, an offset as a shift. Odds that are not finite are left out.
 
     Args:
-        odds: what ``gbi_pyro.diagnostics.agreement.log_odds`` returns, ``(exact, estimate)``, each
+        odds: what ``gbi_pyro.metrics.agreement.log_odds`` returns, ``(exact, estimate)``, each
             (..., K).
         ax, names: where to draw, and the names of the K tasks.
 

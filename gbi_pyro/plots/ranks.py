@@ -19,7 +19,7 @@ def plot_ranks(tables: Mapping[str, Any], ax: Ax = None) -> Axes:
     right: it is too sure.
 
     Args:
-        tables: by name what ``gbi_pyro.diagnostics.ranks.rank_histogram`` returns, for the same
+        tables: by name what ``gbi_pyro.metrics.ranks.rank_histogram`` returns, for the same
             bins; the band is the first one's.
         ax: where to draw.
 

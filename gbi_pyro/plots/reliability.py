@@ -15,7 +15,7 @@ def plot_reliability(tables: Mapping[str, Any], ax: Ax = None) -> Axes:
     """Draw accuracy, with its intervals, against confidence, bin by bin.
 
     Args:
-        tables: by name what ``gbi_pyro.diagnostics.reliability.reliability_table`` returns, with
+        tables: by name what ``gbi_pyro.metrics.reliability.reliability_table`` returns, with
             bins of equal width or mass.
         ax: where to draw.
 

@@ -15,7 +15,7 @@ def plot_risk_coverage(curves: Mapping[str, Any], ax: Ax = None) -> Axes:
     """Draw the share of wrong answers among those given, the surest first.
 
     Args:
-        curves: by name what ``gbi_pyro.diagnostics.selective.risk_coverage`` returns.
+        curves: by name what ``gbi_pyro.metrics.selective.risk_coverage`` returns.
         ax: where to draw.
 
     >>> plot_risk_coverage({"one step": {"coverage": [0.5, 1.0], "risk": [0.0, 0.1]}}).get_xlabel()

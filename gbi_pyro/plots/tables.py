@@ -23,7 +23,7 @@ def columns(name: str, table: Any, *wanted: str) -> list[np.ndarray]:
         if value is None:
             raise ValueError(
                 f"{name} should have the columns {', '.join(wanted)}; got {type(table).__name__} "
-                f"without {column!r}: give the table that gbi_pyro.diagnostics returns"
+                f"without {column!r}: give the table that gbi_pyro.metrics returns"
             )
         found.append(checked_array(f"{name}.{column}", value, len(found[0]) if found else "rows"))
     return found

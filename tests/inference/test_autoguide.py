@@ -111,7 +111,7 @@ def test_the_bound_of_a_biased_posterior_is_lower_by_its_kl() -> None:
     model = mixture(means, 0.3)
     guide = config_enumerate(AutoTaskGuide(model))
     loss = TraceEnum_ELBO(max_plate_nesting=1).loss(model, guide, x)
-    q, p = OneStepGradient()(model, x).log_prob(), Enumeration()(model, x).log_prob()
+    q, p = OneStepGradient()(model, x).logits(), Enumeration()(model, x).logits()
     kl = float((q.exp() * (q - p)).sum())
     evidence = float(log_evidence(x, means, 0.3, torch.zeros(5, dtype=F64)).sum())
     assert kl > 0.01
@@ -136,7 +136,7 @@ def test_importance_corrects_the_evidence_of_a_biased_one_step() -> None:
     """E_q[p(x, z) / q(z)] = p(x). Its variance is a finite sum, so the standard error is exact."""
     means, x = torch.linspace(0, 1, 5, dtype=F64), torch.tensor([0.3], dtype=F64)
     model, draws = mixture(means, 0.2), 400
-    q, p = OneStepGradient()(model, x).log_prob()[0], Enumeration()(model, x).log_prob()[0]
+    q, p = OneStepGradient()(model, x).logits()[0], Enumeration()(model, x).logits()[0]
     assert float((p.exp() * (p - q)).sum()) > 0.1  # biased indeed
     variance = float((2 * p - q).exp().sum() - 1)  # of weights / p(x)
     with torch.random.fork_rng():
@@ -223,7 +223,7 @@ def test_tasks_of_sequences_and_of_steps_share_their_plates(generator: torch.Gen
     for name, shape in (("context", (2, 1)), ("z", (2, 3))):
         site = trace.nodes[name]
         assert site["fn"].batch_shape == shape
-        torch.testing.assert_close(site["fn"].logits, posterior.log_prob(name))
+        torch.testing.assert_close(site["fn"].logits, posterior.logits(name))
         frames = {f.name: f.dim for f in site["cond_indep_stack"]}
         assert frames == ({"sequence": -2} if name == "context" else {"sequence": -2, "time": -1})
     assert math.isfinite(Trace_ELBO().loss(model, guide, x))

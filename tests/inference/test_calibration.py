@@ -48,8 +48,8 @@ def draw(sequences: int, steps: int, sigma: float, generator: torch.Generator) -
 
 def kl(exact: TaskPosterior, other: TaskPosterior) -> float:
     """Mean KL(exact || other) over elements, in nats."""
-    p = exact.log_prob()
-    return float((p.exp() * (p - other.log_prob())).sum(-1).mean())
+    p = exact.logits()
+    return float((p.exp() * (p - other.logits())).sum(-1).mean())
 
 
 def posterior(log_probs: Tensor, n: float = 1.0, name: str = "z", **settings: Any) -> TaskPosterior:
@@ -86,7 +86,7 @@ def test_the_kl_of_the_plain_one_step_is_the_predicted_one(
 ) -> None:
     """DESIGN.md, facts: 3.0 and .14 nats, within rounding and five standard errors."""
     model, x = per_sequence(MEANS, sigma), draw(4000, 1, sigma, generator)
-    p, q = Enumeration()(model, x).log_prob(), OneStepGradient()(model, x).log_prob()
+    p, q = Enumeration()(model, x).logits(), OneStepGradient()(model, x).logits()
     each = (p.exp() * (p - q)).sum(-1)
     standard_error = float(each.std()) / math.sqrt(len(x))
     rounding = {0.1: 0.05, 0.3: 0.005}[sigma]
@@ -128,12 +128,12 @@ def test_no_other_temperature_and_offsets_fit_better(generator: torch.Generator)
     """The problem is convex, so the fit beats near and far rivals alike. No fit is exact here."""
     cheap = posterior(2 * torch.randn(200, 4, generator=generator, dtype=F64))
     noise = torch.randn(200, 4, generator=generator, dtype=F64)
-    exact = posterior((cheap.log_prob() / 3 + noise).log_softmax(-1))
+    exact = posterior((cheap.logits() / 3 + noise).log_softmax(-1))
     fitted = calibrate(cheap, exact)
 
     def loss(c: Calibration) -> float:
         n = cheap.num_observations["z"]
-        return kl(exact, posterior(c(cheap.log_prob(), n)))
+        return kl(exact, posterior(c(cheap.logits(), n)))
 
     best = loss(fitted)
     assert best > 0.05
@@ -175,7 +175,7 @@ def test_each_of_several_sites_takes_its_own_calibration(generator: torch.Genera
     # Each element of "a" explains its own x, and y lies in the same plate: 2 observations.
     calibrated = OneStepGradient(calibration=both)(model, *data)
     for site in ("a", "b"):
-        difference = calibrated.log_prob(site).exp() - exact.log_prob(site).exp()
+        difference = calibrated.logits(site).exp() - exact.logits(site).exp()
         assert difference.abs().max() < 1e-6
     with pytest.raises(TaskSiteError):
         calibrate(one, exact)  # which of the two?

@@ -11,7 +11,7 @@ from scipy.stats import chi2
 from torch import Tensor, nn
 
 from gbi_pyro import BayesFilter, Enumeration, OneStepGradient, TaskSiteError
-from gbi_pyro.diagnostics.agreement import kl
+from gbi_pyro.metrics.agreement import kl
 from gbi_pyro.inference.centroid import NearestCentroid, fit_centroids
 from gbi_pyro.logjoint import Passes
 
@@ -55,7 +55,7 @@ def test_it_comes_to_the_exact_posterior_of_a_spherical_mixture(
     nearest = fit_centroids(same, z, 3, x)
     judge, _ = draw(4000, generator)
     exact = gaussian_scores(judge, MEANS, SIGMA, LOG_PRIOR).log_softmax(-1)
-    divergence = kl(exact, nearest(mixture, judge).log_prob()).mean().item()
+    divergence = kl(exact, nearest(mixture, judge).logits()).mean().item()
     assert divergence <= tolerance(judge, n)
 
 
@@ -65,7 +65,7 @@ def test_the_true_centroids_and_variance_give_the_exact_posterior(
     x, _ = draw(200, generator)
     nearest = NearestCentroid(same, MEANS, SIGMA**2)(mixture, x)
     exact = Enumeration()(mixture, x)
-    torch.testing.assert_close(nearest.log_prob(), exact.log_prob(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(nearest.logits(), exact.logits(), rtol=0, atol=1e-12)
 
 
 def test_inside_the_bayes_filter_it_is_evidence_like_any_other(generator: torch.Generator) -> None:
@@ -80,7 +80,7 @@ def test_inside_the_bayes_filter_it_is_evidence_like_any_other(generator: torch.
     chain = (torch.tensor([0.5, 0.5]).log(), torch.tensor([[0.9, 0.1], [0.1, 0.9]]).log())
     nearest = NearestCentroid(lambda x: x.unsqueeze(-1), means.unsqueeze(-1), 0.3**2)
     found, exact = (BayesFilter(infer, *chain)(model, x) for infer in (nearest, Enumeration()))
-    torch.testing.assert_close(found.log_prob(), exact.log_prob(), rtol=0, atol=1e-10)
+    torch.testing.assert_close(found.logits(), exact.logits(), rtol=0, atol=1e-10)
 
 
 def test_it_spends_one_forward_pass_of_the_features_and_no_backward_one(
@@ -122,7 +122,7 @@ def test_moving_and_scaling_the_features_changes_nothing(generator: torch.Genera
     plain = fit_centroids(same, z, 3, x)
     assert moved.variance == pytest.approx(9 * plain.variance, rel=1e-10)
     torch.testing.assert_close(
-        moved(mixture, x).log_prob(), plain(mixture, x).log_prob(), rtol=0, atol=1e-9
+        moved(mixture, x).logits(), plain(mixture, x).logits(), rtol=0, atol=1e-9
     )
 
 

@@ -9,7 +9,7 @@ from gbi_pyro import (
     Enumeration,
     OneStepGradient,
     TaskSiteError,
-    causal,
+    stepwise,
     clamped_loss,
     hmm_posterior,
     hsmm_posterior,
@@ -46,8 +46,8 @@ def filters(infer: Infer, stream: SwitchingStream) -> dict[str, BayesFilter]:
     chain = stream.log_initial, stream.log_transition, stream.log_duration
     return {
         "filtered": BayesFilter(infer, *chain),
-        "predicted": BayesFilter(infer, *chain, give="predicted"),
-        "smoothed": BayesFilter(infer, *chain, give="smoothed"),
+        "predicted": BayesFilter(infer, *chain, output="predicted"),
+        "smoothed": BayesFilter(infer, *chain, output="smoothed"),
     }
 
 
@@ -63,7 +63,7 @@ def test_enumeration_inside_the_filter_is_the_exact_posterior(
     for give, infer in filters(Enumeration(), stream).items():
         found = infer(model_of(stream, log_prior), x)
         expected = getattr(truth, f"log_{give}")
-        torch.testing.assert_close(found.log_prob(), expected, rtol=0, atol=1e-10)
+        torch.testing.assert_close(found.logits(), expected, rtol=0, atol=1e-10)
         assert found.method == f"enumeration, {give}"
         evidence = found.log_evidence
         assert evidence is not None
@@ -78,7 +78,7 @@ def test_without_a_duration_it_is_the_ordinary_chain(generator: torch.Generator)
         model_of(stream), x
     )
     truth = hmm_posterior(stream.log_initial, stream.log_transition, stream.log_emission(x))
-    torch.testing.assert_close(found.log_prob(), truth.log_filtered, rtol=0, atol=1e-10)
+    torch.testing.assert_close(found.logits(), truth.log_filtered, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("law", LAWS)
@@ -96,22 +96,22 @@ def test_one_step_inside_the_filter_is_exact_for_the_affine_model(
     for give, chain in filters(infer, stream).items():
         found = chain(model_of(stream), x)
         expected = getattr(truth, f"log_{give}")
-        torch.testing.assert_close(found.log_prob(), expected, rtol=0, atol=1e-10)
+        torch.testing.assert_close(found.logits(), expected, rtol=0, atol=1e-10)
         assert found.log_evidence is None
 
 
-@pytest.mark.parametrize("infer", [Enumeration(alpha=2.0), OneStepGradient(alpha=2.0)])
+@pytest.mark.parametrize("infer", [Enumeration(temperature=2.0), OneStepGradient(temperature=2.0)])
 def test_tempered_steps_are_tempered_likelihoods_whatever_the_models_prior(
     infer: Infer, generator: torch.Generator
 ) -> None:
-    """At alpha the filter sees p(x | z)^(1 / alpha); the model's own prior plays no part."""
+    """At temperature the filter sees p(x | z)^(1 / temperature); the model's own prior plays no part."""
     stream = SwitchingStream(means=(0.2, 0.8), sigma=0.3)
     x = stream.sample(2, 20, generator, dtype=F64).x
     model = model_of(stream, torch.tensor([0.9, 0.1], dtype=F64).log())
     found = BayesFilter(infer, stream.log_initial, stream.log_transition)(model, x)
     tempered = stream.log_emission(x) / 2
     truth = hmm_posterior(stream.log_initial, stream.log_transition, tempered)
-    torch.testing.assert_close(found.log_prob(), truth.log_filtered, rtol=0, atol=1e-10)
+    torch.testing.assert_close(found.logits(), truth.log_filtered, rtol=0, atol=1e-10)
 
 
 def test_a_task_that_the_model_forbids_never_occurs(generator: torch.Generator) -> None:
@@ -136,7 +136,7 @@ def test_the_filter_is_causal_and_the_smoother_is_not(generator: torch.Generator
     later = x.clone()
     later[:, 8:] += 0.5
     for give, infer in filters(OneStepGradient(), stream).items():
-        before, after = (infer(causal(network, d)).log_prob() for d in (x, later))
+        before, after = (infer(stepwise(network, d)).logits() for d in (x, later))
         seen = 9 if give == "predicted" else 8  # a prediction of step 8 has not seen it yet
         assert torch.equal(before[:, :seen], after[:, :seen]) is (give != "smoothed")
         assert not torch.equal(before[:, seen], after[:, seen])
@@ -147,7 +147,7 @@ def test_float32_models_take_a_float64_chain(generator: torch.Generator) -> None
     x = stream.sample(2, 10, generator).x
     model = SwitchingGaussian(torch.tensor(stream.means), stream.sigma)
     filtered = filters(Enumeration(), stream)["filtered"](model, x)
-    assert filtered.log_prob().dtype == torch.float32
+    assert filtered.logits().dtype == torch.float32
     truth = exact(stream, x.double()).log_filtered.exp()
     torch.testing.assert_close(filtered.probs().double(), truth, rtol=0, atol=1e-4)
 
@@ -171,8 +171,8 @@ def test_a_chain_of_other_tasks_is_refused(generator: torch.Generator) -> None:
 
 def test_what_it_gives_is_named() -> None:
     chain = torch.full((2,), 0.5).log(), torch.full((2, 2), 0.5).log()
-    with pytest.raises(ValueError, match="give must be 'filtered', 'predicted' or 'smoothed'"):
-        BayesFilter(Enumeration(), *chain, give="smooth")
+    with pytest.raises(ValueError, match="output must be 'filtered', 'predicted' or 'smoothed'"):
+        BayesFilter(Enumeration(), *chain, output="smooth")
 
 
 @pytest.mark.slow
@@ -197,7 +197,7 @@ def test_a_trained_network_filters_nearly_exactly() -> None:
             schedule.step()
         x = stream.sample(64, 100, generator).x
         log_p = exact(stream, x.double()).log_filtered
-        one_step = filters(OneStepGradient(), stream)["filtered"](causal(network, x))
-        difference = log_p - one_step.log_prob().double()
+        one_step = filters(OneStepGradient(), stream)["filtered"](stepwise(network, x))
+        difference = log_p - one_step.logits().double()
         found.append(float((log_p.exp() * difference).sum(-1).mean()))
     assert sorted(found)[2] <= 1e-3

@@ -118,15 +118,15 @@ def test_it_equals_trying_every_task_of_every_element(
     torch.testing.assert_close(posterior.log_evidence.sum(), log_evidence, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("alpha", [0.5, 3.0])
+@pytest.mark.parametrize("temperature", [0.5, 3.0])
 @pytest.mark.parametrize("case", ["two sites", "nested", "global context"])
 def test_a_tempered_joint_has_the_marginals_of_its_power(
-    case: str, alpha: float, generator: torch.Generator
+    case: str, temperature: float, generator: torch.Generator
 ) -> None:
     model, shapes = CASES[case]
     x = normal(generator, 6)
-    posterior = Enumeration(alpha=alpha)(model, x)
-    marginals, _ = brute_force(model, shapes, x, alpha=alpha)
+    posterior = Enumeration(temperature=temperature)(model, x)
+    marginals, _ = brute_force(model, shapes, x, temperature=temperature)
     for name, expected in marginals.items():
         torch.testing.assert_close(posterior.probs(name), expected, rtol=0, atol=1e-10)
 
@@ -139,17 +139,17 @@ def test_its_marginals_are_normalised(case: str, generator: torch.Generator) -> 
         torch.testing.assert_close(total, torch.zeros_like(total), rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize("alpha", [0.5, 1.0, 4.0])
-def test_alpha_tempers_the_posterior(alpha: float, generator: torch.Generator) -> None:
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_temperature_tempers_the_posterior(temperature: float, generator: torch.Generator) -> None:
     x, means, log_prior = normal(generator, 9), normal(generator, 4), random_log_prior(generator, 4)
     scores = gaussian_scores(x, means, 0.5, log_prior)
-    posterior = Enumeration(alpha=alpha)(gaussian, x, means, 0.5, log_prior)
-    torch.testing.assert_close(posterior.log_prob(), (scores / alpha).log_softmax(-1))
+    posterior = Enumeration(temperature=temperature)(gaussian, x, means, 0.5, log_prior)
+    torch.testing.assert_close(posterior.logits(), (scores / temperature).log_softmax(-1))
     assert posterior.objective is not None
-    # M2: the maximum of f_alpha is alpha log sum_k p(x, k)^(1 / alpha), at alpha = 1 the evidence.
-    best = alpha * (scores / alpha).logsumexp(-1)
+    # M2: the maximum of f_T is temperature log sum_k p(x, k)^(1 / temperature), at temperature = 1 the evidence.
+    best = temperature * (scores / temperature).logsumexp(-1)
     torch.testing.assert_close(posterior.objective.total, best)
-    if alpha == 1:
+    if temperature == 1:
         torch.testing.assert_close(posterior.log_evidence, best)
     else:
         assert posterior.log_evidence is None
@@ -161,7 +161,7 @@ def test_no_other_point_has_a_larger_objective(generator: torch.Generator) -> No
     best = Enumeration()(gaussian, x, means, 0.5, log_prior)
     assert best.objective is not None
     for _ in range(20):
-        q = (best.log_prob() + 0.3 * normal(generator, 9, 4)).softmax(-1)
+        q = (best.logits() + 0.3 * normal(generator, 9, 4)).softmax(-1)
         value = (q * (scores - q.log())).sum(-1)
         assert (value <= best.objective.total + 1e-12).all()
 
@@ -194,7 +194,7 @@ def test_data_far_from_every_task_do_not_underflow(x: float) -> None:
     args = torch.tensor([x]), torch.tensor([0.0, 1.0, 2.0]), 0.1, torch.zeros(3)
     posterior = Enumeration()(gaussian, *args)
     torch.testing.assert_close(posterior.probs().sum(), torch.tensor(1.0))
-    assert posterior.task().item() == (0 if x < 0 else 2)
+    assert posterior.mode().item() == (0 if x < 0 else 2)
 
 
 # Cost
@@ -255,7 +255,7 @@ def test_a_network_that_carries_past_tasks_is_refused(
     x = normal(generator, *shape)
     with pytest.raises(TaskSiteError) as error:
         Enumeration()(carried, x)
-    for part in ("'z'", "influence each other", "expected a likelihood that factorises", "causal("):
+    for part in ("'z'", "influence each other", "expected a likelihood that factorises", "stepwise("):
         assert part in str(error.value)
     assert Enumeration(check=False)(carried, x).passes.check == 0
 
@@ -347,7 +347,7 @@ def test_impossible_data_are_an_error() -> None:
     ("options", "part"),
     [
         ({"chunk_size": 0}, "chunk_size must be at least 1"),
-        ({"alpha": 0.0}, "alpha must be positive"),
+        ({"temperature": 0.0}, "temperature must be positive"),
         ({"max_joint": 1}, "max_joint must be at least 2"),
     ],
 )

@@ -55,7 +55,7 @@ def test_means_equally_far_from_their_centroid_are_exact(
     x, log_prior = normal(generator, 40, K), random_log_prior(generator, K)
     exact = gaussian_scores(x, means, 0.5, log_prior).log_softmax(-1)
     posterior = OneStepGradient()(gaussian, x, means, 0.5, log_prior)
-    torch.testing.assert_close(posterior.log_prob(), exact, rtol=0, atol=1e-10)
+    torch.testing.assert_close(posterior.logits(), exact, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("K", [2, 3, 10])
@@ -71,7 +71,7 @@ def test_a_log_joint_that_is_affine_in_the_task_is_exact(
 
     exact = (scores + log_prior).log_softmax(-1)
     for infer in (OneStepGradient(), OneStepGradient(order=2), Enumeration()):
-        torch.testing.assert_close(infer(model).log_prob(), exact)
+        torch.testing.assert_close(infer(model).logits(), exact)
 
 
 def test_an_affine_head_is_exact_for_any_means(generator: torch.Generator) -> None:
@@ -88,7 +88,7 @@ def test_an_affine_head_is_exact_for_any_means(generator: torch.Generator) -> No
 
     exact = gaussian_scores(x, means, sigma, log_prior).log_softmax(-1)
     posterior = OneStepGradient()(model)
-    torch.testing.assert_close(posterior.log_prob(), exact, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(posterior.logits(), exact, rtol=1e-9, atol=1e-9)
 
 
 def test_several_observations_of_one_task_add_their_evidence(generator: torch.Generator) -> None:
@@ -103,8 +103,8 @@ def test_several_observations_of_one_task_add_their_evidence(generator: torch.Ge
 
     scores = dist.Normal(means, 0.7).log_prob(x.unsqueeze(-1)).sum(1, keepdim=True) + log_prior
     posterior = OneStepGradient()(model)
-    assert posterior.log_prob().shape == (3, 1, 2)
-    torch.testing.assert_close(posterior.log_prob(), scores.log_softmax(-1))
+    assert posterior.logits().shape == (3, 1, 2)
+    torch.testing.assert_close(posterior.logits(), scores.log_softmax(-1))
 
 
 def test_a_uniform_prior_that_forbids_nothing_may_be_replaced_by_any(
@@ -113,8 +113,8 @@ def test_a_uniform_prior_that_forbids_nothing_may_be_replaced_by_any(
     """The prior enters linearly: log q - log pi does not depend on it, up to a constant."""
     x, means = normal(generator, 10), normal(generator, 4)
     log_prior = random_log_prior(generator, 10, 4)
-    even = OneStepGradient()(gaussian, x, means, 0.5, even_prior(4)).log_prob()
-    other = OneStepGradient()(gaussian, x, means, 0.5, log_prior).log_prob()
+    even = OneStepGradient()(gaussian, x, means, 0.5, even_prior(4)).logits()
+    other = OneStepGradient()(gaussian, x, means, 0.5, log_prior).logits()
     torch.testing.assert_close((even + log_prior).log_softmax(-1), other)
 
 
@@ -141,7 +141,7 @@ def test_its_bias_is_the_distance_of_each_mean_from_the_middle(
     bias = (means - means.mean(0)).reshape(5, -1).square().sum(-1) / (2 * sigma**2)
     predicted = (gaussian_scores(x, means, sigma, log_prior) + bias).log_softmax(-1)
     posterior = OneStepGradient()(gaussian, x, means, sigma, log_prior)
-    torch.testing.assert_close(posterior.log_prob(), predicted, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(posterior.logits(), predicted, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(("sigma", "nats"), [(0.1, 3.0), (0.3, 0.14)])
@@ -152,7 +152,7 @@ def test_five_even_means_cost_as_many_nats_as_predicted(
     scores = gaussian_scores(x, FIVE, sigma, even_prior(5))
     bias = (FIVE - FIVE.mean()).square() / (2 * sigma**2)
     exact, predicted = scores.log_softmax(-1), (scores + bias).log_softmax(-1)
-    loss = kl(exact, OneStepGradient()(gaussian, x, FIVE, sigma, even_prior(5)).log_prob())
+    loss = kl(exact, OneStepGradient()(gaussian, x, FIVE, sigma, even_prior(5)).logits())
     torch.testing.assert_close(loss, kl(exact, predicted), rtol=1e-9, atol=1e-9)
     standard_error = float(loss.std()) / math.sqrt(len(x))
     assert abs(float(loss.mean()) - nats) <= 5 * standard_error + 0.05 * nats  # (two digits given)
@@ -167,7 +167,7 @@ def test_second_order_is_exact_for_any_affine_gaussian(
     x, log_prior = draw_data(generator, means, 0.1, 200), random_log_prior(generator, 5)
     exact = gaussian_scores(x, means, 0.1, log_prior).log_softmax(-1)
     posterior = OneStepGradient(order=2)(gaussian, x, means, 0.1, log_prior)
-    assert kl(exact, posterior.log_prob()).max() <= 1e-6
+    assert kl(exact, posterior.logits()).max() <= 1e-6
     assert posterior.passes == (1, 5, 0)
 
 
@@ -177,7 +177,7 @@ def test_the_offsets_that_undo_the_bias_make_it_exact(generator: torch.Generator
     calibrated = OneStepGradient(calibration=Calibration(1.0, bias - bias.mean()))
     exact = gaussian_scores(x, FIVE, 0.1, log_prior).log_softmax(-1)
     posterior = calibrated(gaussian, x, FIVE, 0.1, log_prior)
-    assert kl(exact, posterior.log_prob()).max() <= 1e-6
+    assert kl(exact, posterior.logits()).max() <= 1e-6
     assert posterior.passes == (1, 1, 0)
 
 
@@ -203,21 +203,21 @@ def test_second_order_is_the_taylor_polynomial_of_a_nonlinear_network(
         C = torch.autograd.functional.hessian(lambda q, x_i=x_i: log_likelihood(q, x_i), u)
         expected.append(moves @ g + 0.5 * torch.einsum("ki,ij,kj->k", moves, C, moves) + log_prior)
     posterior = OneStepGradient(order=2)(model)
-    torch.testing.assert_close(posterior.log_prob(), torch.stack(expected).log_softmax(-1))
+    torch.testing.assert_close(posterior.logits(), torch.stack(expected).log_softmax(-1))
 
 
 # Temperature, scale, invariances
 
 
-@pytest.mark.parametrize("alpha", [0.25, 1.0, 3.0])
+@pytest.mark.parametrize("temperature", [0.25, 1.0, 3.0])
 @pytest.mark.parametrize("order", [1, 2])
-def test_alpha_tempers_the_posterior(order: int, alpha: float, generator: torch.Generator) -> None:
-    """Proportional to p(x, z)^(1 / alpha) (M2)."""
+def test_temperature_tempers_the_posterior(order: int, temperature: float, generator: torch.Generator) -> None:
+    """Proportional to p(x, z)^(1 / temperature) (M2)."""
     x, means = normal(generator, 20), normal(generator, 2)
     log_prior = random_log_prior(generator, 2)
-    tempered = (gaussian_scores(x, means, 0.5, log_prior) / alpha).log_softmax(-1)
-    posterior = OneStepGradient(alpha=alpha, order=order)(gaussian, x, means, 0.5, log_prior)
-    torch.testing.assert_close(posterior.log_prob(), tempered)
+    tempered = (gaussian_scores(x, means, 0.5, log_prior) / temperature).log_softmax(-1)
+    posterior = OneStepGradient(temperature=temperature, order=order)(gaussian, x, means, 0.5, log_prior)
+    torch.testing.assert_close(posterior.logits(), tempered)
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.3, 2.0])
@@ -230,7 +230,7 @@ def test_a_gradient_of_the_squared_error_is_not_one_of_the_log_likelihood(
     (slope,) = torch.autograd.grad(-(x - q @ means).square().sum(), q)
     posterior = OneStepGradient()(gaussian, x, means, sigma, even_prior(2))
     expected = (slope / (2 * sigma**2)).log_softmax(-1)
-    torch.testing.assert_close(posterior.log_prob(), expected)
+    torch.testing.assert_close(posterior.logits(), expected)
 
 
 @pytest.mark.parametrize("order", [1, 2])
@@ -239,8 +239,8 @@ def test_renaming_the_tasks_renames_the_posterior(order: int, generator: torch.G
     log_prior = random_log_prior(generator, 5)
     order_of = torch.randperm(5, generator=generator)
     infer = OneStepGradient(order=order)
-    here = infer(gaussian, x, means, 0.5, log_prior).log_prob()
-    there = infer(gaussian, x, means[order_of], 0.5, log_prior[order_of]).log_prob()
+    here = infer(gaussian, x, means, 0.5, log_prior).logits()
+    there = infer(gaussian, x, means[order_of], 0.5, log_prior[order_of]).logits()
     torch.testing.assert_close(here[:, order_of], there)
 
 
@@ -249,8 +249,8 @@ def test_a_batch_is_its_elements_one_at_a_time(order: int, generator: torch.Gene
     x, means = normal(generator, 10), normal(generator, 4)
     log_prior = random_log_prior(generator, 10, 4)
     infer = OneStepGradient(order=order)
-    together = infer(gaussian, x, means, 0.5, log_prior).log_prob()
-    apart = [infer(gaussian, x[i : i + 1], means, 0.5, log_prior[i]).log_prob() for i in range(10)]
+    together = infer(gaussian, x, means, 0.5, log_prior).logits()
+    apart = [infer(gaussian, x[i : i + 1], means, 0.5, log_prior[i]).logits() for i in range(10)]
     torch.testing.assert_close(together, torch.cat(apart))
 
 
@@ -307,12 +307,12 @@ def test_several_sites_are_inferred_with_the_others_at_maximum_entropy(
     error = ((x - a_means.mean() - b_means.mean()) / sigma**2).unsqueeze(-1)
     for name, means, prior in (("a", a_means, a_prior), ("b", b_means, b_prior)):
         expected = (error * means + prior).log_softmax(-1)
-        torch.testing.assert_close(posterior.log_prob(name), expected)
+        torch.testing.assert_close(posterior.logits(name), expected)
     second = OneStepGradient(order=2)(model)
     for name, means, prior in (("a", a_means, a_prior), ("b", b_means, b_prior)):
         moves = means - means.mean()
         expected = (error * moves - moves.square() / (2 * sigma**2) + prior).log_softmax(-1)
-        torch.testing.assert_close(second.log_prob(name), expected)
+        torch.testing.assert_close(second.logits(name), expected)
 
 
 def test_sites_that_do_not_share_data_are_exact(generator: torch.Generator) -> None:
@@ -345,9 +345,9 @@ def test_a_prior_that_depends_on_another_task_sends_it_evidence(
     # The library's prior of z at c = u is normalised, as the distribution is.
     u = torch.full((2,), 0.5, dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad((u @ rows).log_softmax(-1).mean(), u)
-    torch.testing.assert_close(posterior.log_prob("c"), (log_prior + slope).log_softmax(-1))
+    torch.testing.assert_close(posterior.logits("c"), (log_prior + slope).log_softmax(-1))
     z_prior = (u.detach() @ rows).log_softmax(-1)
-    torch.testing.assert_close(posterior.log_prob("z"), (z_prior + scores).log_softmax(-1))
+    torch.testing.assert_close(posterior.logits("z"), (z_prior + scores).log_softmax(-1))
 
 
 # Options and bookkeeping
@@ -358,14 +358,14 @@ def test_passes_are_one_forward_and_one_backward(generator: torch.Generator) -> 
     assert posterior.passes == (1, 1, 0)
     assert posterior.log_evidence is None
     assert posterior.method == "one step"
-    assert posterior.settings == {"alpha": 1.0, "order": 1, "calibration": []}
+    assert posterior.settings == {"temperature": 1.0, "order": 1, "calibration": []}
 
 
 @pytest.mark.parametrize(
     ("options", "part"),
     [
-        ({"alpha": 0.0}, "alpha must be positive"),
-        ({"alpha": math.nan}, "alpha must be positive"),
+        ({"temperature": 0.0}, "temperature must be positive"),
+        ({"temperature": math.nan}, "temperature must be positive"),
         ({"order": 3}, "order must be 1 or 2"),
         ({"order": 2, "calibration": Calibration(1.0, torch.zeros(2))}, "no calibration"),
     ],

@@ -56,20 +56,20 @@ AFFINE = affine_head(MEANS, 0.4, LOG_PRIOR)
 CURVED = gaussian(MEANS, 0.4, LOG_PRIOR)
 
 
-def objective(model: Model, q: Tensor, x: Tensor, alpha: float) -> float:
-    """f_alpha(q), written out: l(q) + alpha H(q)."""
+def objective(model: Model, q: Tensor, x: Tensor, temperature: float) -> float:
+    """f_T(q), written out: l(q) + T H(q)."""
     total = relaxed_log_joint(model, {"z": q}, x).total
-    return float(total + alpha * torch.special.entr(q).sum())
+    return float(total + temperature * torch.special.entr(q).sum())
 
 
 @pytest.mark.parametrize("model", [AFFINE, CURVED])
-@pytest.mark.parametrize("alpha", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
 def test_first_mirror_step_at_rate_one_over_alpha_is_the_one_step_gradient(
-    model: Model, alpha: float
+    model: Model, temperature: float
 ) -> None:
-    mirror = IterativeGradient(num_steps=1, rate=1 / alpha, alpha=alpha)(model, X)
-    one = OneStepGradient(alpha=alpha)(model, X)
-    torch.testing.assert_close(mirror.log_prob(), one.log_prob(), rtol=0, atol=1e-12)
+    mirror = IterativeGradient(num_steps=1, rate=1 / temperature, temperature=temperature)(model, X)
+    one = OneStepGradient(temperature=temperature)(model, X)
+    torch.testing.assert_close(mirror.logits(), one.logits(), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -87,30 +87,30 @@ def test_converges_to_the_exact_posterior_where_the_log_joint_is_affine(
 
 
 def test_mirror_converges_to_the_tempered_posterior() -> None:
-    exact = Enumeration(alpha=2.0)(AFFINE, X).log_prob()
-    found = IterativeGradient(80, rate=0.25, alpha=2.0)(AFFINE, X).log_prob()  # ratio 1/2
+    exact = Enumeration(temperature=2.0)(AFFINE, X).logits()
+    found = IterativeGradient(80, rate=0.25, temperature=2.0)(AFFINE, X).logits()  # ratio 1/2
     torch.testing.assert_close(found, exact, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("model", [AFFINE, CURVED])
 @pytest.mark.parametrize(("optim", "rate"), [("mirror", 0.2), ("sgd", 0.05), ("adam", 0.01)])
-@pytest.mark.parametrize("alpha", [0.0, 1.0])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_small_steps_never_lower_the_objective(
-    model: Model, optim: Any, rate: float, alpha: float
+    model: Model, optim: Any, rate: float, temperature: float
 ) -> None:
-    infer = IterativeGradient(40, rate=rate, optim=optim, alpha=alpha, keep_path=True)
+    infer = IterativeGradient(40, rate=rate, optim=optim, temperature=temperature, keep_path=True)
     path = infer(model, X).path["z"]
-    values = torch.tensor([objective(model, q, X, alpha) for q in path])
+    values = torch.tensor([objective(model, q, X, temperature) for q in path])
     assert (values.diff() >= -1e-9).all()
     assert values[-1] > values[0]
 
 
 def test_the_maximiser_on_the_simplex_has_equal_slopes() -> None:
-    """Stationarity with the constraint: dl/dq_k - alpha log q_k is the same for all k."""
-    posterior = IterativeGradient(400, rate=0.2, alpha=1.0)(CURVED, X)
+    """Stationarity with the constraint: dl/dq_k - temperature log q_k is the same for all k."""
+    posterior = IterativeGradient(400, rate=0.2, temperature=1.0)(CURVED, X)
     q = posterior.probs().requires_grad_()
     (slope,) = torch.autograd.grad(relaxed_log_joint(CURVED, {"z": q}, X).total, q)
-    slope = slope - posterior.log_prob()
+    slope = slope - posterior.logits()
     assert (slope.amax(-1) - slope.amin(-1)).max() < 1e-9
 
 
@@ -124,8 +124,8 @@ def test_results_are_normalised(optim: Any, regularizer: Any, dtype: torch.dtype
     infer = IterativeGradient(20, rate=0.3, optim=optim, regularizer=regularizer, keep_path=True)
     posterior = infer(model, X.to(dtype))
     eps = torch.finfo(dtype).eps
-    assert posterior.log_prob().dtype == dtype
-    assert posterior.log_prob().logsumexp(-1).abs().max() <= 20 * eps
+    assert posterior.logits().dtype == dtype
+    assert posterior.logits().logsumexp(-1).abs().max() <= 20 * eps
     assert (posterior.path["z"].sum(-1) - 1).abs().max() <= 20 * eps
     assert (posterior.path["z"] >= 0).all()
 
@@ -140,7 +140,7 @@ def test_free_space_finds_the_unconstrained_maximiser_outside_the_hull() -> None
     x = torch.tensor([-0.2, 0.5, 1.4], dtype=F64)
     model = gaussian(means, 0.1, torch.zeros(2, dtype=F64))
     rate = 0.5 * 0.1**2 / float(means @ means)  # halves the error at every step
-    infer = IterativeGradient(60, rate=rate, optim="sgd", alpha=0.0, space="free")
+    infer = IterativeGradient(60, rate=rate, optim="sgd", temperature=0.0, space="free")
     posterior = infer(model, x)
     expected = u + ((x - means.mean()) / (means @ means)).unsqueeze(-1) * means
     torch.testing.assert_close(posterior.point(), expected, rtol=0, atol=1e-12)
@@ -156,20 +156,20 @@ def test_free_space_with_vector_means_projects_onto_their_span(
     sigma = 0.7
     model = gaussian(means, sigma, torch.zeros(3, dtype=F64))
     rate = sigma**2 / float(torch.linalg.matrix_norm(means, 2) ** 2)
-    infer = IterativeGradient(2000, rate=rate, optim="sgd", alpha=0.0, space="free")
+    infer = IterativeGradient(2000, rate=rate, optim="sgd", temperature=0.0, space="free")
     expected = 1 / 3 + (x - means.mean(0)) @ torch.linalg.pinv(means)
     torch.testing.assert_close(infer(model, x).point(), expected, rtol=0, atol=1e-9)
 
 
 def test_the_free_l2_maximiser_is_ridge_regression() -> None:
-    """-(x - mu.Z)^2 / 2s^2 + Z.(log pi - mean) - alpha |Z - u|^2 / 2 is quadratic: solve it."""
-    alpha, sigma = 0.5, 0.4
+    """-(x - mu.Z)^2 / 2s^2 + Z.(log pi - mean) - temperature |Z - u|^2 / 2 is quadratic: solve it."""
+    temperature, sigma = 0.5, 0.4
     infer = IterativeGradient(
-        500, rate=0.1, optim="sgd", alpha=alpha, regularizer="l2", space="free"
+        500, rate=0.1, optim="sgd", temperature=temperature, regularizer="l2", space="free"
     )
     pull = LOG_PRIOR - LOG_PRIOR.mean()
-    curvature = torch.outer(MEANS, MEANS) / sigma**2 + alpha * torch.eye(3, dtype=F64)
-    right = X.unsqueeze(-1) * MEANS / sigma**2 + pull + alpha / 3
+    curvature = torch.outer(MEANS, MEANS) / sigma**2 + temperature * torch.eye(3, dtype=F64)
+    right = X.unsqueeze(-1) * MEANS / sigma**2 + pull + temperature / 3
     expected = torch.linalg.solve(curvature, right.mT).mT
     found = infer(gaussian(MEANS, sigma, LOG_PRIOR), X)
     torch.testing.assert_close(found.point(), expected, rtol=0, atol=1e-9)
@@ -179,7 +179,7 @@ def test_probs_of_free_values_are_the_nearest_point_of_the_simplex() -> None:
     """Nearest: (Z - p) . (e_k - p) <= 0 for every corner (variational inequality)."""
     model = gaussian(torch.eye(4, dtype=F64), 0.5, torch.zeros(4, dtype=F64))
     x = torch.randn(50, 4, generator=torch.Generator().manual_seed(0), dtype=F64)
-    infer = IterativeGradient(30, rate=0.1, optim="sgd", alpha=0.0, space="free")
+    infer = IterativeGradient(30, rate=0.1, optim="sgd", temperature=0.0, space="free")
     posterior = infer(model, x)
     z, p = posterior.point(), posterior.probs()
     assert (p.sum(-1) - 1).abs().max() < 1e-14
@@ -199,9 +199,9 @@ def regulariser_slope(regularizer: Any, logits: Tensor) -> Tensor:
     start = {"z": logits.softmax(-1)}
     with_it, without = (
         IterativeGradient(
-            1, rate=rate, optim="sgd", alpha=alpha, regularizer=regularizer, start=start
-        )(model, x).log_prob()
-        for alpha in (1.0, 0.0)
+            1, rate=rate, optim="sgd", temperature=temperature, regularizer=regularizer, start=start
+        )(model, x).logits()
+        for temperature in (1.0, 0.0)
     )
     difference = (with_it - without) / rate
     return difference - difference.mean(-1, keepdim=True)
@@ -266,9 +266,9 @@ def test_a_warm_start_continues_exactly(options: dict[str, Any]) -> None:
 
 def test_mirror_finds_its_way_back_from_the_wrong_corner() -> None:
     """log q forgets its start at the rate (1 - rate)^n; -36 is the log of float64's rounding."""
-    exact = Enumeration()(AFFINE, X).log_prob()
+    exact = Enumeration()(AFFINE, X).logits()
     wrong = {"z": torch.eye(3, dtype=F64)[0].expand(len(X), 3)}
-    found = IterativeGradient(60, rate=0.5, start=wrong)(AFFINE, X).log_prob()
+    found = IterativeGradient(60, rate=0.5, start=wrong)(AFFINE, X).logits()
     torch.testing.assert_close(found, exact, rtol=0, atol=1e-12)
 
 
@@ -276,7 +276,7 @@ def test_mirror_finds_its_way_back_from_the_wrong_corner() -> None:
 def test_a_start_at_a_corner_makes_no_nan(optim: Any) -> None:
     corner = {"z": torch.eye(3, dtype=F64)[0].expand(len(X), 3)}
     found = IterativeGradient(20, rate=0.5, optim=optim, start=corner)(AFFINE, X)
-    assert found.log_prob().isfinite().all()
+    assert found.logits().isfinite().all()
 
 
 @pytest.mark.parametrize("space", ["simplex", "free"])
@@ -314,7 +314,7 @@ OPTIONS = [
     {"optim": "adam", "rate": 0.1, "regularizer": "l2"},
     {"optim": "sgd", "rate": 0.05, "regularizer": "l2", "space": "free"},
     {"optim": "adam", "rate": 0.05, "regularizer": "l2", "space": "free"},
-    {"optim": "sgd", "rate": 0.05, "alpha": 0.0, "space": "free"},
+    {"optim": "sgd", "rate": 0.05, "temperature": 0.0, "space": "free"},
 ]
 
 
@@ -342,13 +342,13 @@ def test_a_forbidden_task_is_as_if_it_were_not_there(options: dict[str, Any]) ->
         ({"num_steps": 0}, "num_steps must be at least 1"),
         ({"rate": 0.0}, "rate must be positive"),
         ({"rate": math.nan}, "rate must be positive"),
-        ({"alpha": -1.0}, "alpha must not be negative"),
-        ({"alpha": math.nan}, "alpha must not be negative"),
+        ({"temperature": -1.0}, "temperature must not be negative"),
+        ({"temperature": math.nan}, "temperature must not be negative"),
         ({"optim": "newton"}, "optim must be one of"),
         ({"regularizer": "l1"}, "regularizer must be one of"),
         ({"space": "sphere"}, "space must be one of"),
         ({"optim": "mirror", "regularizer": "l2"}, "take optim='sgd' or 'adam'"),
-        ({"optim": "mirror", "space": "free", "alpha": 0.0}, "take optim='sgd' or 'adam'"),
+        ({"optim": "mirror", "space": "free", "temperature": 0.0}, "take optim='sgd' or 'adam'"),
         ({"optim": "sgd", "space": "free"}, "entropy is not defined off the simplex"),
     ],
 )
@@ -377,7 +377,7 @@ def test_n_steps_cost_n_passes_each_way(optim: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"optim": "mirror"}, {"optim": "adam", "space": "free", "alpha": 0.0}]
+    "options", [{"optim": "mirror"}, {"optim": "adam", "space": "free", "temperature": 0.0}]
 )
 def test_weights_are_constants(options: dict[str, Any], generator: torch.Generator) -> None:
     network = SequenceLSTM(2, 8, generator=generator)

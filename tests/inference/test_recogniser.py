@@ -12,7 +12,7 @@ from scipy.stats import chi2
 from torch import Tensor, nn
 
 from gbi_pyro import AutoTaskGuide, BayesFilter, Enumeration, TaskPosterior, TaskSiteError
-from gbi_pyro.diagnostics.agreement import kl
+from gbi_pyro.metrics.agreement import kl
 from gbi_pyro.inference.recogniser import Recogniser, dream, forward_kl_loss, reverse_kl_loss
 from gbi_pyro.logjoint import Passes
 from gbi_pyro.sites import TaskSite
@@ -61,7 +61,7 @@ def divergence(network: nn.Module, generator: torch.Generator) -> float:
     """KL(exact || recogniser) on new data, in nats."""
     x, _ = draw(4000, generator)
     exact = gaussian_scores(x, MEANS, SIGMA, LOG_PRIOR).log_softmax(-1)
-    return kl(exact, Recogniser(network)(mixture, x).log_prob()).mean().item()
+    return kl(exact, Recogniser(network)(mixture, x).logits()).mean().item()
 
 
 @pytest.mark.parametrize("n", [500, 5000, 50_000])
@@ -156,7 +156,7 @@ def test_at_use_it_spends_one_forward_pass_and_leaves_nothing_behind(
     state = torch.get_rng_state()
     posterior = Recogniser(network)(mixture, x)
     assert posterior.passes == Passes(forward=1, backward=0, check=1)
-    assert not posterior.log_prob().requires_grad
+    assert not posterior.logits().requires_grad
     assert torch.equal(torch.get_rng_state(), state)
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, before[name])
@@ -175,7 +175,7 @@ def test_it_serves_wherever_an_inference_does(generator: torch.Generator) -> Non
     recogniser = Recogniser(lambda x: dist.Normal(means, 0.3).log_prob(x.unsqueeze(-1)))
     chain = (torch.tensor([0.5, 0.5]).log(), torch.tensor([[0.9, 0.1], [0.1, 0.9]]).log())
     found, exact = (BayesFilter(infer, *chain)(model, x) for infer in (recogniser, Enumeration()))
-    torch.testing.assert_close(found.log_prob(), exact.log_prob(), rtol=0, atol=1e-10)
+    torch.testing.assert_close(found.logits(), exact.logits(), rtol=0, atol=1e-10)
     with torch.random.fork_rng():
         assert AutoTaskGuide(model, recogniser)(x)["z"].shape == (3, 20, 2)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from gbi_pyro import (
     Enumeration,
     OneStepGradient,
-    causal,
+    stepwise,
     clamped_loss,
     relaxed_log_joint,
 )
@@ -382,8 +382,8 @@ def test_steps_cut_apart_are_enumerated_by_bayes_rule(kind: Conditioning, x: Ten
         predicted, _ = network.step(previous, corner.expand(2, 7, K), states)
         terms.append(predicted.log_prob(x))
     log_joint = torch.stack(terms, -1) - math.log(K)
-    exact = Enumeration(chunk_size=K)(causal(network, x))
-    torch.testing.assert_close(exact.log_prob(), log_joint.log_softmax(-1))
+    exact = Enumeration(chunk_size=K)(stepwise(network, x))
+    torch.testing.assert_close(exact.logits(), log_joint.log_softmax(-1))
     torch.testing.assert_close(exact.log_evidence, log_joint.logsumexp(-1))
 
 
@@ -403,9 +403,9 @@ def test_one_step_is_exact_where_the_task_enters_after_all_else(
     """DESIGN: exact for K = 2, or with the curvature for any K, where the mean is affine in z."""
     for k, order in ((2, 1), (K, 2)):
         network = sequence(kind, k)
-        model = causal(network, x)
+        model = stepwise(network, x)
         step = OneStepGradient(order=order)(model)
-        same = torch.allclose(step.log_prob(), Enumeration()(model).log_prob(), rtol=0, atol=1e-10)
+        same = torch.allclose(step.logits(), Enumeration()(model).logits(), rtol=0, atol=1e-10)
         assert same == (kind == "affine")
 
 
@@ -440,10 +440,10 @@ def test_images_under_every_task(kind: Conditioning, network: str) -> None:
             torch.testing.assert_close(together[k], model.generate(corners[k], x))
         squares = (x - together).flatten(2).square().sum(-1)
     expected = (-0.5 * squares / model.sigma**2).detach().T.log_softmax(-1)
-    torch.testing.assert_close(Enumeration(chunk_size=K)(model, x).log_prob(), expected)
+    torch.testing.assert_close(Enumeration(chunk_size=K)(model, x).logits(), expected)
     # Affine after all else, the curvature makes one step exact; and gains that are not negative
     # pass through a ReLU.
-    second_order = OneStepGradient(order=2)(model, x).log_prob()
+    second_order = OneStepGradient(order=2)(model, x).logits()
     affine = kind == "affine" or (kind, network) == ("mask", "mlp")
     assert torch.allclose(second_order, expected, rtol=0, atol=1e-10) == affine
 

@@ -6,7 +6,7 @@ import pyro.poutine as poutine
 import pytest
 import torch
 
-from gbi_pyro import BayesFilter, Enumeration, OneStepGradient, causal, clamped_loss
+from gbi_pyro import BayesFilter, Enumeration, OneStepGradient, stepwise, clamped_loss
 from gbi_pyro.models.conditioning import CONDITIONERS, Conditioning
 from gbi_pyro.models.language import START, LanguageLSTM
 from gbi_pyro.models.words import Words
@@ -97,7 +97,7 @@ def test_enumeration_is_bayes_over_whole_texts(
     conditioning: Conditioning, chunk: int | None, words: torch.Tensor
 ) -> None:
     net = network(conditioning=conditioning)
-    found = Enumeration(chunk_size=chunk)(net, words).log_prob()
+    found = Enumeration(chunk_size=chunk)(net, words).logits()
     each = [Words(net.logits(words, corner(k)), True).log_prob(words) for k in range(K)]
     torch.testing.assert_close(found[:, 0], torch.stack(each, -1).sum(1).log_softmax(-1))
     torch.testing.assert_close(net.log_likelihoods(words), torch.stack(each, -1))
@@ -116,7 +116,7 @@ def test_one_step_is_exact_where_the_task_is_affine_at_small_effect(words: torch
         with torch.no_grad():
             small.task_bias.mul_(scale)
             small.lstm.weight_ih_l0[:, -K:].mul_(scale)
-        p, q = Enumeration()(small, words).log_prob(), OneStepGradient()(small, words).log_prob()
+        p, q = Enumeration()(small, words).logits(), OneStepGradient()(small, words).logits()
         kls.append((p.exp() * (p - q)).sum(-1).max().item())
     assert kls[0] < 1e-2
     assert kls[1] < 10**-3.5 * kls[0]
@@ -139,9 +139,9 @@ def test_carried_states_reproduce_the_run(conditioning: Conditioning, words: tor
 
 def test_word_by_word_evidence_has_a_task_for_every_word(words: torch.Tensor) -> None:
     net = network()
-    stepwise = causal(net, words)
-    exact = Enumeration()(stepwise)
-    assert exact.log_prob().shape == (SEQUENCES, STEPS, K)
+    cut = stepwise(net, words)
+    exact = Enumeration()(cut)
+    assert exact.logits().shape == (SEQUENCES, STEPS, K)
     states = net.carried_states(words)
     by_hand = torch.stack(
         [
@@ -150,10 +150,10 @@ def test_word_by_word_evidence_has_a_task_for_every_word(words: torch.Tensor) ->
         ],
         -1,
     )
-    torch.testing.assert_close(exact.log_prob(), by_hand.log_softmax(-1))
+    torch.testing.assert_close(exact.logits(), by_hand.log_softmax(-1))
     stay = torch.tensor([[0.9, 0.05, 0.05], [0.05, 0.9, 0.05], [0.05, 0.05, 0.9]]).double()
     chain = torch.full((K,), 1 / K).double().log(), stay.log()
-    filtered = BayesFilter(OneStepGradient(), *chain)(stepwise).log_prob()
+    filtered = BayesFilter(OneStepGradient(), *chain)(cut).logits()
     torch.testing.assert_close(filtered.logsumexp(-1), torch.zeros(SEQUENCES, STEPS).double())
 
 

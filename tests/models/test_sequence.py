@@ -12,7 +12,7 @@ from gbi_pyro import (
     AutoTaskGuide,
     Enumeration,
     TaskSiteError,
-    causal,
+    stepwise,
     clamped_loss,
     find_task_sites,
     relaxed_log_joint,
@@ -104,7 +104,7 @@ def test_leading_dimensions_pass_through(x: Tensor, generator: torch.Generator) 
 
 
 def test_pyro_enumerates_the_network_cut_between_its_steps(x: Tensor) -> None:
-    model = causal(double(), x)
+    model = stepwise(double(), x)
     exact = Enumeration()(model)
     assert exact.log_evidence is not None
     elbo = TraceEnum_ELBO(max_plate_nesting=2)

@@ -50,7 +50,7 @@ def test_enumeration_is_the_textbook_mixture(x: Tensor, log_prior: Tensor | None
     prior = torch.full((3,), 1 / 3, dtype=F64).log() if log_prior is None else log_prior
     scores = log_normal(x.unsqueeze(-1), MEANS, 0.2) + prior
     exact = Enumeration()(SwitchingGaussian(MEANS, 0.2, log_prior), x)
-    torch.testing.assert_close(exact.log_prob(), scores.log_softmax(-1), rtol=0, atol=1e-12)
+    torch.testing.assert_close(exact.logits(), scores.log_softmax(-1), rtol=0, atol=1e-12)
     evidence = exact.log_evidence
     assert evidence is not None
     torch.testing.assert_close(evidence, scores.logsumexp(-1), rtol=0, atol=1e-12)
@@ -74,8 +74,8 @@ def test_one_step_is_exact_for_two_tasks(
 @pytest.mark.parametrize("training", [True, False])
 def test_both_modes_of_a_module_give_the_same(x: Tensor, training: bool) -> None:
     model = SwitchingGaussian(MEANS, 0.2).train(training)
-    second = OneStepGradient(order=2)(model, x).log_prob()
-    torch.testing.assert_close(second, Enumeration()(model, x).log_prob(), rtol=0, atol=1e-10)
+    second = OneStepGradient(order=2)(model, x).logits()
+    torch.testing.assert_close(second, Enumeration()(model, x).logits(), rtol=0, atol=1e-10)
 
 
 def test_labels_make_it_observed(x: Tensor) -> None:
@@ -104,7 +104,7 @@ def test_pyro_enumerates_it(x: Tensor) -> None:
 
 def test_it_moves_to_another_dtype(x: Tensor) -> None:
     model = SwitchingGaussian(MEANS.float(), 0.2, LOG_PRIOR.float()).double()
-    assert OneStepGradient()(model, x).log_prob().dtype == F64
+    assert OneStepGradient()(model, x).logits().dtype == F64
 
 
 @pytest.mark.parametrize("sigma", [0.0, -1.0, math.nan])

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from gbi_pyro import BayesFilter, Enumeration, OneStepGradient, plots, to_inference_data
 from gbi_pyro.data.switching import SwitchingStream
-from gbi_pyro.diagnostics.agreement import log_odds
-from gbi_pyro.diagnostics.credible import credible_coverage
-from gbi_pyro.diagnostics.ranks import rank_histogram
-from gbi_pyro.diagnostics.reliability import reliability_table
-from gbi_pyro.diagnostics.selective import risk_coverage
+from gbi_pyro.metrics.agreement import log_odds
+from gbi_pyro.metrics.credible import credible_coverage
+from gbi_pyro.metrics.ranks import rank_histogram
+from gbi_pyro.metrics.reliability import reliability_table
+from gbi_pyro.metrics.selective import risk_coverage
 from gbi_pyro.models.switching import SwitchingGaussian
 
 DRAW = torch.Generator().manual_seed(0)
@@ -170,7 +170,7 @@ def test_the_posterior_from_inference_data_is_that_of_the_result(
     toy, x, z = stream
     model = SwitchingGaussian(torch.tensor(toy.means), toy.sigma)
     chain = toy.log_initial, toy.log_transition
-    estimate = BayesFilter(OneStepGradient(alpha=2.0), *chain)(model, x)
+    estimate = BayesFilter(OneStepGradient(temperature=2.0), *chain)(model, x)
     exact = BayesFilter(Enumeration(), *chain)(model, x)
     data = to_inference_data(estimate, labels={"z": z}, exact=exact)
     one = plots.plot_task_probs(data, task=1, sequence=1)

@@ -1,1 +1,0 @@
-"""The studies: a frozen config in, results on disk out."""

@@ -1,0 +1,225 @@
+"""Task posteriors as ``arviz.InferenceData``: named dimensions, provenance, one netCDF file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pyro.infer import MCMC
+from torch import Tensor
+
+from gbi_pyro.export._handlers import Draws
+from gbi_pyro.export.given_draws import GivenDraws
+from gbi_pyro.export.chains import chain_posteriors, stream_posterior
+from gbi_pyro.export.draw_groups import draw_groups
+from gbi_pyro.export.schema import SAMPLE_DIMS, Layout, dataset, provenance, to_numpy
+from gbi_pyro.export.posterior_predictive import replicate
+from gbi_pyro.files import replacing
+from gbi_pyro.inference.hmm import HMMPosterior
+from gbi_pyro.learning.online_em import OnlineEMRun
+from gbi_pyro.posterior import TaskPosterior
+from gbi_pyro.relax import Model
+
+if TYPE_CHECKING:
+    import arviz as az
+    import xarray as xr
+
+NUM_DRAWS = 100  # of task ids, where nobody says how many
+
+
+def to_inference_data(
+    result: TaskPosterior | HMMPosterior | OnlineEMRun | GivenDraws | Draws,
+    model: Model | None = None,
+    args: tuple[Any, ...] = (),
+    *,
+    observed: Mapping[str, Tensor] | None = None,
+    labels: Mapping[str, Tensor] | None = None,
+    exact: TaskPosterior | None = None,
+    predictions: Mapping[str, Tensor] | None = None,
+    log_evidence: Tensor | None = None,
+    task_names: Mapping[str, Sequence[str]] | None = None,
+    dims: Mapping[str, Sequence[str]] | None = None,
+    num_draws: int | None = None,
+    generator: torch.Generator | None = None,
+    attributes: Mapping[str, object] | None = None,
+) -> az.InferenceData:
+    """Hand a task posterior, or a model whose other sites were drawn, to ArviZ.
+
+    The groups, each present if there is something to put in it:
+
+    - ``posterior``: task ids drawn from q(z | x), each element on its own, also in a chain, whose
+      steps hang together; chain, draw and the site's plates.
+    - ``task_probs``: q(z = k | x); the site's plates and ``<site>_task``, labelled by name.
+    - ``exact_task_probs``: the same for the exact posterior; ``filtered_task_probs``: of an
+      ``HMMPosterior``, whose ``task_probs`` are smoothed.
+    - ``log_likelihood``: ``log_evidence``, the *marginal* log p(x_i) with tasks summed out, never
+      log p(x_i | z_i), whose LOO would be that of known tasks. It does not depend on the drawn
+      tasks, so that a single value is repeated for every draw: ``az.loo`` then gives the plain log
+      score (p_loo = 0) and warns. Give ``log_evidence`` for draws of the weights to get a real LOO.
+      What the method does not know is not taken from ``exact``, which may be of the generator.
+    - ``posterior_predictive``: data of the same elements, drawn under each draw of their tasks.
+    - ``observed_data``, and ``constant_data`` (true task ids).
+
+    A model fitted by MCMC or SVI is handed over as its draws, with the model and its data: the
+    tasks are enumerated for each draw (see ``GivenDraws``). Then ``posterior`` also holds the other
+    sites, and ``log_likelihood`` is what LOO needs, as it depends on the draws; ``task_probs`` is
+    the average over the draws, ``task_probs_by_draw`` what it averages; ``posterior_predictive`` is
+    drawn for elements not seen yet, with tasks from their prior; ``observed_data`` are read from
+    the model, and ``sample_stats`` says which steps of MCMC diverged.
+
+    A dimension of size 1 that no plate declares, such as that of a task per sequence beside time,
+    is left out. The attributes record method, settings, compute, versions and ``draws_seed``. What
+    netCDF has no type for (None, bool, dict, list) is written as JSON.
+
+    Args:
+        result: a posterior from any inference; what ``hmm_posterior`` or ``hsmm_posterior``
+            returned, its site then called ``z``, its dimensions ``sequence`` and ``time``; what
+            ``OnlineEM.run`` returned, whose likelihood is that of each step given its past; a
+            finished ``pyro.infer.MCMC``, or draws by site, ``(S,) + shape``; or either of these
+            inside ``GivenDraws``, which has options.
+        model: the Pyro model the draws belong to; for a posterior the one it is of, to read the
+            data and to draw new ones, at the price of a run for each draw.
+        args: what the model takes.
+        observed: data by name, beside those of the model. Dimensions are named by ``dims``, else
+            the plates of the model, else from the left by the plates of the task site with the most
+            elements, for as long as sizes agree.
+        labels: true task ids by site, ``batch_shape`` each, integers.
+        exact: the exact posterior over the same sites, where ``result`` is a posterior.
+        predictions: draws of data by name, ``(draws, ...)`` each; for a model and its draws,
+            ``(C * S, ...)`` to take the place of those drawn here.
+        log_evidence: marginal log p(x_i) for draws of the weights, ``(draws,)`` + the shape of the
+            elements; ``result.log_evidence`` without it.
+        task_names: K names by site; 0 .. K - 1 without.
+        dims: names of the dimensions of data and drawn sites, without the draws.
+        num_draws: how many task ids are drawn, 100 without; 0 leaves ``posterior`` out. A model
+            with its draws gets one for each.
+        generator: source of the draws, seeded; a new one with seed 0 without it.
+        attributes: more attributes, such as the configuration of the study.
+
+    Returns:
+        The groups, with single elements and plates of size 1 kept.
+
+    Raises:
+        TaskSiteError: if ``exact``, ``labels`` or ``task_names`` know a site that ``result`` does
+            not.
+        ValueError: for shapes or names that do not fit.
+        TypeError: for a result of another kind.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist
+        >>> from gbi_pyro import Enumeration
+        >>> def model(x):
+        ...     with pyro.plate("sequence", len(x)):
+        ...         prior = dist.OneHotCategorical(torch.tensor([0.5, 0.5]))
+        ...         z = pyro.sample("z", prior, infer={"task": True})
+        ...         pyro.sample("x", dist.Normal(z @ torch.tensor([0.2, 0.8]), 0.1), obs=x)
+        >>> x = torch.tensor([0.2, 0.8, 0.7])
+        >>> names = {"z": ["low", "high"]}
+        >>> data = to_inference_data(Enumeration()(model, x), observed={"x": x}, task_names=names)
+        >>> data.task_probs["z"].sel(z_task="high").values.round(2)
+        array([0., 1., 1.], dtype=float32)
+        >>> data.posterior["z"].dims, data.observed_data["x"].dims
+        (('chain', 'draw', 'sequence'), ('sequence',))
+    """
+    if generator is None:
+        generator = torch.Generator().manual_seed(0)
+    options = {"exact": exact, "log_evidence": log_evidence, "num_draws": num_draws}
+    names, wanted_dims = task_names or {}, dims or {}
+    filtered = None
+    if isinstance(result, HMMPosterior):
+        result, filtered = chain_posteriors(result)
+    if isinstance(result, OnlineEMRun):
+        result = stream_posterior(result)
+    if isinstance(result, TaskPosterior):
+        posterior, n = result, NUM_DRAWS if num_draws is None else num_draws
+        if n < 0:
+            raise ValueError(f"num_draws should be 0 or more; got {n}")
+        tasks = _draw_tasks(result, n, generator)
+        if model is not None:
+            found = replicate(result, tasks, model, args, generator=generator)
+            observed = {**found.observed, **(observed or {})}
+            predictions = found.predictions if predictions is None else predictions
+            wanted_dims = {**found.dims, **wanted_dims}
+        elif args:
+            raise ValueError("args should come with their model; got no model")
+        layout = Layout(result, names, wanted_dims)
+        groups = {
+            "posterior": layout.tasks(tasks) if n else None,
+            "task_probs": layout.probs(result, "result"),
+            "exact_task_probs": layout.probs(exact, "exact") if exact else None,
+            "filtered_task_probs": layout.probs(filtered, "result") if filtered else None,
+            "log_likelihood": _log_likelihood(layout, log_evidence, max(n, 1)),
+            "posterior_predictive": layout.predictions(predictions or {}),
+            "observed_data": layout.data(observed or {}),
+        }
+    elif isinstance(result, (GivenDraws, MCMC, Mapping)):
+        _refuse(options, "a task posterior")
+        if model is None:
+            raise ValueError(
+                "model should be the Pyro model that the draws belong to, with its data in args; "
+                "got none: the draws alone do not say how likely the data are"
+            )
+        given = result if isinstance(result, GivenDraws) else GivenDraws(result)
+        layout, groups = draw_groups(
+            given, model, args, names, wanted_dims, observed or {}, predictions, generator
+        )
+        posterior = layout.result
+    else:
+        raise TypeError(
+            "result should be a TaskPosterior, an HMMPosterior, an OnlineEMRun, a finished MCMC, "
+            f"GivenDraws or draws by site; got {type(result).__name__}: of a model fitted by SVI "
+            "give the draws, Predictive(guide, num_samples=S)(*args)"
+        )
+    groups["constant_data"] = layout.labels(labels or {})
+    attrs = provenance(posterior, generator.initial_seed(), attributes or {})
+    # Half the time of importing this package would be ArviZ's (1.5 s): only its users pay.
+    import arviz as az
+
+    # The one call that knows ArviZ; `task_probs` is no group of its schema.
+    return az.InferenceData(
+        attrs=attrs,
+        warn_on_custom_groups=False,
+        **{name: layout.squeezed(data) for name, data in groups.items() if data is not None},
+    )
+
+
+def save_inference_data(data: az.InferenceData, path: str | os.PathLike[str]) -> None:
+    """Write an ``arviz.InferenceData`` to a netCDF file, whole or not at all.
+
+    Args:
+        data: what ``to_inference_data`` returned.
+        path: the file, usually ``*.nc``; opens with ``arviz.from_netcdf``. Folders are made.
+
+    Example:
+        >>> save_inference_data(data, "runs/toy/posterior.nc")  # doctest: +SKIP
+    """
+    with replacing(path) as temporary:
+        data.to_netcdf(str(temporary), engine="h5netcdf")
+
+
+def _refuse(options: Mapping[str, object], belong_to: str) -> None:
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise ValueError(f"{' and '.join(given)} should be left out: only {belong_to} may have it")
+
+
+def _draw_tasks(result: TaskPosterior, n: int, generator: torch.Generator) -> dict[str, Tensor]:
+    here = {name: value.detach().to(generator.device) for name, value in result.log_probs.items()}
+    if n == 0:  # which multinomial refuses
+        return {name: value.new_empty((0, *value.shape[:-1])) for name, value in here.items()}
+    return replace(result, log_probs=here).sample(n, generator=generator)
+
+
+def _log_likelihood(layout: Layout, given: Tensor | None, draws: int) -> xr.Dataset | None:
+    value = layout.result.log_evidence if given is None else given
+    if value is None:
+        return None
+    if given is None:
+        value = value.expand(draws, *value.shape)
+    elif given.dim() == 0:
+        raise ValueError("log_evidence should have the draws of the weights first; got a scalar")
+    dims = layout.evidence_dims(tuple(value.shape[1:]))
+    return dataset({"log_evidence": ((*SAMPLE_DIMS, *dims), to_numpy(value.unsqueeze(0)))})

@@ -1,0 +1,52 @@
+"""Task labels that are known for none, some or all elements: ids, and -1 where unknown."""
+
+from __future__ import annotations
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from gbi_pyro.sites import UNKNOWN, check_labels
+
+def clamp_log_likelihoods(evidence: Tensor, labels: Tensor) -> Tensor:
+    """Return evidence ``(..., K)`` in which a labelled element can be of its own task only.
+
+    >>> clamp_log_likelihoods(torch.zeros(2, 2), torch.tensor([-1, 1]))
+    tensor([[0., 0.],
+            [-inf, 0.]])
+    """
+    tasks = torch.arange(evidence.shape[-1], device=evidence.device)
+    labels = labels.to(evidence.device).unsqueeze(-1)
+    return evidence.masked_fill((labels != UNKNOWN) & (labels != tasks), -torch.inf)
+
+
+def match_labels(q: Tensor, labels: Tensor) -> Tensor:
+    """Return which task of a network each label names: the one-to-one match with most probability.
+
+    Tasks found without labels come in any order. Clamping a few labels from the start pulls a
+    network towards a permuted optimum; let it find the tasks first, match, then clamp
+    ``names[labels]``. The maximiser of sum over labelled elements of q(names[label]), by the
+    Hungarian method.
+
+    Args:
+        q: posterior without labels, ``batch_shape + (K,)``.
+        labels: ids, -1 where unknown, ``batch_shape``.
+
+    Returns:
+        Names, ``(K + 1,)``: the task of each label, and -1 at the end, so that ``names[labels]``
+        keeps the unknown.
+
+    Raises:
+        ValueError: for labels that do not fit.
+
+    >>> q = torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.5, 0.5]])
+    >>> match_labels(q, torch.tensor([0, 1, -1]))
+    tensor([ 1,  0, -1])
+    """
+    num_tasks = q.shape[-1]
+    labels = check_labels(labels, q.shape[:-1], num_tasks)
+    known = labels != UNKNOWN
+    agreement = q.new_zeros(num_tasks, num_tasks)
+    agreement.index_add_(0, labels[known].to(q.device), q.detach()[known.to(q.device)])
+    _, tasks = linear_sum_assignment(agreement.double().cpu().numpy(), maximize=True)
+    return torch.tensor([*tasks, UNKNOWN], device=labels.device)

@@ -1,0 +1,155 @@
+"""Which of several models is better, by how much, and how sure that is."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from gbi_pyro.metrics.table import Table
+
+if TYPE_CHECKING:
+    import arviz as az
+
+Criterion = Literal["leave-one-out", "held-out", "log evidence", "prequential"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one model scored on some data, element by element, in nats; larger is better.
+
+    - ``held-out``: log p(x_i | training data), as ``TaskDraws.log_predictive_density`` of data that
+      the draws have not seen, or ``TaskPosterior.log_evidence`` for fixed weights.
+    - ``leave-one-out``: log p(x_i | all other x), see ``leave_one_out``.
+    - ``log evidence``: log p(x) of each independent data set, where it is tractable; differences
+      are log Bayes factors.
+    - ``prequential``: -log loss of each step ahead, see ``prequential_code``. Of an exact Bayesian
+      learner the sum is the log evidence.
+
+    Attributes:
+        pointwise: one number for each element, step or data set, any shape.
+        criterion: what was scored.
+        worst_k_hat: of leave-one-out, the largest Pareto k-hat; above .7 it is not to be believed.
+
+    Raises:
+        ValueError: for no elements, or numbers that are not finite.
+
+    Example:
+        >>> Score(torch.tensor([-1.0, -2.5]), "held-out").total
+        -3.5
+    """
+
+    pointwise: Tensor
+    criterion: Criterion
+    worst_k_hat: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.pointwise.numel() or not bool(self.pointwise.isfinite().all()):
+            bad = int((~self.pointwise.isfinite()).sum())
+            raise ValueError(
+                f"pointwise should hold finite scores of at least one element; got "
+                f"{self.pointwise.numel()}, {bad} of them NaN or infinite: an element that a model "
+                "holds to be impossible decides against it alone"
+            )
+
+    @property
+    def total(self) -> float:
+        """The sum over elements."""
+        return self.pointwise.double().sum().item()
+
+
+def leave_one_out(data: az.InferenceData) -> Score:
+    """Score a model by leaving one element out, by Pareto-smoothed importance sampling.
+
+    elpd_loo = sum_i log p(x_i | x without i) (Vehtari, Gelman and Gabry 2017, arXiv:1507.04544).
+    The likelihood has tasks summed out, so an element is left out together with its task.
+
+    Args:
+        data: what ``to_inference_data`` gave for draws of the model's other sites.
+
+    Raises:
+        ValueError: for an export without likelihood, or one that does not depend on the draws.
+    """
+    values = data.log_likelihood["log_evidence"] if "log_likelihood" in data.groups() else None
+    if values is None or bool((values == values[:1, :1].values).all()):
+        raise ValueError(
+            "data should hold a log likelihood that depends on the draws; got "
+            + ("none" if values is None else "the same for each draw")
+            + ": export a model with draws of its other sites, to_inference_data(mcmc, model, "
+            "args), or score fixed weights on held-out data"
+        )
+    import arviz as az
+
+    with warnings.catch_warnings():  # k-hat is part of the score, for its reader to judge
+        warnings.filterwarnings("ignore", "Estimated shape parameter of Pareto")
+        found = az.loo(data, pointwise=True)
+    k_hat = float(found.pareto_k.max())
+    return Score(torch.as_tensor(found.loo_i.values.copy()), "leave-one-out", k_hat)
+
+
+def compare_models(scores: Mapping[str, Score]) -> Table:
+    """Put models in one table, the best first, with what they lose against it.
+
+    The standard error of a difference is that of N paired elements, sqrt(N var_i(d_i)) (Vehtari,
+    Gelman and Gabry 2017, eq. 24). It takes elements as independent and is too small for steps of
+    one stream; over seeds take ``paired_bootstrap``. For log evidence and prequential code, which
+    is evidence if the learner is exact, the difference is a log Bayes factor, and ``probability``
+    that of the model, all equally probable a priori.
+
+    Args:
+        scores: by the name of the model; all by the same criterion on the same elements.
+
+    Returns:
+        Columns model, score, difference, standard error, probability, worst k-hat, elements.
+
+    Raises:
+        ValueError: for no models, different criteria, or different elements.
+
+    Example:
+        >>> with_task = Score(torch.tensor([-1.0, -1.2]), "log evidence")
+        >>> without = Score(torch.tensor([-2.0, -1.7]), "log evidence")
+        >>> compare_models({"none": without, "task": with_task}).records()[1]["difference"]
+        -1.5
+    """
+    kinds = {name: (s.criterion, tuple(s.pointwise.shape)) for name, s in scores.items()}
+    if len(set(kinds.values())) != 1:
+        raise ValueError(
+            "scores should be of at least one model, all by the same criterion on the same "
+            f"elements; got {kinds or 'none'}"
+        )
+    order = sorted(scores, key=lambda name: -scores[name].total)
+    best = scores[order[0]]
+    totals = torch.tensor([scores[name].total for name in order], dtype=torch.float64)
+    is_evidence = best.criterion in ("log evidence", "prequential")
+    probabilities = totals.softmax(0).tolist() if is_evidence else [None] * len(order)
+    rows = []
+    for name, probability in zip(order, probabilities, strict=True):
+        score = scores[name]
+        apart = (score.pointwise.double() - best.pointwise.double()).flatten()
+        error = math.sqrt(len(apart)) * apart.std().item() if len(apart) > 1 else None
+        rows.append(
+            (
+                name,
+                score.total,
+                apart.sum().item(),
+                error if score is not best else None,
+                probability,
+                score.worst_k_hat,
+                len(apart),
+            )
+        )
+    columns = (
+        "model",
+        "score",
+        "difference",
+        "standard error",
+        "probability",
+        "worst k-hat",
+        "elements",
+    )
+    return Table(f"{best.criterion}, nats; larger is better", columns, tuple(rows))

@@ -1,0 +1,66 @@
+"""The log likelihood of each element of a run on disk, and by which criterion it counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gbi_pyro.metrics.comparison import Criterion, leave_one_out
+
+
+@dataclass(frozen=True)
+class Pointwise:
+    """What ``posterior.nc`` says of each element, tasks summed out.
+
+    Where the likelihood depends on the draws, they are of weights that saw the elements:
+    leave-one-out takes each element from them again. Where it does not, the weights are fixed, as
+    those of every study here, which keeps data apart for it: log p(x_i) is the plain log score.
+
+    Attributes:
+        criterion: ``"leave-one-out"`` or ``"held-out"``.
+        values: log p of each element, ``(N,)``, in nats.
+        observed: the data by name.
+        worst_k_hat: of leave-one-out, the largest Pareto k-hat.
+    """
+
+    criterion: Criterion
+    values: np.ndarray
+    observed: Mapping[str, np.ndarray]
+    worst_k_hat: float | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> Pointwise | None:
+        """Read a file; None where there is none, or none with a likelihood.
+
+        Raises:
+            ValueError: for a file that is not one of ArviZ's.
+        """
+        if not path.exists():
+            return None
+        import arviz as az  # late: whoever compares metrics alone does not wait for it
+
+        try:
+            data = az.from_netcdf(path)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path} cannot be read ({error}): run the study again") from None
+        if "log_likelihood" not in data.groups() or "log_evidence" not in data.log_likelihood:
+            return None
+        groups = data.observed_data if "observed_data" in data.groups() else {}
+        observed = {str(name): np.asarray(groups[name]) for name in groups}
+        values = data.log_likelihood["log_evidence"]
+        if bool((values == values[:1, :1].values).all()):
+            return cls("held-out", values[0, 0].values.astype(float).ravel(), observed)
+        found = leave_one_out(data)
+        values = found.pointwise.double().numpy().ravel()
+        return cls("leave-one-out", values, observed, found.worst_k_hat)
+
+    def same_data(self, other: Pointwise) -> bool:
+        """Whether both are about the same elements."""
+        return (
+            self.values.shape == other.values.shape
+            and self.observed.keys() == other.observed.keys()
+            and all(np.array_equal(a, other.observed[name]) for name, a in self.observed.items())
+        )

@@ -1,0 +1,1 @@
+"""The studies of the paper and of this project, run from a checkout: ``python -m studies``."""

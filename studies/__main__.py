@@ -1,0 +1,24 @@
+"""The studies' command line: ``python -m studies toy --seeds 20``."""
+
+from __future__ import annotations
+
+from studies.core.commands import StudyGroup
+
+STUDIES = {
+    "toy": "studies.toy.study:ToyStudy",
+    "images": "studies.images.study:ImagesStudy",
+    "ood": "studies.ood.study:OODStudy",
+    "language": "studies.language.study:LanguageStudy",
+    "unsupervised": "studies.unsupervised.study:UnsupervisedStudy",
+    "unsupervised_images": "studies.unsupervised_images.study:UnsupervisedImagesStudy",
+    "ablations": "studies.ablations.study:AblationsStudy",
+    "baselines": "studies.baselines.study:BaselinesStudy",
+    "split_digits": "studies.split_digits.study:SplitDigitsStudy",
+    "told_or_not": "studies.told_or_not.study:ToldOrNotStudy",
+}
+"""Every study, by the name of its command."""
+
+app = StudyGroup(STUDIES)
+
+if __name__ == "__main__":
+    app(prog_name="python -m studies")

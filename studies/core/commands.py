@@ -1,0 +1,248 @@
+"""Commands made of studies: every field of a study's configuration is an option."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import inspect
+import sys
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+WIDTH_OF_A_FILE = 110  # where the output is no terminal, whose width is known
+
+
+class StudyGroup(click.Group):
+    """A command for each study; a study's module is loaded when its own command is asked for.
+
+    Args:
+        studies: ``module:class`` by the name of the command.
+    """
+
+    def __init__(self, studies: Mapping[str, str]) -> None:
+        super().__init__(
+            "studies",
+            help="Run a study and write its table, figures, posterior and weights to a folder.",
+        )
+        self.studies = studies
+        self.add_command(_index())
+        self.add_command(_claims())
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the commands, studies first."""
+        return [*self.studies, *self.commands]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command; None where there is none of the name."""
+        if cmd_name not in self.studies:
+            return self.commands.get(cmd_name)
+        return study_command(load_study(self.studies[cmd_name]))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the studies by name alone: their help would load all of them."""
+        with formatter.section("Studies"):
+            formatter.write_text(", ".join(self.studies))
+        with formatter.section("Other commands"):
+            formatter.write_dl([(n, c.get_short_help_str()) for n, c in self.commands.items()])
+
+
+def load_study(place: str) -> Any:
+    """Return a study's class from ``module:class``."""
+    module, name = place.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def study_command(study: Any) -> click.Command:
+    """Make the command of a study: its configuration's fields, and where the results go."""
+    options: list[click.Parameter] = [
+        click.Option(
+            ["--out"],
+            type=click.Path(path_type=Path),
+            default=Path("runs") / study.name,
+            show_default=True,
+            help="Folder for the results.",
+        ),
+        *config_options(study.config_type),
+        click.Option(
+            ["--data"],
+            type=click.Path(path_type=Path),
+            help="Folder of the data files, for studies that read any; else GBI_PYRO_DATA.",
+        ),
+        click.Option(
+            ["--jobs"],
+            type=click.IntRange(min=1),
+            default=1,
+            show_default=True,
+            help="Units measured side by side, one processor core each.",
+        ),
+        click.Option(
+            ["--fast"],
+            is_flag=True,
+            help="Smoke test with a tiny configuration; the numbers are meaningless.",
+        ),
+    ]
+
+    def callback(out: Path, data: Path | None, jobs: int, fast: bool, **given: Any) -> None:
+        with report_errors():
+            settings = {name: value for name, value in given.items() if value is not None}
+            config = study.config_type(**settings)
+            run_study(study(config.fast() if fast else config, data), out, jobs)
+
+    return click.Command(study.name, params=options, callback=callback, help=f"{study.title}.")
+
+
+def config_options(config_type: type) -> Iterator[click.Option]:
+    """Make an option of each field of a configuration, with its default and its description."""
+    hints, described = typing.get_type_hints(config_type), _descriptions(config_type)
+    for field in dataclasses.fields(config_type):
+        kind, multiple = _option_type(hints[field.name])
+        if kind is None:
+            continue
+        flags = f"--{field.name.replace('_', '-')}"
+        yield click.Option(
+            [f"{flags}/--no{flags[1:]}" if kind is bool else flags, field.name],
+            type=None if kind is bool else kind,
+            default=None,
+            callback=_as_tuple if multiple else None,
+            help=f"{described.get(field.name, '')}  [default: {_shown(field.default)}]".strip(),
+        )
+
+
+def _shown(default: Any) -> str:
+    return ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+
+
+def _option_type(hint: Any) -> tuple[Any, bool]:
+    """Return click's type of a field, and whether it is a list of values; None for other fields."""
+    if hint in (int, float, str, bool):
+        return hint, False
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return click.Choice(list(args)), False
+    if origin is tuple and len(args) == 2 and args[1] is Ellipsis and args[0] in (int, float, str):
+        return _Listed(args[0]), True
+    plain = [a for a in args if a is not type(None)]
+    return _option_type(plain[0]) if type(None) in args and len(plain) == 1 else (None, False)
+
+
+class _Listed(click.ParamType):
+    """Values with commas between them."""
+
+    name = "a,b,..."
+
+    def __init__(self, kind: type) -> None:
+        self.kind = kind
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return tuple(self.kind(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"expected {self.kind.__name__} values with commas, got {value!r}", param, ctx)
+
+
+def _as_tuple(_ctx: Any, _param: Any, value: Any) -> Any:
+    return None if value is None else tuple(value)
+
+
+def _descriptions(config_type: type) -> dict[str, str]:
+    """Read what each field is from the ``Attributes:`` of the docstring."""
+    text = inspect.getdoc(config_type) or ""
+    found: dict[str, str] = {}
+    names: list[str] = []
+    for line in text.partition("Attributes:")[2].splitlines():
+        head, colon, rest = line.strip().partition(": ")
+        if line.startswith("    ") and not line.startswith("     ") and colon:
+            names = [name.strip() for name in head.split(",")]
+            found |= dict.fromkeys(names, rest)
+        elif line.strip():
+            for name in names:
+                found[name] += f" {line.strip()}"
+    return found
+
+
+def run_study(study: Any, out: Path, jobs: int) -> None:
+    """Run a study with its progress on the screen, then print its table."""
+    from studies.core.runner import num_stages, run
+    from studies.core.table import print_table
+
+    console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file; expected a folder, new or not")
+    columns = (
+        TextColumn("[progress.description]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    try:
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task("starting", total=num_stages(study))
+
+            def progress(what: str) -> None:
+                bar.update(task, description=escape(what), advance=1)
+
+            def detail(what: str) -> None:
+                bar.update(task, description=escape(what))
+
+            results = run(study, out, jobs=jobs, progress=progress, detail=detail)
+    except KeyboardInterrupt:
+        click.echo(f"Stopped. Finished units are kept in {out}; the run resumes.", err=True)
+        raise SystemExit(130) from None
+    print_table(study.title, results.targets or results.rows, console)
+    missed = [row.what for row in results.rows if row.verdict == "not reached"]
+    if missed:
+        console.print(f"{len(missed)} target(s) not reached: " + escape("; ".join(missed)))
+    files = ("metrics.json", "table.md", "posterior.nc", "weights.safetensors", "config.json")
+    written = ", ".join(name for name in files if (out / name).exists())
+    console.print(f"Results in {out}: {written} (posterior.nc by arviz.from_netcdf)")
+    console.print("Figures: " + ", ".join(map(str, results.figures)))
+
+
+@contextlib.contextmanager
+def report_errors() -> Iterator[None]:
+    """Turn invalid input into one line on stderr and exit status 2."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}")
+        raise SystemExit(2) from None
+
+
+def _index() -> click.Command:
+    """Make the command that writes the index of results."""
+
+    @click.command("index", short_help="Write results/README.md from the results beside it.")
+    @click.option("--results", type=click.Path(path_type=Path), default=Path("results"))
+    def index(results: Path) -> None:
+        from studies.core.index import write_index
+
+        with report_errors():
+            click.echo(f"Written: {write_index(results)}")
+
+    return index
+
+
+def _claims() -> click.Command:
+    """Make the command that writes the list of claims."""
+
+    @click.command("claims", short_help="Write results/claims.md, every claim in one sentence.")
+    @click.option("--results", type=click.Path(path_type=Path), default=Path("results"))
+    def claims(results: Path) -> None:
+        from gbi_pyro.files import replacing
+        from studies.core.claims import as_markdown
+
+        with report_errors(), replacing(results / "claims.md") as temporary:
+            temporary.write_text(as_markdown())
+        click.echo(f"Written: {results / 'claims.md'}")
+
+    return claims

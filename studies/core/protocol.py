@@ -1,0 +1,153 @@
+"""What a study is: parts that measure one record a seed, and what is made of the records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, get_type_hints
+
+from studies.core.cache import Cache
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import nn
+
+    from studies.core.table import Row
+
+Record = TypeVar("Record")
+Report = Callable[[str], None]
+"""Called with what is being done, in words."""
+Found = Mapping[str, Sequence[Any]]
+"""The records of each part by its name, in the order of the seeds."""
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """A configuration with ``seeds``, how many, and ``first_seed``.
+
+    >>> Seeds(seeds=3, first_seed=5).all_seeds
+    range(5, 8)
+    """
+
+    seeds: int = 5
+    first_seed: int = 0
+
+    @property
+    def all_seeds(self) -> range:
+        """The seeds of the run."""
+        return range(self.first_seed, self.first_seed + self.seeds)
+
+    def check_at_least_one(self, *names: str) -> None:
+        """Refuse counts that are none.
+
+        Raises:
+            ValueError: for a field below 1.
+        """
+        for name in names:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    def fast(self) -> Self:
+        """Return a smoke test: a tiny configuration whose numbers are meaningless."""
+        raise NotImplementedError(f"{type(self).__name__} has no fast setting")
+
+
+@dataclass(frozen=True)
+class Part(Generic[Record]):
+    """One measurement of a study, the same for every seed.
+
+    A unit, one part of one seed, is a pure function of the study's configuration and the seed: it
+    is computed once, kept on disk, and never depends on how many seeds were asked for.
+
+    Attributes:
+        name: unique in the study; it names the files of its units.
+        record: the dataclass that a unit returns: numbers, texts, arrays, and containers of them.
+        measure: from seeds to one record for each. Most parts take the seeds one by one
+            (``Part.of_seed``); where networks of several seeds run side by side in one tensor,
+            the seeds of a block come together.
+        block_size: how many seeds ``measure`` is given at a time, at most.
+    """
+
+    name: str
+    record: type[Record]
+    measure: Callable[[Sequence[int], Report], Sequence[Record]] = field(repr=False)
+    block_size: int = 1
+
+    @classmethod
+    def of_seed(
+        cls, name: str, record: type[Record], measure: Callable[[int, Report], Record]
+    ) -> Part[Record]:
+        """Return a part that measures seed by seed."""
+        return cls(name, record, _EachSeed(measure))
+
+
+@dataclass(frozen=True)
+class _EachSeed(Generic[Record]):
+    """A measurement of one seed, for the seeds of a block (a class, so that it can be pickled)."""
+
+    measure: Callable[[int, Report], Record]
+
+    def __call__(self, seeds: Sequence[int], report: Report) -> list[Record]:
+        return [self.measure(seed, report) for seed in seeds]
+
+
+ConfigT = TypeVar("ConfigT", bound=Seeds)
+
+
+class Study(Generic[ConfigT]):
+    """A study: subclass it, name it, and say what it measures and what is made of that.
+
+    Args:
+        config: its settings, seeds included.
+        data: the folder of data files, for studies that read any.
+
+    Attributes:
+        name: of the command and of the run's ``config.json``.
+        title: one line for the help text and above the table.
+        config_type: the dataclass of its settings.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    config_type: ClassVar[type[Seeds]]
+
+    def __init__(self, config: ConfigT, data: Path | None = None) -> None:
+        self.config = config
+        self.data = data
+
+    def prepare(self, cache: Cache, report: Report) -> None:
+        """Make the choices that all seeds share, on validation seeds that no result uses."""
+
+    def inputs(self) -> dict[str, Any]:
+        """Return what units depend on beside configuration and seed: checksums of data, choices."""
+        return {}
+
+    def parts(self) -> list[Part[Any]]:
+        """Return everything that is measured; one part, ``measure``, where this is not replaced."""
+        record = get_type_hints(self.measure)["return"]
+        return [Part.of_seed(self.name, record, self.measure)]
+
+    def measure(self, seed: int, report: Report) -> Any:
+        """Return the record of one seed."""
+        raise NotImplementedError
+
+    def table(self, found: Found) -> list[Row]:
+        """Return the declared quantities, with their targets."""
+        raise NotImplementedError
+
+    def figures(self, found: Found) -> Iterator[tuple[str, Figure]]:
+        """Draw from the records, without training anything; names are those of the files."""
+        yield from ()
+
+    def posterior(self, found: Found) -> Any:
+        """Return an inference-data object of the first seed's posterior, or None."""
+        return None
+
+    def networks(self, found: Found) -> Mapping[str, nn.Module]:
+        """Return the networks whose weights are written, by name."""
+        return {}
+
+    def extra_files(self, found: Found) -> Mapping[str, Any]:
+        """Return further files by name: text for ``.md``, otherwise what JSON can hold."""
+        return {}

@@ -1,0 +1,157 @@
+"""From a study to its folder of results: every unit computed once, everything written whole."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import joblib
+import torch
+
+from gbi_pyro.plots import save_figure
+from studies.core.cache import Cache, as_json
+from studies.core.protocol import Part, Report, Seeds, Study
+from studies.core.run_folder import RunFolder
+from studies.core.table import Row, targets_first
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """Everything a study found.
+
+    Attributes:
+        rows: the table, every number.
+        folder: where it lies on disk.
+        figures: the figures' files.
+        found: the records of each part, in the order of the seeds.
+    """
+
+    rows: list[Row]
+    folder: Path
+    figures: list[Path]
+    found: dict[str, list[Any]]
+
+    @property
+    def targets(self) -> list[Row]:
+        """The rows that have a target."""
+        return [row for row in self.rows if row.target is not None]
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """Some seeds of one part, which are measured together."""
+
+    part: Part[Any]
+    seeds: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """The unit in words."""
+        numbers = f"{self.seeds[0]}" if len(self.seeds) == 1 else f"{self.seeds[0]}-{self.seeds[-1]}"
+        return f"seed {numbers}: {self.part.name}"
+
+
+def num_stages(study: Study[Any]) -> int:
+    """Return how many stages ``run`` reports where nothing was measured before."""
+    seeds = study.config.all_seeds
+    return sum(-(-len(seeds) // part.block_size) for part in study.parts()) + 2
+
+
+def run(
+    study: Study[Any],
+    folder: Path,
+    *,
+    jobs: int = 1,
+    progress: Report = lambda _what: None,
+    detail: Report = lambda _what: None,
+) -> StudyResults:
+    """Run a study and write it to a folder; units finished by an earlier run are reused.
+
+    A unit is kept without the number of seeds: 20 seeds after 5 measure the other 15.
+
+    Args:
+        study: what to do.
+        folder: where the results go; finished units in ``pieces/``.
+        jobs: units measured side by side, in processes of one thread each.
+        progress: called at each of ``num_stages`` stages.
+        detail: called within a stage; not from other processes.
+
+    Returns:
+        The table of results and where the files lie.
+    """
+    start = time.perf_counter()
+    store, cache = RunFolder(folder), Cache(folder / "pieces")
+    progress("choices on validation seeds")
+    study.prepare(cache, detail)
+    store.write_config(study.name, study.config, study.inputs())
+    seeds, parts = study.config.all_seeds, study.parts()
+    records: dict[tuple[str, int], Any] = {}
+    todo: list[_Unit] = []
+    for part in parts:
+        missing = []
+        for seed in seeds:
+            found = cache.read(_name(part, seed), _settings(study, part, seed), part.record)
+            if found is None:
+                missing.append(seed)
+            else:
+                records[part.name, seed] = found
+        blocks = range(0, len(missing), part.block_size)
+        units = [_Unit(part, tuple(missing[i : i + part.block_size])) for i in blocks]
+        for _ in range(-(-len(seeds) // part.block_size) - len(units)):
+            progress(f"{part.name}: finished earlier")
+        todo += units
+    for unit, by_seed, seconds in _measured(todo, jobs, progress, detail):
+        for seed, record in zip(unit.seeds, by_seed, strict=True):
+            name, settings = _name(unit.part, seed), _settings(study, unit.part, seed)
+            kept = cache.write(name, settings, unit.part.record, record, seconds / len(unit.seeds))
+            records[unit.part.name, seed] = kept
+    progress("table, figures and files")
+    by_part = {part.name: [records[part.name, seed] for seed in seeds] for part in parts}
+    rows = targets_first(study.table(by_part))
+    drawn = [save_figure(fig, store.figures, name) for name, fig in study.figures(by_part)]
+    if (posterior := study.posterior(by_part)) is not None:
+        store.write_posterior(posterior)
+    if networks := study.networks(by_part):
+        store.write_weights(networks)
+    for name, content in study.extra_files(by_part).items():
+        store.write_file(name, content)
+    store.write_metrics(rows, time.perf_counter() - start + cache.seconds)
+    return StudyResults(rows, folder, drawn, by_part)
+
+
+def _name(part: Part[Any], seed: int) -> str:
+    return f"{part.name}, seed {seed}"
+
+
+def _settings(study: Study[Any], part: Part[Any], seed: int) -> dict[str, Any]:
+    """Return everything that a unit depends on, without the number of seeds."""
+    config = {k: v for k, v in asdict(study.config).items() if k not in asdict(Seeds())}
+    return {"part": part.name, "seed": seed, "config": as_json(config), **as_json(study.inputs())}
+
+
+def _measured(
+    todo: Sequence[_Unit], jobs: int, progress: Report, detail: Report
+) -> Iterator[tuple[_Unit, Sequence[Any], float]]:
+    """Give each unit its records and the seconds they took, as they are finished."""
+    if jobs == 1:
+        for unit in todo:
+            progress(unit.name)
+            yield _measure(unit, detail)
+        return
+    calls = (joblib.delayed(_measure)(unit) for unit in todo)
+    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
+    for unit, records, seconds in parallel(calls):
+        progress(unit.name)
+        yield unit, records, seconds
+
+
+def _measure(
+    unit: _Unit, detail: Report = lambda _what: None
+) -> tuple[_Unit, Sequence[Any], float]:
+    torch.set_num_threads(1)  # small networks are fastest so, and units run side by side
+    start = time.perf_counter()
+    records = unit.part.measure(unit.seeds, lambda what: detail(f"{unit.name}: {what}"))
+    return unit, records, time.perf_counter() - start

@@ -1,0 +1,108 @@
+"""The configuration of the language study."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from studies.core.protocol import Seeds
+
+NAMED_AFTER = 20  # words after which the bars ask who is speaking
+
+
+@dataclass(frozen=True)
+class LanguageConfig(Seeds):
+    """Everything the language study depends on. The defaults are those for real corpora.
+
+    Attributes:
+        seeds: how many networks of each kind are trained on each set of corpora.
+        first_seed: their seeds are ``first_seed``, ``first_seed + 1``, ...
+        draws: how many sets of a few corpora are drawn from all; 0 for none.
+        draw_size: corpora of each.
+        all_at_once: whether networks are also trained on all corpora together.
+        leave_one_out: whether networks are trained without each corpus in turn, to adapt to it.
+        jobs: trainings that run side by side.
+        vocabulary_size: V.
+        embedding_size: of a word.
+        hidden_size: H of the LSTM.
+        length: words of a training sequence.
+        batch: about how many sequences a weight update sees, the corpora's shares being equal.
+        rate: Adam's.
+        decay: share of the updates, the last ones, over which the rate falls to zero.
+        updates: weight updates on a few corpora.
+        updates_all: on all of them.
+        updates_without_one: on all but one.
+        every: updates from one look at the test loss to the next.
+        lengths: numbers of words after which the corpus is named.
+        fit_windows: texts of each corpus, of dev, that calibrations are fitted on.
+        judge_windows: texts of each corpus, of test.
+        iterative_steps: of iterative inference, by Adam on the logits.
+        iterative_rate: its rate.
+        piece: words of each piece of the stream whose corpus changes.
+        pieces: how many pieces it has.
+        adaptation_words: sizes of the sample of an unseen corpus that a network adapts to.
+    """
+
+    seeds: int = 1
+    first_seed: int = 0
+    draws: int = 3
+    draw_size: int = 3
+    all_at_once: bool = True
+    leave_one_out: bool = False
+    jobs: int = 2
+    vocabulary_size: int = 4000
+    embedding_size: int = 100
+    hidden_size: int = 200
+    length: int = 35
+    batch: int = 32
+    rate: float = 3e-3
+    decay: float = 0.0
+    updates: int = 700
+    updates_all: int = 1200
+    updates_without_one: int = 800
+    every: int = 50
+    lengths: tuple[int, ...] = (1, 2, 5, 10, 20, 50)
+    fit_windows: int = 100
+    judge_windows: int = 300
+    iterative_steps: int = 20
+    iterative_rate: float = 0.3
+    piece: int = 50
+    pieces: int = 40
+    adaptation_words: tuple[int, ...] = (100, 1000)
+
+    def __post_init__(self) -> None:
+        self.check_at_least_one(
+            "seeds", "draw_size", "jobs", "updates", "updates_all", "every", "length"
+        )
+        if self.draws < 0:
+            raise ValueError(f"draws must not be negative, got {self.draws}")
+        if not (self.draws or self.all_at_once or self.leave_one_out):
+            raise ValueError("nothing to learn: draw corpora, take all at once, or leave one out")
+        if self.draw_size < 2:
+            raise ValueError(f"draw_size must be at least 2 corpora, got {self.draw_size}")
+        if NAMED_AFTER not in self.lengths or min(self.lengths) < 1:
+            raise ValueError(
+                f"lengths must be positive and contain {NAMED_AFTER} words, got {self.lengths}"
+            )
+        if not 0 <= self.decay <= 1:
+            raise ValueError(f"decay must be from 0 to 1, got {self.decay}")
+        for name in ("updates", "updates_all", "updates_without_one"):
+            if getattr(self, name) % self.every:
+                raise ValueError(
+                    f"{name} must be a multiple of every = {self.every}, got {getattr(self, name)}"
+                )
+
+    def for_bigrams(self) -> LanguageConfig:
+        """Return the same study for random bigram languages: small networks, quickly trained."""
+        return replace(
+            self,
+            draws=0,
+            all_at_once=True,
+            leave_one_out=False,
+            embedding_size=16,
+            hidden_size=128,
+            length=50,
+            batch=30,
+            rate=1e-2,
+            decay=0.5,
+            updates_all=800,
+        )

@@ -1,0 +1,176 @@
+"""Which corpus is this, after n words: every inference beside enumeration and naive Bayes (L3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from sklearn.naive_bayes import MultinomialNB
+from torch import Tensor
+
+from gbi_pyro.metrics.agreement import kl
+from gbi_pyro.metrics.scores import summarise
+from gbi_pyro.metrics.recalibration import fit_temperature, temper
+from studies.language.config import LanguageConfig
+from studies.language.texts import Texts, windows_of_each
+from studies.language.training import CHUNK, in_chunks
+from gbi_pyro.inference.calibration import Calibration, calibrate
+from gbi_pyro.inference.gradient import OneStepGradient
+from gbi_pyro.inference.iterative import IterativeGradient
+from gbi_pyro.models.language import LanguageLSTM
+from gbi_pyro.posterior import TaskPosterior
+
+ONE_STEP, CALIBRATED, ITERATIVE = "one step", "one step, calibrated", "iterative"
+ENUMERATION, NAIVE_BAYES, EXACT = "enumeration", "naive Bayes", "exact posterior"
+TEMPERED = "one step, calibrated and tempered"
+TO_EXACT = "one step, calibrated to the exact posterior"
+ITERATIVE_WINDOWS = 20  # of each corpus: it costs many passes
+SMOOTHING = (0.01, 0.03, 0.1, 0.3, 1.0)  # of naive Bayes, chosen on dev
+
+
+@dataclass(frozen=True)
+class Identified:
+    """The posterior over corpora after each number of words, by every method.
+
+    Attributes:
+        log_probs: by method and number of words, ``(N, K)``.
+        labels: the true corpus, ``(N,)``; texts of one corpus follow each other, as many each.
+        calibration: fitted to enumeration on dev, one for all numbers of words.
+        tokens: the texts, ``(N, T)``.
+    """
+
+    log_probs: dict[str, dict[int, Tensor]]
+    labels: Tensor
+    calibration: Calibration
+    tokens: Tensor
+
+    def accuracy(self, method: str, n: int) -> float:
+        """Share of texts whose corpus is named."""
+        return summarise(*self._with_labels(method, n)).accuracy
+
+    def calibration_error(self, method: str, n: int) -> float:
+        """ECE of the posterior."""
+        return summarise(*self._with_labels(method, n)).expected_calibration_error
+
+    def kl(self, exact: str, estimate: str, n: int) -> float:
+        """Mean KL(exact || estimate) in nats."""
+        q = self.log_probs[estimate][n]
+        p = self._same(self.log_probs[exact][n], len(q))
+        return kl(p, q).mean().item()
+
+    def _with_labels(self, method: str, n: int) -> tuple[Tensor, Tensor]:
+        q = self.log_probs[method][n]
+        return q, self._same(self.labels, len(q))
+
+    def _same(self, values: Tensor, count: int) -> Tensor:
+        return first_of_each(values, count // self.num_tasks, self.num_tasks)
+
+    @property
+    def num_tasks(self) -> int:
+        """K."""
+        return int(self.labels.max()) + 1
+
+
+def first_of_each(values: Tensor, count: int, num_tasks: int) -> Tensor:
+    """Return the first ``count`` texts of each corpus, of as many of each in a row."""
+    return values.reshape(num_tasks, -1, *values.shape[1:])[:, :count].flatten(0, 1)
+
+
+def identify(config: LanguageConfig, texts: Texts, network: LanguageLSTM) -> Identified:
+    """Name the corpus of test texts after n words; calibrations are fitted on dev.
+
+    One calibration to enumeration serves all numbers of words. Enumeration itself is overconfident,
+    the more so the longer a text that stays on one topic: a temperature for each number of words,
+    fitted to the labels of dev, comes on top for ``TEMPERED``.
+    """
+    longest, lengths = max(config.lengths), config.lengths
+    fit, true = windows_of_each(texts.sets.dev, longest, config.fit_windows, seed=0)
+    tokens, labels = windows_of_each(texts.sets.test, longest, config.judge_windows, seed=0)
+    one = {n: one_step(network, fit[:, :n]) for n in lengths}
+    enumerated = enumerate_prefixes(network, fit, lengths)
+    calibration = calibrate_prefixes(one, enumerated)
+    found: dict[str, dict[int, Tensor]] = {
+        ENUMERATION: enumerate_prefixes(network, tokens, lengths)
+    }
+    plain = {n: _log_probs(one_step(network, tokens[:, :n])) for n in lengths}
+    found[ONE_STEP] = plain
+    found[CALIBRATED] = {n: _apply(calibration, q, n) for n, q in plain.items()}
+    found[TEMPERED] = {}
+    for n, parts in one.items():  # words of a text are alike: the more, the more overconfident
+        temperature = fit_temperature(_apply(calibration, _log_probs(parts), n), true, default=1.0)
+        found[TEMPERED][n] = temper(found[CALIBRATED][n], temperature)
+    few = first_of_each(tokens, ITERATIVE_WINDOWS, texts.num_tasks)
+    iterative = IterativeGradient(config.iterative_steps, config.iterative_rate, "adam")
+    found[ITERATIVE] = {
+        n: in_chunks(lambda x: iterative(network, x).logits().squeeze(1), few[:, :n]).double()
+        for n in lengths
+    }
+    found[ITERATIVE] = {n: q.log_softmax(-1) for n, q in found[ITERATIVE].items()}
+    found[NAIVE_BAYES] = naive_bayes(texts, fit, tokens, lengths)
+    if texts.exact is not None:
+        exact_fit, exact = texts.exact(fit), texts.exact(tokens)
+        found[EXACT] = {n: exact[:, n - 1] for n in lengths}
+        to_exact = calibrate_prefixes(one, {n: exact_fit[:, n - 1] for n in lengths})
+        found[TO_EXACT] = {n: _apply(to_exact, q, n) for n, q in plain.items()}
+    return Identified(found, labels, calibration, tokens)
+
+
+def one_step(network: LanguageLSTM, tokens: Tensor) -> list[TaskPosterior]:
+    """Run one step on some texts at a time."""
+    return [OneStepGradient()(network, part) for part in tokens.split(CHUNK)]
+
+
+def enumerate_prefixes(
+    network: LanguageLSTM, tokens: Tensor, lengths: tuple[int, ...]
+) -> dict[int, Tensor]:
+    """Return the posterior under every task after n words, ``(N, K)``, for all n in K passes."""
+    each_word = in_chunks(network.log_likelihoods, tokens).double()
+    so_far = each_word.cumsum(1).log_softmax(-1)  # a uniform prior
+    return {n: so_far[:, n - 1] for n in lengths}
+
+
+def calibrate_prefixes(
+    one: dict[int, list[TaskPosterior]], exact: dict[int, Tensor]
+) -> Calibration:
+    """Fit one calibration to texts of all lengths."""
+    cheap, target = [], []
+    for n, parts in one.items():
+        for part, p in zip(parts, exact[n].split(CHUNK), strict=True):
+            cheap.append(part)
+            target.append(replace(part, log_probs={"z": p.unsqueeze(1)}))
+    return calibrate(cheap, target)
+
+
+def _log_probs(parts: list[TaskPosterior]) -> Tensor:
+    return torch.cat([q.logits().squeeze(1) for q in parts]).double().log_softmax(-1)
+
+
+def _apply(calibration: Calibration, log_probs: Tensor, n: int) -> Tensor:
+    return calibration(log_probs, torch.full((len(log_probs),), float(n)).double())
+
+
+def naive_bayes(
+    texts: Texts, dev: Tensor, tokens: Tensor, lengths: tuple[int, ...]
+) -> dict[int, Tensor]:
+    """Return the posterior of a unigram naive Bayes fitted on the training text, by n.
+
+    Its smoothing is the one that forecasts the corpora of dev texts best, over all n.
+    """
+    size, K = len(texts.sets.vocabulary), texts.num_tasks
+    counts = np.stack([text.bincount(minlength=size).numpy() for text in texts.sets.train])
+    true = torch.arange(K).repeat_interleave(len(dev) // K)
+
+    def answers(alpha: float, x: Tensor) -> Callable[[int], Tensor]:
+        fitted = MultinomialNB(alpha=alpha, fit_prior=False).fit(counts, np.arange(K))
+        words = torch.from_numpy(fitted.feature_log_prob_).mT[x]  # (N, T, K)
+        so_far = words.cumsum(1).log_softmax(-1)
+        return lambda n: so_far[:, n - 1]
+
+    def score(alpha: float) -> float:
+        q = answers(alpha, dev)
+        return sum(summarise(q(n), true).log_score for n in lengths)
+
+    best = answers(min(SMOOTHING, key=score), tokens)
+    return {n: best(n) for n in lengths}

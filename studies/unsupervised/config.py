@@ -1,0 +1,156 @@
+"""The configuration of the study of learning without task labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from gbi_pyro.data.switching import BlockLaw, BoundedBlocks, GeometricBlocks, SwitchingStream
+from studies.core.protocol import Seeds
+
+MEANS = {1: (0.5, 0.5), 2: (0.2, 0.8), 3: (0.2, 0.5, 0.8), 5: (0.1, 0.3, 0.5, 0.7, 0.9)}
+"""By the number of tasks; a stream of one task is one of two with the same mean."""
+WIDER = {**MEANS, 3: (0.1, 0.5, 0.9)}  # of the streams whose number of tasks is asked for
+LONGER = {2: 1, 3: 2, 5: 4}  # how many times longer an online stream of K tasks is
+OTHER_BLOCKS = (
+    BoundedBlocks(minimum=20, maximum=60, hazard=0.03),
+    GeometricBlocks(0.01),
+    GeometricBlocks(0.1),
+)
+FRACTIONS = (1.0, 0.5, 0.1, 0.01, 0.0)  # of the labels that are known
+USUAL, NOISY = 0.1, 0.3  # the noise that bars are stated for
+ROLES = ("stream", "held out", "weights", "labels")
+
+
+@dataclass(frozen=True)
+class DiscoverConfig(Seeds):
+    """Everything the study depends on; rates were chosen on other streams (see ``validation``).
+
+    Attributes:
+        seeds: data sets of each kind; each has its own network.
+        first_seed: their seeds are ``first_seed``, ``first_seed + 1``, ...
+        sigmas: the noise of the streams; those of the bars are among them.
+        hazard: the probability that the task changes at a step.
+        hazard_guess: where learning begins.
+        stay, switch: pseudo-counts of the hazard that is learned.
+        steps: of the online stream of two tasks; more tasks have longer ones (``LONGER``).
+        tail: its last steps, which are scored.
+        rate: of the means in the online form, Adam's.
+        noise_rate: of the noise, as a multiple of it.
+        decay: the rate is halved after this share of the stream, rate / (1 + t / (decay T)).
+        spread: standard deviation of the first means around the middle.
+        sequences, length: of a data set of the batch form.
+        restarts: of which the best by evidence is kept.
+        start_steps: EM steps with the tasks of ``window_labels``.
+        em_steps: EM steps after them.
+        window: steps of a window.
+        batch_rate: of the means in the batch form, Adam's.
+        batch_noise_rate: of the noise.
+        most_tasks: the largest number of tasks that is tried where it is asked for.
+        choice_restarts, choice_start, choice_steps: restarts and steps there.
+        labelled_sequences: of a data set of which a fraction is labelled.
+        label_steps: EM steps once labels are known.
+        test_sequences: of the data that posteriors are compared on.
+        recurrent_sequences: of a data set of the recurrent network.
+        hidden_size: of that network.
+        recurrent_rate: Adam's.
+        recurrent_start, recurrent_steps: EM steps with the tasks of windows, and after them.
+        rival_steps: iterations of Baum-Welch, and training steps of the network with labels.
+    """
+
+    seeds: int = 5
+    first_seed: int = 0
+    sigmas: tuple[float, ...] = (0.05, 0.1, 0.3)
+    hazard: float = 0.03
+    hazard_guess: float = 0.04
+    stay: float = 50.0
+    switch: float = 2.0
+    steps: int = 1000
+    tail: int = 300
+    rate: float = 0.02
+    noise_rate: float = 3.0
+    decay: float = 0.1
+    spread: float = 0.2
+    sequences: int = 10
+    length: int = 100
+    restarts: int = 4
+    start_steps: int = 30
+    em_steps: int = 30
+    window: int = 5
+    batch_rate: float = 0.03
+    batch_noise_rate: float = 0.1
+    most_tasks: int = 6
+    choice_restarts: int = 2
+    choice_start: int = 20
+    choice_steps: int = 60
+    labelled_sequences: int = 16
+    label_steps: int = 40
+    test_sequences: int = 20
+    recurrent_sequences: int = 32
+    hidden_size: int = 32
+    recurrent_rate: float = 0.01
+    recurrent_start: int = 30
+    recurrent_steps: int = 60
+    rival_steps: int = 30
+
+    def __post_init__(self) -> None:
+        self.check_at_least_one(
+            *("seeds", "steps", "tail", "sequences", "length", "restarts", "em_steps", "window"),
+            *("choice_restarts", "choice_steps", "label_steps", "rival_steps"),
+        )
+        if self.steps < 2 * self.tail:
+            raise ValueError(
+                f"steps must be at least twice tail = {self.tail}, so that tasks are named on "
+                f"steps before those that are scored; got {self.steps}"
+            )
+        if not {USUAL, NOISY} <= set(self.sigmas):
+            raise ValueError(
+                f"sigmas must contain {USUAL:g} and {NOISY:g}, which the bars are stated for; got "
+                f"{self.sigmas}"
+            )
+        if self.sequences < 2 or self.most_tasks < 2:
+            raise ValueError(
+                "sequences and most_tasks must be at least 2, for held-out evidence to compare; got"
+                f" {self.sequences} and {self.most_tasks}"
+            )
+        if self.window > self.length:
+            raise ValueError(f"window must be at most length = {self.length}, got {self.window}")
+
+    def stream(
+        self, means: tuple[float, ...], sigma: float, blocks: BlockLaw | None = None
+    ) -> SwitchingStream:
+        """Return a stream of some tasks."""
+        return SwitchingStream(means, sigma, blocks or GeometricBlocks(self.hazard))
+
+    def fast(self) -> DiscoverConfig:
+        """Return a configuration that runs through everything in seconds and shows nothing."""
+        return replace(
+            self,
+            seeds=min(self.seeds, 2),
+            sigmas=(USUAL, NOISY),
+            steps=40,
+            tail=10,
+            sequences=3,
+            length=20,
+            restarts=1,
+            start_steps=1,
+            em_steps=2,
+            most_tasks=3,
+            choice_restarts=1,
+            choice_start=1,
+            choice_steps=1,
+            labelled_sequences=4,
+            label_steps=2,
+            test_sequences=3,
+            recurrent_sequences=3,
+            hidden_size=4,
+            recurrent_start=1,
+            recurrent_steps=1,
+            rival_steps=2,
+        )
+
+
+def generator(seed: int, role: str) -> torch.Generator:
+    """Return the generator of one seed and one role; no data serve two of them."""
+    return torch.Generator().manual_seed(seed * len(ROLES) + ROLES.index(role))

@@ -1,0 +1,389 @@
+"""The study of controls on tiny data: what it computes is checked against what must hold."""
+
+import json
+import math
+from dataclasses import replace
+
+import arviz as az
+import numpy as np
+import pytest
+import torch
+import typer
+from scipy.stats import chi2
+from typer.testing import CliRunner
+
+from studies.cli_controls import controls
+from gbi_pyro.data.switching import FixedBlocks, SwitchingStream
+from studies.ablations import forgetting, inputs, regularizers, study
+from studies.ablations.config import ROLES, ControlsConfig, generator
+from studies.ablations.gains import first_below, gain_rows
+from studies.ablations.task_inputs import (
+    CONTROLS,
+    KINDS,
+    NONE,
+    SAME_START,
+    SLOTS,
+    TRUE,
+    TaskInput,
+)
+from studies.ablations.stack import LearningStack
+from studies.ablations.study import StudyConfig, num_stages, run
+from studies.ablations.training import equal_size, new_network, train
+from studies.toy.adaptation import BETWEEN, UNSEEN
+from studies.toy.blocks import reference_errors
+from gbi_pyro.learning.weights import clamped_loss
+from gbi_pyro.models.conditioning import CONDITIONERS, parameter_count
+from gbi_pyro.models.sequence import SequenceLSTM
+
+FAST = StudyConfig.of(2).fast()
+TOY = FAST.toy
+RARE = 1e-9  # probability that a statistical test fails by chance
+
+
+def draw(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One run through everything, too short to show anything."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("controls")
+    stages: list[str] = []
+    return run(FAST, folder, stages.append), folder, stages
+
+
+def test_every_file_is_written_and_every_number_has_a_row(finished):
+    results, folder, _ = finished
+    names = {str(p.relative_to(folder)) for p in folder.iterdir() if p.is_file()}
+    files = {"config.json", "metrics.json", "table.md", "posterior.nc"}
+    assert names == files | {"weights.safetensors", "weights.json"}
+    assert all(path.exists() for path in results.figures)
+    written = json.loads((folder / "metrics.json").read_text())["rows"]
+    assert len(written) == len(results.rows)
+    assert len({(r["statement"], r["what"]) for r in written}) == len(written)
+    assert [r["what"] for r in written if r["verdict"]] == [r.what for r in results.bars]
+    statements = {row.statement for row in results.rows}
+    assert statements == {"C1", "C2", "C5", "M6", "T4", "T6", "T7", "T9"}
+
+
+def test_no_schedule_and_no_kind_is_left_out(finished):
+    results, _, _ = finished
+    told = " ".join(row.what for row in results.rows if row.statement == "T7")
+    for schedule in forgetting.schedules(TOY):
+        for kind in (TRUE, *CONTROLS):
+            assert f"{schedule.name}: forgetting, plain LSTM / {kind} Z" in told
+    barred = {row.what for row in results.bars}
+    for kind in CONTROLS:
+        assert f"{kind} Z: updates saved on the plain LSTM: lower end of its interval" in barred
+
+
+def test_the_posterior_lies_beside_the_exact_one(finished):
+    _, folder, _ = finished
+    data = az.from_netcdf(folder / "posterior.nc")
+    probs, exact = data["task_probs"]["z"], data["exact_task_probs"]["z"]
+    assert probs.dims == exact.dims == ("sequence", "time", "z_task")
+    np.testing.assert_allclose(probs.sum("z_task"), 1, atol=1e-5)
+
+
+def test_every_stage_is_reported(finished):
+    _, _, stages = finished
+    assert len(stages) == len(set(stages)) == num_stages(FAST)
+
+
+def test_the_command_does_no_finished_piece_twice(finished, monkeypatch):
+    results, folder, _ = finished
+    for module in ("inputs", "conditioners", "regularizers", "forgetting", "rivals", "digits"):
+        monkeypatch.setattr(getattr(study, module), "measure", None)  # which no one can call
+    before = json.loads((folder / "metrics.json").read_text())["rows"]
+    app = typer.Typer()
+    app.command()(controls)
+    told = CliRunner().invoke(app, ["--fast", "--seeds", "2", "--out", str(folder)])
+    assert told.exit_code == 0, told.output
+    assert json.loads((folder / "metrics.json").read_text())["rows"] == before
+    said = " ".join(told.output.split())
+    assert all(row.measured.split(" <=")[0].split(" >=")[0] in said for row in results.bars)
+
+
+def test_an_interrupted_study_ends_like_one_that_was_not(finished, tmp_path):
+    results, folder, _ = finished
+    (tmp_path / "pieces").mkdir()
+    for path in (folder / "pieces").glob("*.json"):
+        if not path.name.startswith(("Z-true", "blocks-4")):
+            (tmp_path / "pieces" / path.name).write_text(path.read_text())
+    train.cache_clear()
+    again = run(FAST, tmp_path)
+    assert [row.as_dict() for row in again.rows] == [row.as_dict() for row in results.rows]
+
+
+def test_shuffled_labels_are_the_labels_and_say_nothing():
+    stream = SwitchingStream(blocks=FixedBlocks(20))
+    z = stream.sample(8, 100, draw()).z
+    shuffled = TaskInput("shuffled", 2, 0)(z, draw(1))
+    true = torch.nn.functional.one_hot(z, 2)
+    assert torch.equal(shuffled.sum((0, 1)), true.sum((0, 1)).float())
+    counts = torch.einsum("bti,btj->ij", true.double(), shuffled.double())
+    expected = counts.sum(1, keepdim=True) * counts.sum(0) / counts.sum()
+    information = (counts * (counts / expected).log()).sum() / counts.sum()
+    # Of labels in random order 2 N I has a chi-squared distribution with (K - 1)^2 = 1 degree.
+    assert 0 <= information.item() <= chi2.isf(RARE, 1) / (2 * z.numel())
+    assert not torch.equal(shuffled, true.float())
+
+
+@pytest.mark.parametrize("kind", [TRUE, *CONTROLS])
+def test_every_input_is_a_point_of_the_simplex_for_each_step(kind):
+    z = torch.arange(12).reshape(3, 4) % 3
+    found = TaskInput(kind, 3, seed=0)(z, draw())
+    assert found.shape == (3, 4, 3)
+    torch.testing.assert_close(found.sum(-1), torch.ones(3, 4))
+    assert bool((found >= 0).all())
+
+
+@pytest.mark.parametrize("kind", ["random", "constant", "frozen random"])
+def test_an_input_that_does_not_look_at_the_task_does_not_depend_on_it(kind):
+    z = torch.arange(12).reshape(3, 4) % 2
+    task = TaskInput(kind, 2, seed=0)
+    assert torch.equal(task(z, draw()), task(1 - z, draw()))
+
+
+def test_what_is_drawn_anew_and_what_is_kept():
+    z, state = torch.zeros(3, 4).long(), draw()
+    constant = TaskInput("constant", 2, 0)(z, state)
+    assert constant.unique().tolist() == [0.5]
+    frozen = TaskInput("frozen random", 2, 0)
+    points = frozen(z, state)
+    assert torch.equal(points, frozen(z, state))
+    assert torch.equal(points[:2], frozen(z[:2], state))
+    assert len(points[..., 0].unique()) == 3  # one for each sequence
+    assert not torch.equal(points, TaskInput("frozen random", 2, seed=1)(z, state))
+    random = TaskInput("random", 2, 0)
+    assert not torch.equal(random(z, state), random(z, state))
+    assert TaskInput(NONE, 2, 0)(z, state) is None
+
+
+def test_random_points_are_uniform_on_the_simplex():
+    points = TaskInput("random", 2, 0)(torch.zeros(100, 100).long(), draw())[..., 0]
+    for power in (1, 2):  # E u^n = 1 / (n + 1)
+        error = (1 / (2 * power + 1) - 1 / (power + 1) ** 2) ** 0.5 / math.sqrt(points.numel())
+        assert points.pow(power).mean().item() == pytest.approx(1 / (power + 1), abs=6 * error)
+
+
+def test_shuffled_labels_of_one_task_are_not_the_right_ones():
+    z = torch.zeros(4, 50).long()
+    found = TaskInput("shuffled", 2, 0).on_one_task(z, draw())
+    assert found.sum((0, 1)).tolist() == [100, 100]
+    assert TaskInput(TRUE, 2, 0).on_one_task(z, draw()).argmax(-1).equal(z)
+
+
+def test_unfit_inputs_are_refused():
+    with pytest.raises(ValueError, match="kind must be one of"):
+        TaskInput("shufled", 2, 0)
+    with pytest.raises(ValueError, match=f"more than the {SLOTS} frozen points"):
+        TaskInput("frozen random", 2, 0)(torch.zeros(SLOTS + 1, 2).long(), draw())
+
+
+@pytest.mark.parametrize("way", CONDITIONERS)
+def test_networks_are_of_equal_size(way):
+    config = ControlsConfig()
+    budget = parameter_count(SequenceLSTM(2, config.hidden_size))
+    size = equal_size(config, way)
+    count = parameter_count(SequenceLSTM(2, size, conditioning=way))
+    assert count == pytest.approx(budget, rel=0.02)
+    assert parameter_count(SequenceLSTM(None, config.hidden_size)) == pytest.approx(
+        budget, rel=0.02
+    )
+
+
+def test_the_plain_network_of_the_same_start_is_a_told_one_whose_task_is_zero():
+    told, plain = (new_network(TOY, TaskInput(kind, 2, 3)) for kind in (TRUE, SAME_START))
+    x = torch.rand(2, 9, generator=draw())
+    with torch.no_grad():
+        torch.testing.assert_close(plain.mean(x, None), told.mean(x, torch.zeros(2, 9, 2)))
+    assert plain.num_tasks is None
+    # torch's bound is 1 / sqrt(inputs of the layer): 1 for the plain one, less for those told.
+    usual = new_network(TOY, TaskInput(NONE, 2, 3))
+    assert plain.embed.weight.abs().max() <= 3**-0.5
+    assert usual.embed.weight.abs().max() > 3**-0.5
+
+
+def test_every_kind_of_a_seed_sees_the_same_data(monkeypatch):
+    seen = {}
+    for kind in KINDS:
+        xs = seen.setdefault(kind, [])
+        sample = SwitchingStream.sample
+
+        def spy(self, *args, xs=xs, sample=sample):
+            batch = sample(self, *args)
+            xs.append(batch.x)
+            return batch
+
+        with monkeypatch.context() as patch:
+            patch.setattr(SwitchingStream, "sample", spy)
+            train.__wrapped__(replace(TOY, updates=5), 0, kind, "concat")
+    for kind in KINDS:
+        assert len(seen[kind]) == 6  # the validation set and five batches
+        assert all(a.equal(b) for a, b in zip(seen[kind], seen[NONE], strict=True))
+
+
+def networks(*widths):
+    return [SequenceLSTM(k, 5, generator=draw(i)).double() for i, k in enumerate(widths)]
+
+
+def test_a_stack_learns_as_each_network_alone():
+    alone = networks(2, None, 2)
+    stack = LearningStack(alone)
+    x = torch.rand(3, 1, 8, generator=draw(), dtype=torch.float64)
+    z = TaskInput("random", 2, 0)(torch.zeros(3, 8).long(), draw()).double().unsqueeze(1)
+    z[1] = 0
+    optimiser = torch.optim.Adam(stack.parameters(), lr=0.01, fused=True)
+    for _ in range(4):
+        optimiser.zero_grad()
+        stack.loss(x, z).backward()
+        optimiser.step()
+    for i, network in enumerate(alone):
+        own = torch.optim.Adam(network.parameters(), lr=0.01)
+        for _ in range(4):
+            own.zero_grad()
+            args = (x[i],) if network.num_tasks is None else (x[i], z[i])
+            clamped_loss(network, *args).backward()
+            own.step()
+        with torch.no_grad():
+            mean = network.mean(x[i], None if network.num_tasks is None else z[i])
+            torch.testing.assert_close(stack.mean(x, z)[i], mean, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(stack.sigma[i], network.sigma, rtol=1e-9, atol=1e-9)
+    assert bool((stack.embed_weight[1, :, 1:] == 0).all())
+
+
+@pytest.mark.parametrize("others", [[], [SequenceLSTM(3, 5)], [SequenceLSTM(2, 6)]])
+def test_networks_that_do_not_fit_in_a_stack(others):
+    with pytest.raises(ValueError, match="a stack takes one network or more"):
+        LearningStack([SequenceLSTM(2, 5), *others] if others else [])
+    with pytest.raises(ValueError, match="told by concatenation"):
+        LearningStack([SequenceLSTM(2, 5, conditioning="film")])
+
+
+def constant_predictor(value):
+    network = SequenceLSTM(2, TOY.hidden_size)
+    torch.nn.init.zeros_(network.head.weight)
+    torch.nn.init.constant_(network.head.bias, value)
+    return network
+
+
+def test_the_reference_errors_are_those_of_such_predictors():
+    """Of n independent squares the mean has standard error sqrt(2) sigma^2 / sqrt(n) and more."""
+    config = replace(TOY, probe_sequences=40, probe_length=120)
+    n = 40 * 100
+    reference = reference_errors(config.toy)
+    assert [round(v, 2) for v in reference.values()] == [0.01, 0.1, 0.37]
+    for value, errors in (
+        (0.2, ("knows the task", "always the wrong mean")),
+        (0.5, ("always the middle", "always the middle")),
+    ):
+        stack = LearningStack([constant_predictor(value)])
+        found = forgetting.task_errors(
+            config, stack, [TaskInput("constant", 2, 0)], torch.tensor([[0, 1]])
+        )
+        for got, name in zip(found[0].tolist(), errors, strict=True):
+            off = reference[name] - config.sigma**2  # squared distance of the prediction
+            error = math.sqrt((2 * config.sigma**4 + 4 * config.sigma**2 * off) / n)
+            assert got == pytest.approx(reference[name], abs=6 * error)
+
+
+def test_the_two_tasks_of_a_schedule_are_those_of_the_last_two_blocks():
+    schedule = forgetting.Schedule(30, 4, 0.05)
+    config = replace(TOY, seeds=3, hidden_size=16, probe_sequences=8)
+    found = forgetting.measure(config, schedule)
+    assert set(found["errors"]) == set(KINDS)
+    errors = {kind: np.array(e) for kind, e in found["errors"].items()}
+    assert errors[NONE].shape == (3, 2, 2)
+    # Right after its own block a task is known better than the one that is to come.
+    for kind in KINDS:
+        after_a, after_b = errors[kind].mean(0)
+        assert after_b[1] < after_a[1] or kind == TRUE
+        assert after_a[0] < np.array(found["untrained"][kind]).mean(0)[0]
+
+
+def test_a_stack_of_all_kinds_learns_as_one_of_fewer_seeds():
+    schedule = forgetting.Schedule(5, 3, 0.01)
+    both = forgetting.measure(TOY, schedule)["errors"]
+    one = forgetting.measure(replace(TOY, seeds=1, first_seed=1), schedule)["errors"]
+    for kind in KINDS:
+        np.testing.assert_allclose(both[kind][1], one[kind][0], rtol=1e-3)
+
+
+def test_the_cosine_is_that_of_the_gradients():
+    y = torch.randn(50, 4, generator=draw(), dtype=torch.float64).requires_grad_()
+    entropy = torch.special.entr(y.softmax(-1)).sum()
+    (slope,) = torch.autograd.grad(entropy, y)
+    penalty = -(y - y.mean(-1, keepdim=True)).square().sum() / 8
+    (pull,) = torch.autograd.grad(penalty, y)
+    expected = torch.cosine_similarity(slope, pull, dim=-1)
+    found = regularizers.penalty_cosine(y.detach().log_softmax(-1))
+    torch.testing.assert_close(found, expected)
+    near = regularizers.penalty_cosine((1e-4 * y.detach()).log_softmax(-1))
+    torch.testing.assert_close(near, torch.ones(50, dtype=torch.float64), atol=1e-6, rtol=0)
+    two = regularizers.penalty_cosine(y.detach()[:, :2].log_softmax(-1))
+    torch.testing.assert_close(two, torch.ones(50, dtype=torch.float64))
+
+
+def test_rates_are_chosen_on_other_means_than_those_reported():
+    nearest = (UNSEEN[:, None] - BETWEEN).abs().min()
+    assert nearest.item() > 0.04
+
+
+def test_units_that_only_follow_the_task_vary_between_tasks_alone():
+    network = SequenceLSTM(2, 6, generator=draw())
+    with torch.no_grad():
+        network.embed.weight[:, 0] = 0  # deaf to x
+        network.lstm.weight_hh_l0.zero_()  # and without memory
+        network.lstm.bias_hh_l0[6:12] = -1e4
+    found = inputs.modularity(TOY, TRUE, 0, replace(train(TOY, 0, TRUE, "concat"), network=network))
+    z = TOY.stream.sample(TOY.test_sequences, TOY.test_length, generator(0, "test")).z
+    p = z.double().mean().item()
+    # The means of two tasks, d apart, have variance d^2 / 4; steps p (1 - p) d^2.
+    assert found["task_share"] == pytest.approx(1 / (4 * p * (1 - p)), rel=1e-5)
+
+
+def test_a_gain_and_its_interval():
+    same = gain_rows("C1", "gain", [1.0, 2.0, 3.0], [1.0, 2.0, 3.0], helps=False)
+    assert same[0].mean == 0
+    assert [row.verdict for row in same] == ["", "met"]
+    half = gain_rows("C1", "gain", [2.0, 4.0, 8.0], [1.0, 2.0, 4.0], ratio=True, helps=True)
+    assert half[0].values == (2, 2, 2)
+    assert half[1].values[0] == pytest.approx(2)
+    assert half[1].verdict == "met"
+    loss = gain_rows("C1", "gain", [1.0, 1.1, 1.2], [2.0, 2.2, 2.1], helps=True)
+    assert loss[0].note.endswith("a loss")
+    assert loss[1].verdict == "not met"
+
+
+def test_a_curve_that_never_comes_to_the_level_counts_as_late():
+    found, note = first_below([[4.0, 2.0, 1.0], [4.0, 3.0, 2.0]], [2.0, 1.0], every=5)
+    assert found.tolist() == [10, 20]
+    assert note == "1 of 2 never"
+
+
+def test_no_seed_and_role_share_a_generator():
+    seeds = {generator(s, role).initial_seed() for s in range(50) for role in ROLES}
+    assert len(seeds) == 50 * len(ROLES)
+
+
+def test_the_fast_study_keeps_what_was_asked_for():
+    fast = StudyConfig.of(1, first_seed=7).fast()
+    for part in (fast.toy, fast.rivals, fast.digits):
+        assert (part.seeds, part.first_seed) == (1, 7)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seeds": 0}, "seeds must be at least 1"),
+        ({"probe_length": 20}, "probe_length must be more than the 20 steps"),
+        ({"schedules": ((50, 1),)}, "schedules must hold pairs"),
+        ({"schedules": ()}, "schedules must hold pairs"),
+        ({"online_rates": (0.0,)}, "online_rates must be positive"),
+    ],
+)
+def test_a_config_out_of_range_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(ControlsConfig(), **change)

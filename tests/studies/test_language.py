@@ -1,0 +1,245 @@
+"""The language study on tiny networks: what it computes is checked against brute force."""
+
+import json
+from dataclasses import replace
+
+import arviz as az
+import numpy as np
+import pytest
+import torch
+
+from gbi_pyro import Enumeration, relaxed_log_joint
+from gbi_pyro.data.text import CorpusText
+from studies.language import adaptation, identify
+from studies.language.config import LanguageConfig
+from studies.language.rows import words_to_reach
+from studies.language.study import KINDS, num_stages, run
+from studies.language.texts import (
+    bigram_texts,
+    corpora_texts,
+    stationary,
+    windows_of_each,
+)
+from studies.language.training import (
+    PAPER,
+    PLAIN,
+    Trained,
+    build,
+    train,
+)
+
+TINY = LanguageConfig(
+    jobs=1,
+    draws=1,
+    draw_size=2,
+    leave_one_out=True,
+    vocabulary_size=30,
+    embedding_size=6,
+    hidden_size=8,
+    length=10,
+    updates=4,
+    updates_all=4,
+    updates_without_one=4,
+    every=2,
+    lengths=(1, 20),
+    fit_windows=10,
+    judge_windows=20,
+    iterative_steps=2,
+    piece=10,
+    pieces=6,
+    adaptation_words=(20,),
+)
+
+
+@pytest.fixture(scope="module")
+def corpora() -> tuple[CorpusText, ...]:
+    """Three corpora that like different words."""
+    draw = np.random.default_rng(0)
+
+    def text(k: int, length: int) -> tuple[str, ...]:
+        words = np.array([f"w{i}" for i in range(25)])
+        weights = 1.0 + 5.0 * (np.arange(25) % 3 == k)
+        return tuple(draw.choice(words, length, p=weights / weights.sum()))
+
+    return tuple(
+        CorpusText(name, text(k, 2000), text(k, 900), text(k, 900))
+        for k, name in enumerate(("chat", "mail", "news"))
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(corpora, tmp_path_factory):
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("language")
+    stages = []
+    return run(TINY, corpora_texts(TINY, corpora), folder, stages.append), folder, stages
+
+
+def test_the_study_writes_what_it_found(finished):
+    results, folder, _ = finished
+    rows = json.loads((folder / "metrics.json").read_text())["rows"]
+    assert len(rows) == len(results.rows)
+    assert [r["what"] for r in rows if r["verdict"]] == [r.what for r in results.bars]
+    assert all(path.exists() for path in results.figures)
+    assert {path.stem for path in results.figures} >= {"learning-2-corpora", "stream"}
+    data = az.from_netcdf(folder / "posterior.nc")
+    assert data.task_probs["z"].dims[:1] == ("sequence",)
+    np.testing.assert_allclose(data.task_probs["z"].sum("z_task"), 1, atol=1e-5)
+    assert list(data.task_probs["z"]["z_task"].values) == ["chat", "mail", "news"]
+
+
+def test_every_stage_is_reported(finished, corpora):
+    _, _, stages = finished
+    assert len(stages) == num_stages(TINY, corpora_texts(TINY, corpora))
+
+
+def test_every_corpus_is_left_out_once_and_every_way_compared(finished):
+    results, folder, _ = finished
+    ways = json.loads((folder / "adaptation.json").read_text())["ways"]
+    assert {w["corpus"] for w in ways} == {"chat", "mail", "news"}
+    found = {(w["network"], w["method"], w["words"]) for w in ways}
+    moved = (adaptation.BEST_KNOWN, adaptation.ON_SIMPLEX, adaptation.FREE, adaptation.FINE_TUNED)
+    assert found == {
+        *((kind, adaptation.ZERO_SHOT, 0) for kind in (PLAIN, PAPER)),
+        *((PAPER, method, 20) for method in moved),
+        *((PLAIN, method, 20) for method in (adaptation.INPUT, adaptation.FINE_TUNED)),
+    }
+    assert len(ways) == len(results.adapted) == 3 * len(found)
+    table = (folder / "adaptation.md").read_text().splitlines()
+    assert len(table) == 4 + len(found)  # two of words, two of headings
+    before = {(w["corpus"], w["network"]): w["loss"] for w in ways if not w["words"]}
+    for w in ways:
+        assert w["low"] <= w["gain"] <= w["high"]
+        start = before[w["corpus"], w["network"]]
+        assert w["gain"] == pytest.approx(start - w["loss"], abs=1e-5)
+
+
+def test_an_interrupted_training_ends_with_the_same_weights_and_curve(corpora, tmp_path):
+    (texts, *_) = corpora_texts(TINY, corpora)
+    whole = train(TINY, texts, PAPER, 0, tmp_path / "whole")
+    shorter = replace(texts, updates=2)
+    train(TINY, shorter, PAPER, 0, tmp_path / "parts")
+    taken_up = train(TINY, texts, PAPER, 0, tmp_path / "parts")
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(value, taken_up.network.state_dict()[name])
+    np.testing.assert_array_equal(whole.test, taken_up.test)
+    np.testing.assert_array_equal(whole.words, taken_up.words)
+
+
+def test_the_losses_of_told_and_plain_networks_are_of_the_words_alone(corpora, tmp_path):
+    """The log prior of the task, which training descends too, is no loss of words."""
+    (texts, *_) = corpora_texts(TINY, corpora)
+    at_first = [train(TINY, replace(texts, updates=2), k, 0, tmp_path) for k in (PLAIN, PAPER)]
+    for trained in at_first:  # the weights hardly moved: every word is about as likely
+        assert trained.train[0] == pytest.approx(np.log(27), abs=0.2)
+
+
+def test_enumeration_of_prefixes_is_enumeration(corpora):
+    (texts, *_) = corpora_texts(TINY, corpora)
+    network = build(TINY, texts, PAPER, 0)
+    tokens, _ = windows_of_each(texts.sets.test, 5, 7, seed=0)
+    for n, q in identify.enumerate_prefixes(network, tokens, (1, 4)).items():
+        found = Enumeration()(network, tokens[:, :n]).logits().squeeze(1).double()
+        torch.testing.assert_close(q, found, atol=1e-5, rtol=1e-5)
+
+
+def test_naive_bayes_by_hand(corpora):
+    (texts, *_) = corpora_texts(TINY, corpora)
+    tokens, _ = windows_of_each(texts.sets.test, 5, 7, seed=0)
+    dev, _ = windows_of_each(texts.sets.dev, 5, 7, seed=0)
+    found = identify.naive_bayes(texts, dev, tokens, (3,))[3]
+    size = len(texts.sets.vocabulary)
+    counts = torch.stack([t.bincount(minlength=size) for t in texts.sets.train]).double()
+    by_hand = []
+    for alpha in identify.SMOOTHING:
+        log_p = ((counts + alpha) / (counts + alpha).sum(-1, keepdim=True)).log()
+        by_hand.append(log_p.mT[tokens[:, :3]].sum(1).log_softmax(-1))
+    assert min((found - q).abs().max().item() for q in by_hand) < 1e-9
+
+
+def test_windows_of_each_weigh_corpora_alike_and_overlap_only_in_short_texts():
+    long, short = torch.arange(100), torch.arange(1000, 1012)
+    tokens, corpora = windows_of_each((long, short), 5, 8, seed=0)
+    assert corpora.bincount().tolist() == [8, 8]
+    assert len(set(tokens[:8].flatten().tolist())) == 40
+    assert (tokens.diff(dim=1) == 1).all()
+    with pytest.raises(ValueError, match="fewer than 9 texts of 5 words"):
+        windows_of_each((short,), 5, 9, seed=0)
+
+
+def test_any_window_of_the_bigram_texts_has_the_law_of_their_exact_posterior():
+    """p T = p; and the posterior of texts that begin anywhere is calibrated."""
+    texts = bigram_texts(TINY)
+    assert texts.exact is not None
+    tokens, labels = windows_of_each(texts.sets.test, 8, 1000, seed=0)
+    q = texts.exact(tokens)[:, -1].exp()
+    hit = (q.argmax(-1) == labels).double()
+    confidence = q.amax(-1)
+    error = (confidence * (1 - confidence)).sum().sqrt() / len(q)
+    assert abs(hit.mean() - confidence.mean()) < 5 * error
+
+
+def test_stationary_distributions_stay():
+    rows = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    transition = rows / rows.sum(-1, keepdim=True)
+    p = stationary(transition)
+    torch.testing.assert_close((p.unsqueeze(1) @ transition).squeeze(1), p)
+
+
+def test_words_to_reach_a_level_lie_on_the_line_between_two_looks():
+    words, test = np.array([10.0, 20.0, 30.0]), np.array([3.0, 2.0, 1.0])
+    trained = Trained(torch.nn.Module(), words, test, test)  # type: ignore[arg-type]
+    assert words_to_reach(trained, 1.5) == pytest.approx(25)
+    assert words_to_reach(trained, 3.0) == 10
+    assert words_to_reach(trained, 0.5) == np.inf
+
+
+def test_one_task_for_all_windows_scores_them_together(corpora):
+    (texts, *_) = corpora_texts(TINY, corpora)
+    network = build(TINY, texts, PAPER, 0).double()
+    tokens, _ = windows_of_each(texts.sets.test, 5, 3, seed=0)
+    z = torch.tensor([0.3, 0.7], dtype=torch.float64)
+    joint = relaxed_log_joint(adaptation.one_task(network), {"z": z}, tokens)
+    each = network.log_prob(tokens, z.expand(len(tokens), 1, -1))
+    torch.testing.assert_close(joint.likelihood, each.sum())
+
+
+def test_a_vector_beside_every_word_is_a_bias_of_the_input(corpora):
+    (texts, *_) = corpora_texts(TINY, corpora)
+    plain, tokens = build(TINY, texts, PLAIN, 0), texts.sets.test[0][:12].reshape(2, 6)
+    vector = torch.linspace(-1, 1, TINY.embedding_size)
+    found = adaptation._beside(plain, vector, tokens)
+    with torch.no_grad():
+        plain.lstm.bias_ih_l0 += plain.lstm.weight_ih_l0 @ vector
+    torch.testing.assert_close(found, plain.log_prob(tokens))
+    assert not plain.embedding._forward_hooks
+
+
+def test_all_kinds_are_trained(finished):
+    results, folder, _ = finished
+    stems = {p.stem for p in (folder / "checkpoints").glob("*.safetensors")}
+    for kind in KINDS:
+        assert f"all-3-{kind}-0".replace(" ", "-") in stems
+    assert results.bars
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seeds": 0}, "seeds must be at least 1"),
+        ({"draws": -1}, "draws must not be negative"),
+        ({"draws": 0, "all_at_once": False, "leave_one_out": False}, "nothing to learn"),
+        ({"draw_size": 1}, "draw_size must be at least 2"),
+        ({"decay": 1.5}, "decay must be from 0 to 1"),
+        ({"lengths": (1, 5)}, "contain 20 words"),
+        ({"updates": 3}, "updates must be a multiple of every"),
+    ],
+)
+def test_a_config_out_of_range_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(TINY, **change)
+
+
+def test_too_few_corpora_are_named(corpora):
+    with pytest.raises(ValueError, match="draw_size is 4, but there are 3 corpora"):
+        corpora_texts(replace(TINY, draw_size=4), corpora)

@@ -1,0 +1,209 @@
+import itertools
+import json
+from dataclasses import replace
+
+import arviz as az
+import numpy as np
+import pytest
+import torch
+
+from studies.toy import affine, training
+from studies.toy.adaptation import OptimisedInput, inside_hull, new_blocks
+from studies.toy.blocks import reference_errors
+from studies.toy.config import ToyConfig
+from studies.toy.evidence import exact_predictions, flip_latency
+from studies.toy.study import num_stages, run
+from studies.toy.training import ROLES, generator, make_stream, train_network
+from gbi_pyro.models.sequence import SequenceLSTM
+
+FAST = ToyConfig(seeds=2).fast()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One run through everything, too short to show anything."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("toy")
+    stages: list[str] = []
+    return run(FAST, folder, stages.append), folder, stages
+
+
+def test_the_study_covers_its_statements_with_a_value_for_every_seed(finished):
+    results, _, _ = finished
+    statements = {row.statement for row in results.rows}
+    assert statements >= {f"T{i}" for i in range(4, 14)} | {
+        "M1",
+        "M2",
+        "M4",
+        "M6",
+        "M7",
+        "M8",
+        "M11",
+    }
+    assert {len(row.values) for row in results.rows} == {FAST.seeds}
+
+
+def test_identities_hold_whatever_the_training(finished):
+    results, _, _ = finished
+    exact = [row for row in results.rows if row.statement in ("M1", "M2", "M4", "M7", "M8")]
+    assert [row.what for row in exact if row.verdict == "not met"] == []
+    assert sum(row.verdict == "met" for row in exact) >= 8
+
+
+def test_every_file_is_written_and_none_is_left_half_done(finished):
+    results, folder, _ = finished
+    names = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    figures = {f"figures/figure-{i}.{suffix}" for i in (1, 2, 3) for suffix in ("png", "pdf")}
+    files = {"config.json", "metrics.json", "table.md", "posterior.nc"}
+    assert names == files | figures | {"weights.safetensors", "weights.json"}
+    rows = json.loads((folder / "metrics.json").read_text())["rows"]
+    assert [r["what"] for r in rows] == [row.what for row in results.rows]
+
+
+def test_the_posterior_opens_in_arviz_with_the_exact_one_beside_it(finished):
+    _, folder, _ = finished
+    data = az.from_netcdf(folder / "posterior.nc")
+    probs, exact = data["task_probs"]["z"], data["exact_task_probs"]["z"]
+    assert probs.dims == exact.dims == ("sequence", "time", "z_task")
+    np.testing.assert_allclose(probs.sum("z_task"), 1, atol=1e-5)
+    assert data["constant_data"]["z"].shape == (FAST.test_sequences, FAST.test_length)
+
+
+def test_progress_is_told_once_a_stage(finished):
+    _, _, stages = finished
+    assert len(stages) == num_stages(FAST)
+
+
+def test_the_same_seed_trains_the_same_network_and_another_seed_does_not():
+    stream = make_stream(FAST)
+    first, again, other = (train_network(FAST, seed, stream) for seed in (3, 3, 4))
+    weights, weights_again, weights_other = (
+        torch.nn.utils.parameters_to_vector(t.network.parameters()) for t in (first, again, other)
+    )
+    assert torch.equal(weights, weights_again)
+    assert not torch.allclose(weights, weights_other)
+    np.testing.assert_array_equal(first.train_mse, again.train_mse)
+
+
+def test_training_leaves_the_global_random_state_alone():
+    state = torch.get_rng_state()
+    train_network(replace(FAST, updates=2), 0, make_stream(FAST), mixtures=True)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_no_seed_and_role_share_a_generator():
+    seeds = {generator(s, role).initial_seed() for s in range(50) for role in ROLES}
+    assert len(seeds) == 50 * len(ROLES)
+
+
+def test_a_told_and_a_plain_network_of_one_seed_see_the_same_data(monkeypatch):
+    batches: list[torch.Tensor] = []
+    draw = training._batch
+
+    def recorded(*args):
+        x, z = draw(*args)
+        batches.append(x)
+        return x, z
+
+    monkeypatch.setattr(training, "_batch", recorded)
+    config = replace(FAST, updates=3)
+    told = train_network(config, 0, make_stream(config))
+    plain = train_network(config, 0, make_stream(config), told=False)
+    assert len(batches) == 6
+    for mine, other in zip(batches[:3], batches[3:], strict=True):
+        assert torch.equal(mine, other)
+    assert told.floor == plain.floor  # and the same validation set
+
+
+def test_the_fast_study_keeps_what_was_asked_for():
+    fast = ToyConfig(seeds=1, first_seed=7, sigma=0.2).fast()
+    assert (fast.seeds, fast.first_seed, fast.sigma) == (1, 7, 0.2)
+
+
+def test_latency_by_hand():
+    z = np.array([[0, 0, 1, 1, 1, 0, 0]])
+    late = np.eye(2)[[[0, 0, 0, 1, 1, 1, 1]]]  # one step late, then never in a block of two
+    assert flip_latency(late, z) == 1.5
+    assert flip_latency(np.eye(2)[z], z) == 0.0
+    assert np.isnan(flip_latency(np.eye(2)[z[:, :2]], z[:, :2]))
+
+
+def test_reference_errors_by_simulation(generator):
+    config = ToyConfig()
+    z = torch.randint(2, (100_000,), generator=generator)
+    mu = torch.tensor(config.means)
+    x = mu[z] + config.sigma * torch.randn(len(z), generator=generator)
+    predictions = {
+        "knows the task": mu[z],
+        "always the middle": mu.mean().expand(len(z)),
+        "always the wrong mean": mu[1 - z],
+    }
+    for name, expected in reference_errors(config).items():
+        squares = (x - predictions[name]).square()
+        assert squares.mean().item() == pytest.approx(
+            expected, abs=5 * squares.std().item() / len(z) ** 0.5
+        )
+
+
+def test_the_exact_filter_predicts_better_than_what_ignores_the_past(generator):
+    stream = make_stream(ToyConfig())
+    data = stream.sample(64, 200, generator)
+    error = (exact_predictions(stream, data.x) - data.x).square()
+    middle = (0.5 - data.x).square()
+    difference = (middle - error).mean(1)  # sequences are independent, steps are not
+    assert difference.mean() > 5 * difference.std() / len(difference) ** 0.5
+
+
+def test_the_bias_of_one_step_is_what_the_closed_form_says(generator):
+    found = affine.five_task_divergences(generator, 0.1)
+    assert found["as it is"] == pytest.approx(found["as predicted"], rel=1e-9)
+
+
+def test_the_bias_grows_as_the_noise_falls():
+    draws = [torch.Generator().manual_seed(0) for _ in range(2)]
+    noisy, clear = (
+        affine.five_task_divergences(d, s) for d, s in zip(draws, (0.3, 0.1), strict=True)
+    )
+    assert clear["as it is"] > noisy["as it is"] > 0
+
+
+def test_entropy_and_penalty_agree_near_maximum_entropy_only(generator):
+    cosines = [affine.penalty_cosine(norm, generator) for norm in (0.1, 1.0, 5.0, 20.0)]
+    assert all(a > b for a, b in itertools.pairwise(cosines))
+    assert cosines[0] > 0.99
+
+
+def test_a_new_block_starts_at_a_known_mean_and_ends_at_the_unseen_one():
+    config = ToyConfig(seeds=30)
+    x = new_blocks(config, torch.tensor([1.2]), "test")[:, 0]
+    standard_error = config.sigma / (30 * config.block_length) ** 0.5
+    assert x[:, : config.block_length].mean().item() == pytest.approx(0.2, abs=5 * standard_error)
+    assert x[:, config.block_length :].mean().item() == pytest.approx(1.2, abs=5 * standard_error)
+
+
+def test_the_hull_holds_its_ends():
+    assert inside_hull(ToyConfig()).sum() == 7  # .2, .3, .. .8
+
+
+def test_a_moved_input_of_zero_is_the_network_itself(generator):
+    network = SequenceLSTM(None, generator=generator)
+    moved, state = OptimisedInput(network), network.initial_state(4)
+    previous = torch.randn(4, generator=generator)
+    expected, _ = network.step(previous, None, state)
+    got, _ = moved.step(previous, torch.zeros(4, 1), state)
+    assert torch.equal(expected.mean, got.mean)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"seeds": 0}, "seeds must be at least 1"), ({"new_block": 20}, "longer than 20")],
+)
+def test_a_config_out_of_range_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(ToyConfig(), **change)
+
+
+@pytest.mark.slow
+def test_the_whole_study_meets_its_bars(tmp_path):
+    results = run(ToyConfig(), tmp_path)
+    assert [row.what for row in results.rows if row.verdict == "not met"] == []

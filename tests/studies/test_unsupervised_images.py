@@ -1,0 +1,368 @@
+"""Images without labels and with few, on tiny data: what must hold whatever is learned."""
+
+import json
+import math
+from dataclasses import replace
+
+import arviz as az
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from gbi_pyro import Enumeration, GradientEM, OneStepGradient
+from gbi_pyro.cli import app
+from gbi_pyro.data.images import load_images
+from studies.unsupervised import images
+from studies.unsupervised_images.code_mixture import (
+    CodeMixture,
+    gaussian_table,
+    mixture_of_clusters,
+)
+from studies.unsupervised_images.codes import train_autoencoder, whitening
+from studies.unsupervised_images.config import DiscoverImagesConfig, image_generator
+from studies.unsupervised_images.rows import labelled_rows, unlabelled_rows
+from studies.unsupervised_images.study import num_stages, run_images
+from studies.unsupervised_images.tasks import (
+    Tasks,
+    clamp_labels,
+    cluster_accuracy,
+    find_tasks,
+    name_tasks,
+    train,
+)
+from studies.unsupervised_images.validation import compare, without_test
+from gbi_pyro.learning.task_prior import TaskPrior
+from gbi_pyro.learning.weights import clamped_loss
+from gbi_pyro.relax import clamp_tasks
+
+F64 = torch.float64
+FAST = DiscoverImagesConfig("digits", seeds=2).fast()
+
+
+def draws(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def random_mixture(num_tasks: int = 3, size: int = 2, seed: int = 0) -> CodeMixture:
+    draw = draws(seed)
+    means = 2 * torch.randn(num_tasks, size, generator=draw, dtype=F64)
+    root = torch.randn(num_tasks, size, size, generator=draw, dtype=F64)
+    return CodeMixture(means, root @ root.mT + 0.5 * torch.eye(size, dtype=F64))
+
+
+def blobs(per_task: int = 60) -> tuple[torch.Tensor, torch.Tensor]:
+    """Three clusters twenty deviations apart, so that none can be taken for another."""
+    centres = torch.tensor([[0.0, 0.0], [20.0, 0.0], [0.0, 20.0]])
+    z = torch.arange(3).repeat(per_task)
+    return centres[z] + torch.randn(len(z), 2, generator=draws()), z
+
+
+def blob_tasks() -> Tasks:
+    codes, z = blobs()
+    prior = TaskPrior.uniform(3, learn=True, pseudo_count=1.0)
+    return Tasks(mixture_of_clusters(codes, z, 3, ridge=0.1), prior)
+
+
+@pytest.fixture(scope="module")
+def sets():
+    return load_images("digits")
+
+
+@pytest.fixture(scope="module")
+def finished(sets, tmp_path_factory):
+    """One run through everything, too short to show anything."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("discover-images")
+    stages: list[str] = []
+    return run_images(FAST, sets, folder, stages.append), folder, stages
+
+
+def test_the_table_is_the_density_of_torchs_own_gaussians():
+    model = random_mixture()
+    x = torch.randn(7, 2, generator=draws(1), dtype=F64)
+    precision = model.factors @ model.factors.mT
+    for k in range(3):
+        own = torch.distributions.MultivariateNormal(model.means[k], precision_matrix=precision[k])
+        table = gaussian_table(x, model.means, model.factors)[:, k]
+        torch.testing.assert_close(table, own.log_prob(x), rtol=1e-10, atol=1e-10)
+
+
+def test_clusters_give_their_own_means_and_covariances():
+    codes, z = blobs()
+    model = mixture_of_clusters(codes.double(), z, 3, ridge=0.0)
+    covariance = torch.linalg.inv(model.factors @ model.factors.mT)
+    for k in range(3):
+        own = codes[z == k].double()
+        torch.testing.assert_close(model.means[k].data, own.mean(0), rtol=0, atol=1e-9)
+        torch.testing.assert_close(covariance[k], own.mT.cov(correction=0), rtol=0, atol=1e-6)
+
+
+def test_a_cluster_without_codes_is_an_error():
+    with pytest.raises(ValueError, match=r"clusters \[1\] of 2 without any code"):
+        mixture_of_clusters(torch.zeros(3, 1), torch.tensor([0, 0, 0]), 2, ridge=0.1)
+
+
+def test_one_gradient_step_is_exact():
+    model, x = random_mixture(), torch.randn(9, 2, generator=draws(1), dtype=F64)
+    exact = Enumeration()(model, x).logits()
+    torch.testing.assert_close(OneStepGradient()(model, x).logits(), exact, rtol=0, atol=1e-10)
+
+
+def test_the_relaxed_weight_update_is_the_expected_one():
+    x = torch.randn(9, 2, generator=draws(1), dtype=F64)
+    after = []
+    for m_step in ("relaxed", "expected"):
+        model = random_mixture()
+        optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+        GradientEM(model, OneStepGradient(), optimiser, m_step=m_step).step(x)
+        after.append(torch.cat([p.flatten() for p in model.parameters()]))
+    torch.testing.assert_close(after[0], after[1], rtol=0, atol=1e-12)
+
+
+def test_with_all_labels_clamped_a_step_is_the_supervised_one():
+    x, z = torch.randn(9, 2, generator=draws(1), dtype=F64), torch.arange(9) % 3
+    em_model, supervised = random_mixture(), random_mixture()
+    optimiser = torch.optim.SGD(em_model.parameters(), lr=0.1)
+    em = GradientEM(em_model, OneStepGradient(), optimiser, m_step="relaxed")
+    em.step(x, labels=z)
+    one_hot = torch.nn.functional.one_hot(z, 3).to(F64)
+    clamped_loss(clamp_tasks(supervised, {"z": one_hot}), x).backward()
+    with torch.no_grad():
+        for p in supervised.parameters():
+            p -= 0.1 * p.grad
+    for one, other in zip(em_model.parameters(), supervised.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+def test_the_posterior_by_the_library_is_that_of_the_table():
+    codes, _ = blobs()
+    tasks = blob_tasks()
+    mixed = codes / 3  # where tasks are less sure
+    by_em = tasks.trainer(FAST).infer(mixed).probs()
+    torch.testing.assert_close(by_em, tasks.probs(mixed), rtol=0, atol=1e-4)
+
+
+def test_clusters_far_apart_are_found_and_the_best_restart_is_kept():
+    codes, z = blobs()
+    config = replace(FAST, em_steps=30, ridge=0.1)
+    tasks, evidence = find_tasks(config, codes, 3, seed=0, restarts=4)
+    assert tasks.log_evidence(codes) == max(evidence)
+    assert len(evidence) == 4
+    assert cluster_accuracy(tasks.probs(codes), z) == 1.0
+    assert not tasks.collapse(codes).collapsed
+
+
+def test_names_of_clusters_do_not_matter():
+    codes, z = blobs()
+    q = blob_tasks().probs(codes / 3)
+    order = torch.tensor([2, 0, 1])
+    assert cluster_accuracy(q, z) == cluster_accuracy(q[:, order], z)
+    labels = torch.where(torch.arange(len(z)) < 20, z, -1)
+    one = q @ name_tasks(q, labels, 3)
+    other = q[:, order] @ name_tasks(q[:, order], labels, 3)
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+
+
+def test_one_label_a_task_names_them_right_in_any_order():
+    codes, z = blobs()
+    q = blob_tasks().probs(codes)[:, [1, 2, 0]]
+    labels = torch.full_like(z, -1)
+    labels[:3] = z[:3]
+    names = name_tasks(q, labels, 3)
+    torch.testing.assert_close(names.sum(-1), torch.ones(3))
+    assert torch.equal((q @ names).argmax(-1), z)
+    clamped = clamp_labels(q, labels, names)
+    assert torch.equal(clamped[:3], q[:3].argmax(-1))
+    assert (clamped[3:] == -1).all()
+
+
+def test_a_label_is_clamped_to_a_task_of_its_own_class_even_against_the_posterior():
+    names = torch.tensor([[0.98, 0.02], [0.97, 0.03], [0.02, 0.98]])
+    q = torch.tensor([[0.5, 0.3, 0.2]])
+    assert clamp_labels(q, torch.tensor([0]), names).tolist() == [0]
+    assert clamp_labels(q, torch.tensor([1]), names).tolist() == [2]
+
+
+def test_more_labels_of_what_is_known_already_change_no_answer():
+    codes, z = blobs()
+    config = replace(FAST, label_steps=5)
+    few = torch.where(torch.arange(len(z)) < 6, z, -1)
+    answers = []
+    for labels in (few, z):
+        tasks, names = images.name_and_clamp(config, blob_tasks(), codes, labels, 3, seed=0)
+        answers.append((tasks.probs(codes) @ names).argmax(-1))
+    assert torch.equal(answers[0], z)
+    assert torch.equal(answers[1], z)
+
+
+def test_a_fraction_of_the_classes_is_known_and_the_same_for_every_way():
+    y = torch.arange(1000) % 10
+    labels = images.hide_classes(y, 0.1, seed=3)
+    known = labels != -1
+    assert known.sum() == 100
+    assert torch.equal(labels[known], y[known])
+    assert torch.equal(labels, images.hide_classes(y, 0.1, seed=3))
+    assert not torch.equal(labels, images.hide_classes(y, 0.1, seed=4))
+    # Few labels are among the more: what is learned from them differs by the number alone.
+    fewer = images.hide_classes(y, 0.01, seed=3) != -1
+    assert (known | ~fewer).all()
+
+
+def test_whitening_and_back():
+    codes = torch.randn(200, 3, generator=draws(), dtype=F64) @ torch.randn(
+        3, 3, generator=draws(1), dtype=F64
+    )
+    white = whitening(codes)
+    torch.testing.assert_close(
+        white(codes).mT.cov(correction=0), torch.eye(3, dtype=F64), rtol=0, atol=1e-10
+    )
+    torch.testing.assert_close(white.inverse(white(codes)), codes, rtol=0, atol=1e-10)
+
+
+def test_a_linear_map_of_the_codes_changes_no_posterior():
+    codes, z = (t.double() if t.is_floating_point() else t for t in blobs())
+    moved = codes @ torch.tensor([[2.0, 1.0], [0.0, 0.5]], dtype=F64) + 3.0
+    prior = TaskPrior.uniform(3)
+    one, other = (Tasks(mixture_of_clusters(c, z, 3, ridge=0.0), prior) for c in (codes, moved))
+    torch.testing.assert_close(one.probs(codes), other.probs(moved), rtol=0, atol=1e-8)
+
+
+def test_tasks_are_read_as_they_were_written():
+    codes, _ = blobs()
+    tasks = blob_tasks()
+    again = Tasks.from_lists(json.loads(json.dumps(tasks.as_lists())))
+    assert torch.equal(tasks.probs(codes), again.probs(codes))
+
+
+def test_the_evidence_does_not_fall_when_trained():
+    codes, _ = blobs()
+    tasks = blob_tasks()
+    with torch.no_grad():
+        tasks.mixture.means += 1.0
+    before = tasks.log_evidence(codes)
+    unknown = torch.full((len(codes),), -1)
+    after = train(replace(FAST, em_rate=0.05), tasks, codes, unknown, 40, draws())
+    assert after.log_evidence(codes) > before
+
+
+def test_an_autoencoder_that_was_interrupted_ends_the_same(sets, tmp_path):
+    basis = images.basis_of(FAST, sets)
+    x = sets.train.x[:300]
+    whole = train_autoencoder(FAST, basis, x, 0, tmp_path / "whole")
+    calls = []
+
+    def broken(done: int) -> None:
+        calls.append(done)
+        if done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_autoencoder(FAST, basis, x, 0, tmp_path / "broken", broken)
+    taken_up = train_autoencoder(FAST, basis, x, 0, tmp_path / "broken", calls.append)
+    assert calls == [0, 1, 1, 2]
+    for one, other in zip(whole.parameters(), taken_up.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_both_classifiers_have_the_encoder_of_the_autoencoder(sets, tmp_path):
+    basis = images.basis_of(FAST, sets)
+    network = train_autoencoder(FAST, basis, sets.train.x[:300], 0, tmp_path / "codes")
+    encoder = images.make_encoder(FAST, basis, image_generator(0, "classifier"))
+    shapes = [{n: p.shape for n, p in e.named_parameters()} for e in (encoder, network.encoder)]
+    assert shapes[0] == shapes[1]
+    same = network.encoder.features(sets.test.x)
+    assert torch.equal(encoder.features(sets.test.x), same)
+
+
+def test_every_file_is_written_and_every_row_has_a_value_for_each_seed(finished):
+    results, folder, stages = finished
+    names = {p.name for p in folder.iterdir() if p.is_file()}
+    files = {"config.json", "metrics.json", "table.md", "posterior.nc"}
+    assert names == files | {"weights.safetensors", "weights.json"}
+    assert all(path.exists() for path in results.figures)
+    rows = json.loads((folder / "metrics.json").read_text())["rows"]
+    assert len(rows) == len(results.rows)
+    assert {len(row["values"]) for row in rows} == {FAST.seeds}
+    assert {row.statement for row in results.rows} == {"D8", "D9"}
+    assert not results.bars  # they are for MNIST
+    assert len(stages) == len(set(stages)) == num_stages(FAST)
+
+
+def test_the_posterior_lies_beside_the_exact_one(finished):
+    _, folder, _ = finished
+    data = az.from_netcdf(folder / "posterior.nc")
+    probs, exact = data["task_probs"]["z"], data["exact_task_probs"]["z"]
+    assert probs.dims == exact.dims == ("image", "z_task")
+    np.testing.assert_allclose(probs, exact, atol=1e-4)
+    assert sorted(probs["z_task"].values.tolist()) == list("0123456789")
+
+
+def test_a_finished_run_is_read_and_not_done_again(finished, sets, monkeypatch):
+    results, folder, _ = finished
+    for name in ("measure_unlabelled", "measure_labelled"):
+        monkeypatch.setattr(images, name, lambda *_args: pytest.fail("done again"))
+    again = run_images(FAST, sets, folder)
+    assert again.rows == results.rows
+
+
+def test_bars_are_those_of_mnist_and_leads_are_paired():
+    ways = dict.fromkeys(images.WAYS, 0.9)
+    few = [
+        {"known": 550, "validation": ways, "test": ways | {images.SEVERAL: s}}
+        for s in (0.94, 0.95, 0.96)
+    ]
+    rows = labelled_rows({0.01: few, 0.1: few}, "mnist")
+    (bar,) = [row for row in rows if row.bar is not None]
+    assert "1% labels (550)" in bar.what
+    np.testing.assert_allclose(bar.values, (4.0, 5.0, 6.0))
+    assert bar.verdict == "met"
+    scores = dict.fromkeys((images.ONE, images.KMEANS, images.KMEANS_CODES), 0.61)
+    one = {"scores": scores, "validation": 0.6, "evidence": [-1.0, -2.0], "collapsed": False}
+    (bar,) = [row for row in unlabelled_rows([one], "mnist") if row.bar is not None]
+    assert (bar.values, bar.verdict) == ((61.0,), "not met")
+    assert not [row for row in unlabelled_rows([one], "digits") if row.bar is not None]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seeds": 0}, "seeds must be at least 1, got 0"),
+        ({"em_steps": 0}, "em_steps must be at least 1, got 0"),
+        ({"code": 65}, "code must be between 2 and pixels = 64"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_an_error(options, message):
+    with pytest.raises(ValueError, match=message):
+        DiscoverImagesConfig(**options)
+
+
+def test_generators_of_different_roles_and_seeds_differ():
+    roles = ("autoencoder", "clusters", "labels", "classifier")
+    seeds = {image_generator(s, role).initial_seed() for s in range(5) for role in roles}
+    assert len(seeds) == 20
+
+
+def test_choices_see_no_test_image(sets, tmp_path):
+    hidden = without_test(sets)
+    hidden_test = {image.numpy().tobytes() for image in sets.test.x}
+    seen = torch.cat([hidden.train.x, hidden.validation.x, hidden.test.x])
+    assert not hidden_test & {image.numpy().tobytes() for image in seen}
+    scores = dict(compare(replace(FAST, dataset="digits"), hidden, tmp_path))
+    assert list(scores) == [0.0, 0.01, 0.1]
+    assert all(0 <= value <= 1 for found in scores.values() for value in found.values())
+
+
+def test_the_command_line_learns_images(tmp_path):
+    runner = CliRunner()
+    out = ["discover", "--out", str(tmp_path / "run"), "--fast"]
+    result = runner.invoke(app, [*out, "--dataset", "digits", "--seeds", "1"])
+    assert result.exit_code == 0, result.output
+    assert "no labels" in result.output
+    assert math.isfinite(json.loads((tmp_path / "run/metrics.json").read_text())["wall_time_s"])
+
+
+def test_a_folder_of_images_without_a_set_is_an_error(tmp_path):
+    result = CliRunner().invoke(app, ["discover", "--data", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "--data belongs to --dataset" in result.output
