@@ -115,6 +115,7 @@ class Study(Generic[ConfigT]):
     def __init__(self, config: ConfigT, data: Path | None = None) -> None:
         self.config = config
         self.data = data
+        self.checkpoints: Path | None = None  # where trainings may keep theirs; set by the runner
 
     def prepare(self, cache: Cache, report: Report) -> None:
         """Make the choices that all seeds share, on validation seeds that no result uses."""

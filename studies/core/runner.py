@@ -84,6 +84,7 @@ def run(
     """
     start = time.perf_counter()
     store, cache = RunFolder(folder), Cache(folder / "pieces")
+    study.checkpoints = folder / "checkpoints"
     progress("choices on validation seeds")
     study.prepare(cache, detail)
     store.write_config(study.name, study.config, study.inputs())
