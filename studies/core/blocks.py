@@ -1,4 +1,4 @@
-"""Streams that are learned block after block: what is left out, and what simple predictors score."""
+"""Streams that are learned block after block, and what simple predictors score on them."""
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ ARRAY = "array"
 class Cache:
     """Records by name and settings; a record of other settings is computed anew.
 
-    A file is a zip archive of arrays (``.npz``), whose entries carry their own checksums. Nothing in
-    it is executed when it is read.
+    A file is a zip archive of arrays (``.npz``), whose entries carry their own checksums.
+    Nothing in it is executed when it is read.
 
     Args:
         folder: where the files lie.
@@ -90,7 +90,7 @@ class Cache:
             "record": _without_arrays(_CONVERTER.unstructure(value), arrays),
         }
         with replacing(self._path(name)) as temporary:
-            np.savez(temporary, **{ABOUT: np.array(json.dumps(about))}, **arrays)  # type: ignore[arg-type]
+            np.savez(temporary, **{ABOUT: np.array(json.dumps(about))}, **arrays)
         content = json.loads(json.dumps(about["record"]))
         return _CONVERTER.structure(_with_arrays(content, arrays), record)
 
@@ -113,7 +113,9 @@ def _without_arrays(value: Any, arrays: dict[str, np.ndarray]) -> Any:
         return {ARRAY: key}
     if isinstance(value, Mapping):
         pairs = value.items()
-        return {"pairs": [[_without_arrays(k, arrays), _without_arrays(v, arrays)] for k, v in pairs]}
+        return {
+            "pairs": [[_without_arrays(k, arrays), _without_arrays(v, arrays)] for k, v in pairs]
+        }
     if isinstance(value, (list, tuple)):
         return [_without_arrays(v, arrays) for v in value]
     return value
@@ -156,8 +158,10 @@ def _make_converter() -> cattrs.Converter:
 
 def _is_array(kind: Any) -> bool:
     origin = getattr(kind, "__origin__", kind)
-    return isinstance(origin, type) and not isinstance(origin, types.GenericAlias) and issubclass(
-        origin, np.ndarray
+    return (
+        isinstance(origin, type)
+        and not isinstance(origin, types.GenericAlias)
+        and issubclass(origin, np.ndarray)
     )
 
 

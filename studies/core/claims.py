@@ -341,7 +341,7 @@ def as_markdown() -> str:
         "# Claims",
         "",
         "What the tables of results speak to. *Paper*: stated by Hummos et al., arXiv 2407.17356;",
-        "*reported elsewhere*: a value of the paper that is known second-hand, a reference line and",
+        "*reported elsewhere*: a value of the paper that is known second-hand, a reference line,",
         "never a target; *this project*: a control or an extension.",
         "",
         "| claim | in one sentence | source |",

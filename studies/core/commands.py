@@ -147,7 +147,9 @@ class _Listed(click.ParamType):
         try:
             return tuple(self.kind(part) for part in value.split(","))
         except ValueError:
-            self.fail(f"expected {self.kind.__name__} values with commas, got {value!r}", param, ctx)
+            self.fail(
+                f"expected {self.kind.__name__} values with commas, got {value!r}", param, ctx
+            )
 
 
 def _as_tuple(_ctx: Any, _param: Any, value: Any) -> Any:

@@ -23,8 +23,8 @@ def write_index(results: Path) -> Path:
     lines = [
         "# Results",
         "",
-        "What the studies wrote, one folder each; every number with its seeds, interval and",
-        "target. Claims are listed in [claims.md](claims.md). Written by `python -m studies index`.",
+        "What the studies wrote, one folder each: every number with its seeds, interval and target.",
+        "The claims are in [claims.md](claims.md). Written by `python -m studies index`.",
         "",
         "| study | command's name | seeds | targets reached | seconds | figures |",
         "|---|---|---|---|---|---|",
@@ -37,11 +37,13 @@ def write_index(results: Path) -> Path:
         about = json.loads((folder / "config.json").read_text())
         verdicts = [row["verdict"] for row in metrics["rows"] if row["verdict"]]
         reached = f"{verdicts.count('reached')} of {len(verdicts)}" if verdicts else "none set"
-        figures = ", ".join(f"[{p.stem}]({folder.name}/{p.name})" for p in sorted(folder.glob("*.png")))
+        figures = ", ".join(
+            f"[{p.stem}]({folder.name}/{p.name})" for p in sorted(folder.glob("*.png"))
+        )
         seeds = about["config"].get("seeds", "")
         lines.append(
-            f"| [{folder.name}]({folder.name}/table.md) | `{about['study']}` | {seeds} | {reached} | "
-            f"{metrics['wall_time_s']:.0f} | {figures} |"
+            f"| [{folder.name}]({folder.name}/table.md) | `{about['study']}` | {seeds} | {reached} "
+            f"| {metrics['wall_time_s']:.0f} | {figures} |"
         )
     path = results / "README.md"
     with replacing(path) as temporary:

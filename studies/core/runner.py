@@ -50,7 +50,9 @@ class _Unit:
     @property
     def name(self) -> str:
         """The unit in words."""
-        numbers = f"{self.seeds[0]}" if len(self.seeds) == 1 else f"{self.seeds[0]}-{self.seeds[-1]}"
+        numbers = (
+            f"{self.seeds[0]}" if len(self.seeds) == 1 else f"{self.seeds[0]}-{self.seeds[-1]}"
+        )
         return f"seed {numbers}: {self.part.name}"
 
 

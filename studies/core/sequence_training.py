@@ -106,6 +106,4 @@ def train_on_stream(
     network.requires_grad_(False).eval()
     best = torch.tensor(stream.means)[held_out.z]
     floor = (best - held_out.x).square().mean().item()
-    return LearningCurve(
-        np.array(train_mse), np.array(validation_mse), floor, seconds / updates
-    )
+    return LearningCurve(np.array(train_mse), np.array(validation_mse), floor, seconds / updates)

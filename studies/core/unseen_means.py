@@ -37,7 +37,11 @@ class OptimisedInput:
 
 
 def new_blocks(
-    means: Tensor, known: float, sigma: float, steps: tuple[int, int], draws: Sequence[torch.Generator]
+    means: Tensor,
+    known: float,
+    sigma: float,
+    steps: tuple[int, int],
+    draws: Sequence[torch.Generator],
 ) -> Tensor:
     """Draw streams that end in a block of an unseen mean, after a block of a known one.
 
@@ -86,4 +90,3 @@ def choose_rate(network: StepsAhead, start: Tensor, space: str, x: Tensor, skip:
 
     options = itertools.starmap(Rate, itertools.product(RATES, HORIZONS))
     return min(options, key=error)
-

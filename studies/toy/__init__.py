@@ -1,1 +1,1 @@
-"""The paper's toy study (Figures 1-3, Table 1), with the exact posterior beside every estimate."""
+"""The paper's toy study (Figures 1-3, Table 1), compared with the exact posterior."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,14 +11,13 @@ import torch
 from torch import Tensor
 
 from gbi_pyro.data.switching import FixedBlocks, SwitchingStream
-from gbi_pyro.metrics.modularity import shared_unit_ratio
-from studies.toy.config import ToyConfig
-from studies.toy.training import generator
 from gbi_pyro.learning.weights import clamped_loss
+from gbi_pyro.metrics.modularity import shared_unit_ratio
 from gbi_pyro.models.sequence import SequenceLSTM
+from studies.core.blocks import LEFT_OUT, WINDOW
+from studies.core.training import descend
+from studies.toy.config import ToyConfig, generator
 
-LEFT_OUT = 20  # the first predictions of a block, while the plain LSTM finds out (Figure 2B)
-WINDOW = 10  # steps that a weight update looks back on
 RATE = 0.001  # Adam's default
 
 
@@ -30,8 +30,9 @@ class BlockRun:
             saw that step, ``(blocks,)``.
         shared_units: ratio of hidden units engaged in a block and the next, ``(blocks - 1,)``; NaN
             where every unit is silent by the usual absolute threshold.
-        shared_of_all: the same without that threshold. A network told its task hardly listens to
-            the noise within a block, so that its variances are small all over: the two differ.
+        shared_of_all: the same without that threshold. A network that is given its task hardly
+            listens to the noise within a block, so that its variances are small all over: the two
+            differ.
         forgetting: error on the task of the last block but one after the last one.
     """
 
@@ -41,30 +42,33 @@ class BlockRun:
     forgetting: float
 
 
-def learn_blocks(config: ToyConfig, seed: int, *, told: bool) -> BlockRun:
+def learn_blocks(config: ToyConfig, seed: int, *, conditioned: bool) -> BlockRun:
     """Learn a stream of alternating blocks, one weight update per step on the last few steps.
 
     Args:
         config: the study.
-        seed: the seed; the same stream with and without a task.
-        told: whether the network is told its task.
+        seed: the seed; the same stream with and without a task input.
+        conditioned: whether the network is given its task.
     """
     length, blocks = config.block_length, config.num_blocks
     stream = SwitchingStream(config.means, config.sigma, FixedBlocks(length))
     data = stream.sample(1, length * blocks, generator(seed, "train"))
     z = data.one_hot(stream.num_tasks)
-    network = SequenceLSTM(stream.num_tasks if told else None, generator=generator(seed, "weights"))
-    optimiser = torch.optim.Adam(network.parameters(), lr=RATE)
-    means, hidden = [], []
+    network = SequenceLSTM(
+        stream.num_tasks if conditioned else None, generator=generator(seed, "weights")
+    )
+    means: list[Tensor] = []
+    hidden: list[Tensor] = []
     network.register_forward_hook(lambda _m, _a, mean: means.append(mean[0, -1].detach()))
     network.lstm.register_forward_hook(lambda _m, _a, out: hidden.append(out[0][0, -1].detach()))
-    for t in range(length * blocks):
-        past = slice(max(0, t + 1 - WINDOW), t + 1)
-        x = data.x[:, past]
-        loss = clamped_loss(network, x, z[:, past]) if told else clamped_loss(network, x)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+
+    def windows() -> Iterator[tuple[Tensor, ...]]:
+        for t in range(length * blocks):
+            past = slice(max(0, t + 1 - WINDOW), t + 1)
+            yield (data.x[:, past], z[:, past]) if conditioned else (data.x[:, past],)
+
+    optimiser = torch.optim.Adam(network.parameters(), lr=RATE)
+    descend(lambda *batch: clamped_loss(network, *batch), windows(), optimiser)
     errors = (torch.stack(means) - data.x[0]).square().reshape(blocks, length)
     activity = torch.stack(hidden).reshape(blocks, length, -1)[:, LEFT_OUT:]
     pairs = [list(pair) for pair in itertools.pairwise(activity)]
@@ -72,33 +76,16 @@ def learn_blocks(config: ToyConfig, seed: int, *, told: bool) -> BlockRun:
         errors[:, LEFT_OUT:].mean(-1).numpy(),
         np.array([shared_unit_ratio(pair) for pair in pairs]),
         np.array([shared_unit_ratio(pair, silent=0.0) for pair in pairs]),
-        _error_on_task(config, network, int(data.z[0, -length - 1]), told, seed),
+        _error_on_task(config, network, int(data.z[0, -length - 1]), seed),
     )
 
 
 @torch.no_grad()
-def _error_on_task(
-    config: ToyConfig, network: SequenceLSTM, task: int, told: bool, seed: int
-) -> float:
+def _error_on_task(config: ToyConfig, network: SequenceLSTM, task: int, seed: int) -> float:
     shape = (config.test_sequences, config.block_length)
     noise = torch.randn(shape, generator=generator(seed, "test"))
     x = config.means[task] + config.sigma * noise
     z: Tensor | None = None
-    if told:
+    if network.num_tasks is not None:
         z = torch.nn.functional.one_hot(torch.full(shape, task), len(config.means)).float()
     return (network.mean(x, z) - x)[:, LEFT_OUT:].square().mean().item()
-
-
-def reference_errors(config: ToyConfig) -> dict[str, float]:
-    """Return what simple predictors score on the toy task: expected squared errors.
-
-    Knowing the task leaves the noise; predicting the middle adds the squared half distance of the
-    means, and always predicting the wrong mean adds the squared distance.
-    """
-    low, high = min(config.means), max(config.means)
-    noise = config.sigma**2
-    return {
-        "knows the task": noise,
-        "always the middle": noise + ((high - low) / 2) ** 2,
-        "always the wrong mean": noise + (high - low) ** 2,
-    }

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from gbi_pyro.data.switching import GeometricBlocks, SwitchingStream
 from studies.core.protocol import Seeds
+from studies.core.seeds import Roles
 
+generator = Roles("weights", "train", "validate", "calibrate", "test")
 FOUR_MEANS = (0.2, 0.4, 0.6, 0.8)  # of the networks with four tasks
 NOISY = 0.3  # the noise of those that find it harder to tell their tasks apart
 
@@ -58,8 +61,18 @@ class ToyConfig(Seeds):
         if self.block_length <= 20 or self.new_block <= 20:
             raise ValueError("blocks must be longer than 20 steps, which are left out or apart")
 
+    def stream(
+        self, means: tuple[float, ...] | None = None, sigma: float | None = None
+    ) -> SwitchingStream:
+        """Return the stream that the study draws from, with other means or noise where given."""
+        return SwitchingStream(
+            means=means or self.means,
+            sigma=sigma or self.sigma,
+            blocks=GeometricBlocks(self.hazard),
+        )
+
     def fast(self) -> ToyConfig:
-        """Return a configuration that runs through everything in seconds and shows nothing."""
+        """Return a smoke test: everything runs in seconds, and the numbers are meaningless."""
         return replace(
             self,
             seeds=min(self.seeds, 2),

@@ -1,146 +1,144 @@
-"""The toy study from one call: train, infer, compare, write everything down."""
+"""The toy study: networks trained on a switching stream, and what is inferred with them."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from matplotlib.figure import Figure
+from torch import Tensor, nn
 
 from gbi_pyro.export.inference_data import to_inference_data
-from studies.core.run_folder import RunFolder
-from studies.core.protocol import Progress, StudyResults
-from studies.toy import adaptation as adapting
-from studies.toy import figures, rows
-from studies.toy.blocks import BlockRun, learn_blocks
-from studies.toy.config import FOUR_MEANS, NOISY, ToyConfig
-from studies.toy.evidence import (
-    Responses,
-    filtered_estimates,
-    respond,
-    semi_markov_divergences,
-    test_stream,
+from gbi_pyro.models.sequence import SequenceLSTM
+from studies.core.cache import Cache, as_json
+from studies.core.protocol import Found, Report, Study
+from studies.core.streams import calibrate_network, filtered_estimates
+from studies.core.table import Row
+from studies.toy import figures
+from studies.toy.adaptation import (
+    ON_SIMPLEX,
+    Rates,
+    choose_rates,
+    on_unseen_means,
+    prediction_errors,
+    run_online,
 )
-from studies.toy.identities import method_identities
-from studies.toy.training import Trained, make_stream, train_network
-from gbi_pyro.logjoint import Passes
-
-NETWORKS_PER_SEED = 5
-
-
-Estimates = dict[str, list[dict[str, tuple[float, Passes]]]]
-
-
-def num_stages(config: ToyConfig) -> int:
-    """Return how many stages ``run`` reports."""
-    return config.seeds * (NETWORKS_PER_SEED + 2 + 1) + 6
+from studies.toy.blocks import learn_blocks
+from studies.toy.config import FOUR_MEANS, NOISY, ToyConfig, generator
+from studies.toy.identities import measure_identities
+from studies.toy.record import CONDITIONED, PLAIN, Estimate, ToySeed
+from studies.toy.responses import filters, respond, semi_markov_divergences
+from studies.toy.table import toy_table
+from studies.toy.training import Trained, test_stream, train_network
 
 
-def run(config: ToyConfig, folder: Path, progress: Progress = lambda _what: None) -> StudyResults:
-    """Run the toy study and write it to a folder.
+class ToyStudy(Study[ToyConfig]):
+    """A task that switches between two means, inferred by one gradient step and exactly."""
 
-    Args:
-        config: what to do.
-        folder: where the results go; files of an earlier run there are replaced one by one.
-        progress: called with what is being done, ``num_stages`` times.
+    name = "toy"
+    title = "The paper's toy study (Figures 1-3, Table 1), compared with the exact posterior"
+    config_type = ToyConfig
+    rates: Rates
 
-    Returns:
-        The table of results and where the files lie.
-    """
-    start = time.perf_counter()
-    store = RunFolder(folder)
-    store.write_config("toy", config)
-    networks = _train(config, progress)
-    told, plain = networks.told, networks.plain
-    block_runs: dict[str, list[BlockRun]] = {rows.TOLD: [], rows.PLAIN: []}
-    responses, identities = [], []
-    for seed, trained in zip(config.all_seeds, told, strict=True):
-        for name, runs in block_runs.items():
-            progress(f"seed {seed}: {name}, one stream block after block")
-            runs.append(learn_blocks(config, seed, told=name == rows.TOLD))
-        progress(f"seed {seed}: gradients beside the exact posterior")
-        responses.append(respond(config, seed, trained))
-        identities.append(method_identities(config, seed, trained))
-    progress("switching streams: choosing rates on validation streams")
-    x, _ = adapting.test_streams(config, told)
-    to_switches = adapting.adapters_to_switches(config, told, plain)
-    progress("switching streams: online")
-    online = {name: adapter(x) for name, adapter in to_switches.items()}
-    progress("unseen means: choosing rates on validation streams")
-    to_unseen = adapting.adapters_to_unseen(config, told, plain)
-    progress("unseen means: online")
-    adaptation = adapting.adapt(config, to_unseen, plain)
-    progress("the affine model and the rivals")
-    engaged = online[adapting.ON_SIMPLEX]
-    predicted, values = engaged.mean.numpy(), engaged.values.numpy()
-    table = [
-        *rows.affine_rows(config),
-        *rows.identity_rows(identities),
-        *rows.training_rows(told, plain),
-        *rows.block_rows(config, block_runs),
-        *rows.response_rows(config, responses),
-        *rows.engaged_rows(responses, predicted, values),
-        *rows.adaptation_rows(config, adaptation),
-        *rows.evidence_rows(networks.estimates),
-        *rows.semi_markov_rows(networks.semi_markov),
-        *rows.rival_rows(adapting.rivals(config, online, told, plain)),
-    ]
-    progress("figures and files")
-    drawn = [
-        figures.figure_1(store.figures, config, responses[0]),
-        figures.figure_2(store.figures, config, told, plain, block_runs),
-        figures.figure_3(store.figures, config, responses[0], adaptation, predicted[0], values[0]),
-    ]
-    _write_posterior(store, config, responses[0])
-    names = {f"told_{s}": t.network for s, t in zip(config.all_seeds, told, strict=True)}
-    names |= {f"plain_{s}": t.network for s, t in zip(config.all_seeds, plain, strict=True)}
-    store.write_weights(names)
-    store.write_metrics(table, time.perf_counter() - start)
-    return StudyResults(table, folder, drawn)
+    def prepare(self, cache: Cache, report: Report) -> None:
+        """Choose the rates of online Z on validation seeds."""
+        settings = {**as_json(self.config), "seeds": None, "first_seed": None}
+        self.rates = cache.get(
+            "rates of online Z", settings, Rates, lambda: choose_rates(self.config)
+        )
 
+    def inputs(self) -> dict[str, Any]:
+        """Return the rates that were chosen."""
+        return {"rates": as_json(self.rates)}
 
-@dataclass
-class _Networks:
-    """Trained networks by seed; of the kinds that only serve a comparison, its outcome."""
-
-    told: list[Trained] = field(default_factory=list)
-    plain: list[Trained] = field(default_factory=list)
-    estimates: Estimates = field(default_factory=dict)
-    semi_markov: list[dict[str, float]] = field(default_factory=list)
-
-
-def _train(config: ToyConfig, progress: Progress) -> _Networks:
-    """Train every kind of network for every seed."""
-    usual, noisy = f"K = 2, sigma {config.sigma:g}", f"K = 2, sigma {NOISY:g}"
-    four = f"K = 4, sigma {config.sigma:g}"
-    kinds = {
-        usual: (make_stream(config), False),
-        noisy: (make_stream(config, sigma=NOISY), False),
-        four: (make_stream(config, means=FOUR_MEANS), False),
-        f"{four}, mixtures": (make_stream(config, means=FOUR_MEANS), True),
-    }
-    networks = _Networks(estimates={kind: [] for kind in kinds})
-    for seed in config.all_seeds:
-        progress(f"seed {seed}: training the {rows.PLAIN}")
-        networks.plain.append(train_network(config, seed, make_stream(config), told=False))
+    def measure(self, seed: int, report: Report) -> ToySeed:
+        """Train every kind of network and measure everything of one seed."""
+        config = self.config
+        report(f"training the {PLAIN}")
+        plain = train_network(config, seed, config.stream(), conditioned=False)
+        usual, noisy = f"K = 2, sigma {config.sigma:g}", f"K = 2, sigma {NOISY:g}"
+        four = f"K = 4, sigma {config.sigma:g}"
+        kinds = {
+            usual: (config.stream(), False),
+            noisy: (config.stream(sigma=NOISY), False),
+            four: (config.stream(means=FOUR_MEANS), False),
+            f"{four}, mixtures": (config.stream(means=FOUR_MEANS), True),
+        }
+        networks: dict[str, Trained] = {}
         for kind, (stream, mixtures) in kinds.items():
-            progress(f"seed {seed}: training the {rows.TOLD}, {kind}")
-            trained = train_network(config, seed, stream, mixtures=mixtures)
-            networks.estimates[kind].append(filtered_estimates(config, seed, trained))
-            if kind == usual:
-                networks.told.append(trained)
-            if kind == noisy:
-                networks.semi_markov.append(semi_markov_divergences(config, seed, trained))
-    return networks
+            report(f"training the {CONDITIONED}, {kind}")
+            networks[kind] = train_network(config, seed, stream, mixtures=mixtures)
+        trained = networks[usual]
+        report("one stream block after block")
+        blocks = {
+            name: learn_blocks(config, seed, conditioned=name == CONDITIONED)
+            for name in (CONDITIONED, PLAIN)
+        }
+        report("Z optimised online")
+        x = test_stream(config, seed, trained.stream).x.unsqueeze(0)
+        online = run_online(config, self.rates.switches, trained, plain, x)
+        both = {CONDITIONED: trained, PLAIN: plain}
+        return ToySeed(
+            identities=measure_identities(config, seed, trained),
+            curves={name: t.curve for name, t in both.items()},
+            weights={name: t.network.state_dict() for name, t in both.items()},
+            blocks=blocks,
+            responses=respond(config, seed, trained),
+            predicted=online[ON_SIMPLEX].mean[0].numpy(),
+            values=online[ON_SIMPLEX].values[0].numpy(),
+            unseen=on_unseen_means(config, seed, self.rates.unseen, trained, plain),
+            estimates={k: self._estimates(seed, t) for k, t in networks.items()},
+            semi_markov=semi_markov_divergences(config, seed, networks[noisy]),
+            errors=prediction_errors(config, seed, online, trained, plain),
+        )
 
+    def _estimates(self, seed: int, trained: Trained) -> dict[str, Estimate]:
+        config, stream = self.config, trained.stream
+        shape = config.test_sequences, config.test_length
+        other = stream.sample(*shape, generator(seed, "calibrate")).x
+        calibration = calibrate_network(stream, trained.network, other)
+        x = test_stream(config, seed, stream).x
+        found = filtered_estimates(stream, trained.network, x, calibration)
+        return {n: Estimate(d, p.forward, p.backward) for n, (d, p) in found.items()}
 
-def _write_posterior(store: RunFolder, config: ToyConfig, response: Responses) -> None:
-    data = test_stream(config, config.first_seed, make_stream(config))
-    store.write_posterior(
-        to_inference_data(
-            response.filtered,
+    def table(self, found: Found) -> list[Row]:
+        """Return every claim with its values and target."""
+        return toy_table(self.config, self.rates.unseen, found[self.name])
+
+    def figures(self, found: Found) -> Iterator[tuple[str, Figure]]:
+        """Draw Figures 1-3 of the paper."""
+        records = found[self.name]
+        yield "figure-1", figures.figure_1(self.config, records[0].responses)
+        yield "figure-2", figures.figure_2(self.config, records)
+        yield "figure-3", figures.figure_3(self.config, records)
+
+    def posterior(self, found: Found) -> Any:
+        """Return one step in the Bayes filter on the first seed's test stream."""
+        seed, stream = self.config.first_seed, self.config.stream()
+        record: ToySeed = found[self.name][0]
+        network = self._network(record.weights[CONDITIONED], CONDITIONED)
+        trained = Trained(network, stream, record.curves[CONDITIONED])
+        one_step, exact = filters(self.config, seed, trained)
+        data = test_stream(self.config, seed, stream)
+        return to_inference_data(
+            one_step,
             observed={"x": data.x},
             labels={"z": data.z},
-            exact=response.exact,
-            attributes={"study": "toy", "seed": config.first_seed},
+            exact=exact,
+            attributes={"study": self.name, "seed": seed},
         )
-    )
+
+    def networks(self, found: Found) -> Mapping[str, nn.Module]:
+        """Return the networks of every seed."""
+        names = {CONDITIONED: "conditioned", PLAIN: "plain"}
+        return {
+            f"{short}_{seed}": self._network(record.weights[name], name)
+            for name, short in names.items()
+            for seed, record in zip(self.config.all_seeds, found[self.name], strict=True)
+        }
+
+    def _network(self, weights: Mapping[str, Tensor], name: str) -> SequenceLSTM:
+        network = SequenceLSTM(len(self.config.means) if name == CONDITIONED else None)
+        network.load_state_dict(weights)
+        network.requires_grad_(False).eval()
+        return network
