@@ -23,6 +23,7 @@ import pyro.distributions as dist
 import torch
 from matplotlib.figure import Figure
 
+from gbi_pyro import plots
 from gbi_pyro.data.switching import GeometricBlocks, SwitchingStream
 from gbi_pyro.metrics.comparison import Score, compare_models, leave_one_out
 from gbi_pyro.export.inference_data import to_inference_data
@@ -30,8 +31,6 @@ from gbi_pyro.metrics.prequential import SwitchingMeans, prequential_code
 from gbi_pyro.metrics.runs import compare_runs
 from studies.told_or_not.config import KINDS, FitConfig
 from studies.told_or_not.study import run
-from gbi_pyro.plots import plot_curves
-from gbi_pyro.plots.comparison import plot_comparisons
 
 # %matplotlib inline
 FAST = os.environ.get("GBI_PYRO_FAST") == "1"  # less data and fewer steps, to test the lesson
@@ -70,7 +69,7 @@ print(compare_models(evidence))
 
 # %%
 behind = {f"{K} task(s)": (losses[K] - losses[2]).cumsum(0)[None].numpy() for K in (1, 3)}
-ax = plot_curves(behind, xlabel="step", ylabel="nats behind two tasks", floor={"two tasks": 0.0})
+ax = plots.curves(behind, xlabel="step", ylabel="nats behind two tasks", floor={"two tasks": 0.0})
 ax.figure
 
 # %% [markdown]
@@ -167,7 +166,7 @@ for row in rows:
 
 # %%
 figure = Figure(figsize=(12, 2.6), layout="constrained")
-axes = plot_comparisons(rows, list(figure.subplots(1, 3)), reference=KINDS["labels"])
+axes = plots.comparisons(rows, list(figure.subplots(1, 3)), reference=KINDS["labels"])
 figure
 
 # %% [markdown]

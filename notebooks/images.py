@@ -13,7 +13,7 @@ import torch
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
-from gbi_pyro import Enumeration, OneStepGradient, clamped_loss
+from gbi_pyro import Enumeration, OneStepGradient, clamped_loss, plots
 from gbi_pyro.data.images import Images, load_images
 from gbi_pyro.metrics import ood
 from gbi_pyro.metrics.agreement import agreement
@@ -23,7 +23,6 @@ from gbi_pyro.metrics.reliability import reliability_table
 from gbi_pyro.metrics.recalibration import fit_temperature, temper
 from gbi_pyro.models.affine_head import AffineHeadAutoencoder, pca_basis
 from gbi_pyro.models.image import ConditionedAutoencoder
-from gbi_pyro.plots import plot_histograms, plot_image_grid, plot_reliability, plot_roc
 
 # %matplotlib inline
 FAST = os.environ.get("GBI_PYRO_FAST") == "1"  # less data and fewer steps, to test the lesson
@@ -90,7 +89,7 @@ some = digits.test.x[:6]
 as_class = torch.eye(10).unsqueeze(1).expand(-1, len(some), -1)  # (class, image, K)
 rebuilt = affine.generate(as_class, some)
 columns = torch.cat([some.unsqueeze(0), rebuilt]).transpose(0, 1)
-plot_image_grid(columns.numpy(), ["image", *digits.class_names])
+plots.image_grid(columns.numpy(), ["image", *digits.class_names])
 
 # %% [markdown]
 # ## Classification
@@ -162,7 +161,7 @@ tables = {
     )._asdict()
     for how, log_probs in shown.items()
 }
-plot_reliability(tables).figure
+plots.reliability(tables).figure
 
 # %% [markdown]
 # The images that the exact posterior, tempered, is least sure of: its two best guesses, and the
@@ -173,7 +172,7 @@ answers = tempered["affine head, exact"]
 doubtful = torch.special.entr(answers.exp()).sum(-1).argsort(descending=True)[:8]
 guesses = answers[doubtful].topk(2).indices
 titles = [f"{a} or {b}?\n({c})" for (a, b), c in zip(guesses.tolist(), y[doubtful], strict=True)]
-plot_image_grid(x[doubtful].unsqueeze(0).numpy(), titles)
+plots.image_grid(x[doubtful].unsqueeze(0).numpy(), titles)
 
 # %% [markdown]
 # ## Is it of a known kind at all?
@@ -228,13 +227,13 @@ figure = Figure(figsize=(12, 3.8), layout="constrained")
 axes = figure.subplots(1, 3)
 outside = unknown["digits 8 and 9"]
 for ax, name in zip(axes, ("maximum of one step", "cosine of residual and class"), strict=False):
-    plot_histograms(inside[name].numpy(), outside[name].numpy(), ax, xlabel=name)
+    plots.histograms(inside[name].numpy(), outside[name].numpy(), ax, xlabel=name)
 curves = {}
 for name in inside:
     both = torch.cat([inside[name], outside[name]])
     is_unknown = torch.arange(len(both)) >= len(inside[name])
     curves[name] = roc_curve(is_unknown.numpy(), both.numpy())[:2]
-plot_roc(curves, axes[2])
+plots.roc(curves, axes[2])
 figure
 
 # %% [markdown]

@@ -21,12 +21,12 @@ from gbi_pyro import (
     stepwise,
     clamped_loss,
     hmm_posterior,
+    plots,
 )
 from gbi_pyro.data.bigram import BigramLanguages
 from gbi_pyro.metrics.agreement import agreement
 from gbi_pyro.metrics.scores import accuracy
 from gbi_pyro.models.language import LanguageLSTM
-from gbi_pyro.plots import plot_curves, plot_reading
 
 # %matplotlib inline
 FAST = os.environ.get("GBI_PYRO_FAST") == "1"  # less data and fewer steps, to test the lesson
@@ -130,7 +130,7 @@ for ax, curves, ylabel in zip(
     strict=True,
 ):
     shown = {name: [values] for name, values in curves.items()}
-    plot_curves(shown, ax, x=LENGTHS, xlabel="words read", ylabel=ylabel)
+    plots.curves(shown, ax, x=LENGTHS, xlabel="words read", ylabel=ylabel)
     ax.set_xscale("log")
     ax.set_xticks(LENGTHS, [str(n) for n in LENGTHS])
     ax.minorticks_off()
@@ -159,7 +159,7 @@ for give in ("filtered", "smoothed"):
     best = getattr(truth, f"log_{give}")
     for name, log_probs in (("one step", read), ("exact", best)):
         right = accuracy(log_probs[0], spoken[0])
-        ax = plot_reading(log_probs[0].exp().numpy(), spoken[0].numpy(), next(axes))
+        ax = plots.task_heatmap(log_probs[0].exp().numpy(), spoken[0].numpy(), next(axes))
         ax.set_title(f"{give}, {name}: {100 * right:.0f} % of the words", loc="left", fontsize=9)
         ax.set(xlabel="", ylabel="language")
     print(f"{give}: KL(exact || one step) {agreement(best, read).kl:.3f} nats per word")

@@ -87,11 +87,11 @@ figure = Figure(figsize=(10.5, 3.2), layout="constrained")
 left, middle, right = figure.subplots(1, 3)
 curves = {name: np.stack([n.train_mse for n in networks]) for name, networks in trained.items()}
 floor = config.sigma**2
-plots.plot_curves(curves, left, floor, xlabel="weight update", log=True)
+plots.curves(curves, left, floor, xlabel="weight update", log=True)
 errors = {name: np.stack([run.block_mse for run in runs]) for name, runs in blocks.items()}
-plots.plot_blocks(errors, middle, floor, ylabel="mean squared error from step 21")
+plots.blocks(errors, middle, floor, ylabel="mean squared error from step 21")
 shared = {name: np.stack([run.shared_units for run in runs]) for name, runs in blocks.items()}
-plots.plot_binned(shared, 5, right, ylabel="units shared with the next block")
+plots.binned(shared, 5, right, ylabel="units shared with the next block")
 right.tick_params(axis="x", labelrotation=60)
 figure
 
@@ -123,9 +123,9 @@ most = int((z[:, shown].diff() != 0).sum(1).argmax())  # the sequence that switc
 data = data.isel(sequence=[most], time=shown)
 figure = Figure(figsize=(7, 5.6), layout="constrained")
 top, centre, bottom = figure.subplots(3, 1, sharex=True)
-plots.plot_stream(x[most, shown], z[most, shown], stream.means, top)
-plots.plot_likelihood(stream.log_emission(x)[most, shown], centre)
-plots.plot_task_probs(data, task=1, ax=bottom)
+plots.stream(x[most, shown], z[most, shown], stream.means, top)
+plots.likelihood(stream.log_emission(x)[most, shown], centre)
+plots.task_probs(data, task=1, ax=bottom)
 for ax in (top, centre):
     ax.set_xlabel("")
 figure
@@ -144,11 +144,11 @@ figure = Figure(figsize=(10.5, 3.2), layout="constrained")
 left, middle, right = figure.subplots(1, 3)
 at_rest = network.mean(x, network.uniform(*x.shape)).detach()
 one = most, shown
-plots.plot_stream(x[one], z[one], stream.means, left, prediction=at_rest[one])
+plots.stream(x[one], z[one], stream.means, left, prediction=at_rest[one])
 gradient = evidence.logits() - evidence.logits().mean(-1, keepdim=True)
-plots.plot_gradients(gradient[one], z[one], middle)
+plots.gradients(gradient[one], z[one], middle)
 log_odds = [q[..., 1] - q[..., 0] for q in (stream.log_emission(x), evidence.logits())]
-plots.plot_evidence(*(odds[:4] for odds in log_odds), right)  # of four sequences
+plots.binary_log_odds(*(odds[:4] for odds in log_odds), right)  # of four sequences
 figure
 
 # %%
@@ -175,13 +175,13 @@ for name, run in adaptation.errors.items():
 figure = Figure(figsize=(11.5, 3.4), layout="constrained")
 left, middle, right = figure.subplots(1, 3)
 values = moved.values[0][one]
-plots.plot_task_probs(values, exact.probs()[one], z[one], task=1, ax=left)
+plots.task_probs(values, exact.probs()[one], z[one], task=1, ax=left)
 left.set_ylabel("Z of task 1, moved online")
 hull = min(config.means), max(config.means)
 last = {name: run[..., -EDGE:].mean(-1) for name, run in adaptation.errors.items()}
 label = f"mean squared error, last {EDGE} steps"
-plots.plot_by_mean(adaptation.means, last, hull, middle, floor, ylabel=label, log=True)
-plots.plot_predicted_mean(adaptation.means, adaptation.predicted, right, hull=hull)
+plots.by_mean(adaptation.means, last, hull, middle, floor, ylabel=label, log=True)
+plots.predicted_mean(adaptation.means, adaptation.predicted, right, hull=hull)
 figure
 
 # %% [markdown]

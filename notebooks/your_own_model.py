@@ -12,9 +12,8 @@ import pyro.distributions as dist
 import torch
 from matplotlib.figure import Figure
 
-from gbi_pyro import Enumeration, OneStepGradient, calibrate, clamped_loss
+from gbi_pyro import Enumeration, OneStepGradient, calibrate, clamped_loss, plots
 from gbi_pyro.metrics.agreement import agreement
-from gbi_pyro.plots import plot_evidence
 
 # %matplotlib inline
 FAST = os.environ.get("GBI_PYRO_FAST") == "1"  # less data and fewer steps, to test the lesson
@@ -146,6 +145,6 @@ figure = Figure(figsize=(12, 4), layout="constrained")
 axes = figure.subplots(1, 3, sharey=True)
 for ax, posterior in zip(axes, (one_step, calibrated, second), strict=True):
     odds = [q.logits()[:, 1] - q.logits()[:, 0] for q in (exact, posterior)]
-    plot_evidence(odds[0].numpy(), odds[1].numpy(), ax)
+    plots.binary_log_odds(odds[0].numpy(), odds[1].numpy(), ax)
     ax.set_ylabel(f"{posterior.method} (nats)")
 figure

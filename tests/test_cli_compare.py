@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from typer.testing import CliRunner
 
+from gbi_pyro import plots
 from gbi_pyro.cli.compare import compare
 from studies.cli_fit import fit
 from gbi_pyro.metrics.runs import compare_runs
-from gbi_pyro.plots.comparison import plot_comparison, plot_comparisons
 
 app = typer.Typer()
 for command in (fit, compare):
@@ -148,7 +148,7 @@ def points(ax: Axes) -> list[tuple[float, float, str, str]]:
 
 
 def test_a_figure_shows_differences_and_whether_they_exclude_zero() -> None:
-    ax = plot_comparison(ROWS[:2], reference="a")
+    ax = plots.comparison(ROWS[:2], reference="a")
     assert points(ax) == [(-0.2, 0, "o", "black"), (0.1, 1, "s", "white")]
     ends = [c.lines[2][0].get_segments()[0][:, 0].tolist() for c in ax.containers]
     assert ends[0] == pytest.approx([-0.3, -0.1])
@@ -158,16 +158,16 @@ def test_a_figure_shows_differences_and_whether_they_exclude_zero() -> None:
 
 
 def test_every_quantity_has_axes_and_every_run_its_marker() -> None:
-    axes = plot_comparisons(ROWS)
+    axes = plots.comparisons(ROWS)
     assert [ax.get_title(loc="left") for ax in axes] == ["loss", "error"]
     assert [p[2] for p in points(axes[1])] == ["s"]  # as in the other axes
     assert points(axes[1])[0][3] == "white"  # nothing is known of its interval
     given = list(Figure().subplots(1, 2))
-    assert plot_comparisons(ROWS, given) == given
+    assert plots.comparisons(ROWS, given) == given
 
 
 def test_a_figure_is_black_and_white() -> None:
-    figure = plot_comparisons(ROWS)[0].figure
+    figure = plots.comparisons(ROWS)[0].figure
     assert isinstance(figure, Figure)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -178,7 +178,7 @@ def test_a_figure_is_black_and_white() -> None:
 
 def test_long_names_leave_room_for_the_data() -> None:
     long = [{**row, "run": "a-very-long-name/" * 8 + str(row["run"])} for row in ROWS]
-    for ax in plot_comparisons(long, reference="another-long-name/" * 8):
+    for ax in plots.comparisons(long, reference="another-long-name/" * 8):
         assert isinstance(ax.figure, Figure)
         FigureCanvasAgg(ax.figure).draw()
         assert ax.get_window_extent().width > 0.25 * ax.figure.bbox.width / 2
@@ -186,10 +186,10 @@ def test_long_names_leave_room_for_the_data() -> None:
 
 def test_rows_that_cannot_be_drawn_are_named() -> None:
     with pytest.raises(ValueError, match=r"rows should be of one quantity; got \['error', 'loss'"):
-        plot_comparison(ROWS)
+        plots.comparison(ROWS)
     with pytest.raises(ValueError, match="one quantity; got none"):
-        plot_comparison([])
+        plots.comparison([])
     with pytest.raises(ValueError, match="at least one difference"):
-        plot_comparisons([])
+        plots.comparisons([])
     with pytest.raises(ValueError, match=r"axes should be 2, one for each of .*got 1"):
-        plot_comparisons(ROWS, [Figure().subplots()])
+        plots.comparisons(ROWS, [Figure().subplots()])

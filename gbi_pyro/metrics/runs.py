@@ -184,8 +184,7 @@ def write_comparison(table: Table, reference: str, folder: Path) -> list[Path]:
     Returns:
         The files.
     """
-    from gbi_pyro.plots import save_figure
-    from gbi_pyro.plots.comparison import plot_comparisons
+    from gbi_pyro import plots
 
     files = [folder / f"comparison.{kind}" for kind in ("csv", "json", "md")]
     table.to_csv(files[0])
@@ -195,9 +194,9 @@ def write_comparison(table: Table, reference: str, folder: Path) -> list[Path]:
     short = {path: Path(path).name for path in paths}
     short = short if len(set(short.values())) == len(paths) else {path: path for path in paths}
     rows = [{**row, "run": short[str(row["run"])]} for row in table.records()]
-    figure = plot_comparisons(rows, reference=short[reference])[0].figure
+    figure = plots.comparisons(rows, reference=short[reference])[0].figure
     assert isinstance(figure, Figure)
-    return [*files, save_figure(figure, folder / "figures", "comparison")]
+    return [*files, plots.save_figure(figure, folder / "figures", "comparison")]
 
 
 def print_comparison(table: Table, reference: str, level: float, console: Console) -> None:

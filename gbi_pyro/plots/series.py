@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
-from gbi_pyro.plots.style import (
+from gbi_pyro.plots._style import (
     BAND,
     COLOURS,
     Ax,
@@ -23,12 +23,12 @@ from gbi_pyro.plots.style import (
 )
 
 
-def plot_stream(
+def stream(
     x: ArrayLike, z: ArrayLike, means: ArrayLike, ax: Ax = None, *, prediction: Any = None
 ) -> Axes:
     """Draw observations x (T,) as dots, the mean of their task z (T,), and a prediction (T,).
 
-    >>> plot_stream([0.2, 0.9], [0, 1], means=[0.2, 0.8]).get_ylabel()
+    >>> stream([0.2, 0.9], [0, 1], means=[0.2, 0.8]).get_ylabel()
     'observation x'
     """
     x = checked_array("x", x, "T")
@@ -46,7 +46,7 @@ def plot_stream(
     return finish(ax)
 
 
-def plot_task_probs(
+def task_probs(
     probs: Any,
     exact: Any = None,
     z: Any = None,
@@ -65,7 +65,7 @@ def plot_task_probs(
         task, ax: which task, and where to draw it.
         site, sequence: which site of ``InferenceData`` (the first), and which of several sequences.
 
-    >>> plot_task_probs([[0.9, 0.1], [0.2, 0.8]], z=[0, 1], task=1).get_ylabel()
+    >>> task_probs([[0.9, 0.1], [0.2, 0.8]], z=[0, 1], task=1).get_ylabel()
     'p(task 1 | x)'
     """
     name: Any = task
@@ -101,15 +101,17 @@ def plot_task_probs(
     return finish(ax)
 
 
-def plot_reading(probs: ArrayLike, z: ArrayLike, ax: Ax = None, *, names: Names = None) -> Axes:
-    """Draw the posterior over all tasks along a text, (T, K), dark for sure; the true task marked.
+def task_heatmap(
+    probs: ArrayLike, z: ArrayLike, ax: Ax = None, *, names: Names = None, xlabel: str = "step"
+) -> Axes:
+    """Draw the posterior over all tasks by step, (T, K), dark for sure; the true task marked.
 
-    >>> plot_reading([[0.9, 0.1], [0.2, 0.8]], z=[0, 1], names=["chat", "news"]).get_xlabel()
-    'word'
+    >>> task_heatmap([[0.9, 0.1], [0.2, 0.8]], z=[0, 1], names=["chat", "news"]).get_xlabel()
+    'step'
     """
     shown = checked_array("probs", probs, "T", "K")
     true = checked_array("z", z, len(shown)).astype(int)
-    ax = new_axes(ax, "word", "")
+    ax = new_axes(ax, xlabel, "")
     extent = (0.5, len(shown) + 0.5, shown.shape[1] - 0.5, -0.5)
     ax.imshow(shown.T, cmap="Greys", vmin=0, vmax=1, aspect="auto", extent=extent)
     ends = [0, *(np.flatnonzero(np.diff(true)) + 1), len(true)]
@@ -120,49 +122,29 @@ def plot_reading(probs: ArrayLike, z: ArrayLike, ax: Ax = None, *, names: Names 
     return ax
 
 
-def plot_likelihood(log_emission: ArrayLike, ax: Ax = None, *, names: Names = None) -> Axes:
+def likelihood(log_likelihood: ArrayLike, ax: Ax = None, *, names: Names = None) -> Axes:
     """Draw the likelihood of each task over time from log p(x_t | z_t = k), (T, K).
 
-    >>> [line.get_label() for line in plot_likelihood([[0.0, -1.0], [-1.0, 0.0]]).lines]
+    >>> [line.get_label() for line in likelihood([[0.0, -1.0], [-1.0, 0.0]]).lines]
     ['task 0', 'task 1']
     """
     ax = new_axes(ax, "step", "likelihood p(x | task)")
-    draw_task_lines(ax, np.exp(checked_array("log_emission", log_emission, "T", "K")), names)
+    draw_task_lines(ax, np.exp(checked_array("log_likelihood", log_likelihood, "T", "K")), names)
     return finish(ax)
 
 
-def plot_gradients(
-    gradients: ArrayLike, z: ArrayLike, ax: Ax = None, *, names: Names = None
-) -> Axes:
+def gradients(values: ArrayLike, z: ArrayLike, ax: Ax = None, *, names: Names = None) -> Axes:
     """Draw the gradient on each task unit, (T, K) in nats, and where the task z, (T,), switches.
 
-    >>> len(plot_gradients([[1.0, -1.0], [-2.0, 2.0]], [0, 1]).lines)  # 2 units, zero, a switch
+    >>> len(gradients([[1.0, -1.0], [-2.0, 2.0]], [0, 1]).lines)  # 2 units, zero, a switch
     4
     """
-    gradients = checked_array("gradients", gradients, "T", "K")
+    values = checked_array("values", values, "T", "K")
     ax = new_axes(ax, "step", "gradient on z (nats)")
-    draw_task_lines(ax, gradients, names)
+    draw_task_lines(ax, values, names)
     ax.axhline(0, color="0.7", linewidth=0.8, zorder=0)
-    switches = np.flatnonzero(np.diff(checked_array("z", z, len(gradients)))) + 1.5
+    switches = np.flatnonzero(np.diff(checked_array("z", z, len(values)))) + 1.5
     for i, switch in enumerate(switches):
         line: dict[str, Any] = {"linestyle": (0, (5, 3)), "linewidth": 1, "zorder": 0}
         ax.axvline(switch, color="0.6", label="" if i else "switch", **line)
-    return finish(ax)
-
-
-def plot_evidence(exact_log_odds: ArrayLike, estimate_log_odds: ArrayLike, ax: Ax = None) -> Axes:
-    """Draw estimated against exact log p(x | task 1) / p(x | task 0), and where they are equal.
-
-    >>> plot_evidence([-1.0, 2.0], [-1.1, 1.8]).get_xlabel()
-    'exact log odds (nats)'
-    """
-    exact = np.ravel(np.asarray(exact_log_odds, dtype=float))
-    estimate = checked_array(
-        "estimate_log_odds", np.ravel(np.asarray(estimate_log_odds)), len(exact)
-    )
-    ax = new_axes(ax, "exact log odds (nats)", "estimated log odds (nats)", size=(3.6, 3.4))
-    many = len(exact) > 2000  # dots as an image, so that a PDF stays small
-    ax.plot(exact, estimate, ".", color="0.35", markersize=3, alpha=0.5, rasterized=many)
-    ax.axline((0, 0), slope=1, color="k", linestyle="--", linewidth=1, label="estimate = exact")
-    ax.set_aspect("equal", "datalim")
     return finish(ax)

@@ -38,7 +38,7 @@ def figure_inputs(folder: Path, found: Mapping[str, Found], undecayed: Mapping[s
     figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr,call-arg]
     (learning, units), unseen = figure.subplots(2, 2)
     curves = {LABELS[kind]: found[kind]["validation"] for kind in KINDS}
-    plots.plot_curves(
+    plots.curves(
         curves,
         learning,
         1.0,
@@ -48,7 +48,7 @@ def figure_inputs(folder: Path, found: Mapping[str, Found], undecayed: Mapping[s
         log=True,
     )
     shared = {LABELS[kind]: found[kind]["modularity"]["shared"] for kind in KINDS}
-    plots.plot_curves(
+    plots.curves(
         shared,
         units,
         x=np.array(THRESHOLDS),
@@ -75,7 +75,7 @@ def _draw_unseen(ax: Axes, found: Mapping[str, Found]) -> None:
         ]
         for way in (AS_TRAINED, MOVED)
     }
-    plots.plot_intervals([LABELS[kind] for kind in KINDS], estimates, ax, xlabel="", reference=None)
+    plots.intervals([LABELS[kind] for kind in KINDS], estimates, ax, xlabel="", reference=None)
 
 
 def figure_forgetting(folder: Path, found: Mapping[Schedule, Found]) -> Path:
@@ -90,7 +90,7 @@ def figure_forgetting(folder: Path, found: Mapping[Schedule, Found]) -> Path:
         }
         names = [f"{s.steps} x {s.blocks}" for s in of_rate]
         label = f"error forgotten, plain LSTM / with Z; rate {rate:g}"
-        plots.plot_intervals(names, estimates, ax, xlabel=label, reference=1.0)
+        plots.intervals(names, estimates, ax, xlabel=label, reference=1.0)
         ax.set_xscale("log")
         ax.set_ylabel("steps of a block x blocks")
     return plots.save_figure(figure, folder, "forgetting")
@@ -101,7 +101,7 @@ def figure_conditioners(folder: Path, found: Mapping[str, Found]) -> Path:
     figure = Figure(figsize=(13, 4.4), layout="constrained")
     learning, divergence = figure.subplots(1, 2)
     curves = {way: result["validation"] for way, result in found.items()}
-    plots.plot_curves(
+    plots.curves(
         curves,
         learning,
         1.0,
@@ -115,7 +115,7 @@ def figure_conditioners(folder: Path, found: Mapping[str, Found]) -> Path:
         for name in next(iter(found.values()))["divergence"]
     }
     label = "filtered KL to the exact posterior, geometric mean (nats)"
-    plots.plot_intervals(list(found), estimates, divergence, xlabel=label, reference=None)
+    plots.intervals(list(found), estimates, divergence, xlabel=label, reference=None)
     divergence.set_xscale("log")
     return plots.save_figure(figure, folder, "conditioners")
 
@@ -129,14 +129,14 @@ def figure_rivals(folder: Path, found: Found) -> Path:
         for kind in rivals.KINDS
     }
     label = "share of test images named right"
-    plots.plot_intervals(rivals.METHODS, right, named, xlabel=label, reference=None)
+    plots.intervals(rivals.METHODS, right, named, xlabel=label, reference=None)
     methods = [method for method in rivals.METHODS if method != rivals.EXACT]
     estimates = {
         kind: [_log_interval(found[kind][m][rivals.KL_TEMPERED]) for m in methods]
         for kind in rivals.KINDS
     }
     label = "KL(enumeration || it), tempered, geometric mean (nats)"
-    plots.plot_intervals(methods, estimates, divergence, xlabel=label, reference=None)
+    plots.intervals(methods, estimates, divergence, xlabel=label, reference=None)
     divergence.set_xscale("log")
     return plots.save_figure(figure, folder, "rivals")
 

@@ -25,10 +25,10 @@ def figure_answers(folder: Path, sets: ImageSets, measured: Sequence[Measured]) 
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     counts = confusion(one_step.log_probs, sets.test.y, sets.num_classes)
-    plots.plot_confusion(counts.numpy(), left, names=sets.class_names)
+    plots.confusion(counts.numpy(), left, names=sets.class_names)
     evidence = one_step.log_probs - one_step.log_probs.mean(-1, keepdim=True)
     plane = _principal_plane(evidence)[:SHOWN]
-    plots.plot_plane(plane.numpy(), sets.test.y[:SHOWN].numpy(), right, names=sets.class_names)
+    plots.plane(plane.numpy(), sets.test.y[:SHOWN].numpy(), right, names=sets.class_names)
     return plots.save_figure(figure, folder, "answers")
 
 
@@ -45,7 +45,7 @@ def figure_generation(folder: Path, sets: ImageSets, networks: ImageNetworks) ->
     points = torch.cat([tasks, between]).unsqueeze(1).expand(-1, len(like), -1)
     images = networks.affine.generate(points, like)
     names = [*sets.class_names, *(f"{w:.2g}" for w in weights.flatten().tolist())]
-    figure = plots.plot_image_grid(
+    figure = plots.image_grid(
         torch.cat([like.unsqueeze(0), images]).movedim(0, 1).numpy(), ["seen", *names]
     )
     return plots.save_figure(figure, folder, "generation")

@@ -39,7 +39,7 @@ def figure_learning(folder: Path, name: str, runs: Sequence[Run], kind: str) -> 
     words = runs[0].trained[next(iter(kinds))].words
     for ax, which in zip(axes, ("train", "test"), strict=False):
         curves = {k: np.stack([getattr(run.trained[k], which) for run in runs]) for k in kinds}
-        plots.plot_curves(
+        plots.curves(
             curves, ax, x=words, xlabel="words read", ylabel=f"{which} loss (nats per word)"
         )
     found = [run.identified[kind] for run in runs]
@@ -49,7 +49,7 @@ def figure_learning(folder: Path, name: str, runs: Sequence[Run], kind: str) -> 
         for method in SHOWN_METHODS
         if method in found[0].log_probs
     }
-    ax = plots.plot_curves(
+    ax = plots.curves(
         accuracy, axes[2], x=lengths, xlabel="words seen", ylabel="share of corpora named"
     )
     ax.set_xscale("log")
@@ -67,7 +67,7 @@ def figure_stream(folder: Path, run: Run, kind: str, pieces: int = 8) -> Path:
     axes = figure.subplots(2, 1, sharex=True)
     for ax, give in zip(axes, ("filtered", "smoothed"), strict=True):
         probs = stream.probs[f"one step, calibrated, {give}"][:shown].numpy()
-        plots.plot_reading(probs, stream.labels[:shown].numpy(), ax, names=names)
+        plots.task_heatmap(probs, stream.labels[:shown].numpy(), ax, names=names, xlabel="word")
         ax.set_title(give, loc="left", fontsize=9)
     axes[0].set_xlabel("")
     return plots.save_figure(figure, folder, "stream")
@@ -86,7 +86,7 @@ def figure_adaptation(folder: Path, adapted: Sequence[Adapted], kind: str) -> Pa
             found = [at[corpus, network, method] for corpus in corpora]
             name = method if network == kind else f"{method}, {network}"
             estimates[name] = [[a.gain, a.low, a.high] for a in found]
-        plots.plot_intervals(
+        plots.intervals(
             corpora, estimates, ax, xlabel=f"gain over zero-shot, {size} words (nats per word)"
         )
     return plots.save_figure(figure, folder, "adaptation")

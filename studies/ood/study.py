@@ -175,13 +175,13 @@ def _draw(folder: Path, case: Case, inside: Scores, outside: Scores) -> None:
     figure = Figure(figsize=(16, 4), layout="constrained")
     axes = figure.subplots(1, 4)
     for ax, name in zip(axes, (TEMPERED, LARGEST_LOGIT, COSINE), strict=False):
-        plots.plot_histograms(inside[name].numpy(), outside[name].numpy(), ax, xlabel=name)
+        plots.histograms(inside[name].numpy(), outside[name].numpy(), ax, xlabel=name)
     curves = {}
     for name in (COSINE, TEMPERED, LARGEST_LOGIT, BASELINE):
         known, unknown = inside[name].numpy(), outside[name].numpy()
         outlying = np.repeat([0, 1], [len(known), len(unknown)])
         curves[name] = roc_curve(outlying, np.concatenate([known, unknown]))[:2]
-    plots.plot_roc(curves, axes[3])
+    plots.roc(curves, axes[3])
     name = case.title.replace("->", "to").replace(",", "").replace(" ", "-")
     plots.save_figure(figure, folder, name)
 

@@ -124,13 +124,13 @@ def figure_digits(folder: Path, found: Mapping[str, Any]) -> Path:
     grid = figure.subplots(len(rates), 3, squeeze=False)
     for rate, axes in zip(rates, grid, strict=True):
         results = found[rate]
-        plots.plot_curves(
+        plots.curves(
             {n: so_far(results[n][GIVEN]) for n in SEQUENTIAL},
             axes[0],
             xlabel=f"block ({rate})",
             ylabel="accuracy on tasks so far, Z as in training (%)",
         )
-        plots.plot_curves(
+        plots.curves(
             {
                 f"{n}; {w}": so_far(results[n][f"task, {w}"])
                 for n in (CONCAT, MASK)
@@ -144,7 +144,7 @@ def figure_digits(folder: Path, found: Mapping[str, Any]) -> Path:
         cases = [(n, w) for n in NETWORKS for w in ways_of(n)]
         # An interval begins with mean, low and high.
         ends = [student_interval(summed_up(results, *case).average.values)[:3] for case in cases]
-        plots.plot_intervals(
+        plots.intervals(
             [_name(*case) for case in cases],
             {"mean and 95 % interval": np.array(ends)},
             axes[2],

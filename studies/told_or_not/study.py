@@ -135,7 +135,7 @@ def train(config: FitConfig, seed: int) -> Trained:
 def _draw(store: RunFolder, config: FitConfig, costs: np.ndarray) -> Path:
     """Draw what a step cost above the generator's own filter, round after round, over seeds."""
     per_step = costs / (config.sequences * config.length)
-    ax = plots.plot_curves(
+    ax = plots.curves(
         {KINDS[config.task]: per_step},
         xlabel="round",
         ylabel="nats per step above the best",

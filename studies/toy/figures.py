@@ -34,10 +34,10 @@ def figure_1(config: ToyConfig, response: Responses) -> Figure:
     at = _shown(response)
     figure = Figure(figsize=(8, 7), layout="constrained")
     axes = figure.subplots(3, 1, sharex=True)
-    plots.plot_stream(response.x[at], response.z[at], config.means, axes[0])
-    plots.plot_likelihood(response.log_likelihood[at], axes[1])
+    plots.stream(response.x[at], response.z[at], config.means, axes[0])
+    plots.likelihood(response.log_likelihood[at], axes[1])
     probs, exact = np.exp(response.filtered), np.exp(response.exact)
-    plots.plot_task_probs(probs[at], exact[at], response.z[at], task=1, ax=axes[2])
+    plots.task_probs(probs[at], exact[at], response.z[at], task=1, ax=axes[2])
     for ax in axes[:2]:
         ax.set_xlabel("")
     _letters(axes)
@@ -49,11 +49,11 @@ def figure_2(config: ToyConfig, records: Sequence[ToySeed]) -> Figure:
     figure = Figure(figsize=(13, 3.8), layout="constrained")
     axes, noise = figure.subplots(1, 3), config.sigma**2
     curves = {name: np.stack([r.curves[name].train_mse for r in records]) for name in NETWORKS}
-    plots.plot_curves(curves, axes[0], noise, xlabel="weight update", log=True)
+    plots.curves(curves, axes[0], noise, xlabel="weight update", log=True)
     errors = {name: np.stack([r.blocks[name].block_mse for r in records]) for name in NETWORKS}
-    plots.plot_blocks(errors, axes[1], noise, ylabel="mean squared error from step 21")
+    plots.blocks(errors, axes[1], noise, ylabel="mean squared error from step 21")
     shared = {name: np.stack([r.blocks[name].shared_units for r in records]) for name in NETWORKS}
-    plots.plot_binned(shared, 5, axes[2], ylabel="units shared with the next block")
+    plots.binned(shared, 5, axes[2], ylabel="units shared with the next block")
     axes[2].tick_params(axis="x", labelsize=8)
     _letters(axes)
     return figure
@@ -70,9 +70,9 @@ def figure_3(config: ToyConfig, records: Sequence[ToySeed]) -> Figure:
         figure.add_subplot(grid[row, column : column + 2]) for row in (0, 2) for column in (0, 2, 4)
     )
     d, e = (figure.add_subplot(grid[1, column : column + 3]) for column in (0, 3))
-    plots.plot_stream(response.x[at], z, config.means, a, prediction=first.predicted[at])
-    plots.plot_gradients(response.gradient[at], z, b)
-    plots.plot_task_probs(first.values[at], exact[at], z, task=1, ax=c)
+    plots.stream(response.x[at], z, config.means, a, prediction=first.predicted[at])
+    plots.gradients(response.gradient[at], z, b)
+    plots.task_probs(first.values[at], exact[at], z, task=1, ax=c)
     c.set_ylabel("Z of task 1, optimised")
     means, hull = UNSEEN.numpy(), (min(config.means), max(config.means))
     last = {
@@ -81,11 +81,11 @@ def figure_3(config: ToyConfig, records: Sequence[ToySeed]) -> Figure:
     }
     predicted = {name: np.stack([r.unseen[name].predicted for r in records]) for name in last}
     label = f"mean squared error, last {EDGE} steps"
-    plots.plot_by_mean(means, last, hull, d, config.sigma**2, ylabel=label, log=True)
-    plots.plot_predicted_mean(means, predicted, e, hull=hull)
-    plots.plot_stream(response.x[at], z, config.means, f, prediction=response.middle[at])
+    plots.by_mean(means, last, hull, d, config.sigma**2, ylabel=label, log=True)
+    plots.predicted_mean(means, predicted, e, hull=hull)
+    plots.stream(response.x[at], z, config.means, f, prediction=response.middle[at])
     f.set_ylabel("observation x, Z = [.5, .5]")
-    plots.plot_likelihood(response.log_likelihood[at], g)
-    plots.plot_evidence(log_odds(response.log_likelihood), log_odds(response.gradient), h)
+    plots.likelihood(response.log_likelihood[at], g)
+    plots.binary_log_odds(log_odds(response.log_likelihood), log_odds(response.gradient), h)
     _letters((a, b, c, d, e, f, g, h))
     return figure

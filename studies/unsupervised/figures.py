@@ -31,8 +31,8 @@ def figure_online(folder: Path, config: DiscoverConfig, found: Mapping[Condition
     figure = Figure(figsize=(11, 8), layout="constrained")
     axes = figure.subplots(3, 1)
     x, z = data.x[0, steps].numpy(), data.z[0, steps].numpy()
-    plots.plot_stream(x, z, MEANS[2], axes[0], prediction=run.mean[steps].numpy())
-    plots.plot_task_probs(q[steps], exact[0, steps].numpy(), z, task=1, ax=axes[1])
+    plots.stream(x, z, MEANS[2], axes[0], prediction=run.mean[steps].numpy())
+    plots.task_probs(q[steps], exact[0, steps].numpy(), z, task=1, ax=axes[1])
     curves = {
         f"sigma {c.sigma:g}, {name}": np.array(values)
         for c, result in found.items()
@@ -40,7 +40,7 @@ def figure_online(folder: Path, config: DiscoverConfig, found: Mapping[Condition
         for name, values in result["curves"].items()
     }
     bins = BIN * (np.arange(np.shape(next(iter(curves.values())))[-1]) + 0.5)
-    plots.plot_curves(curves, axes[2], x=bins, xlabel="step of the stream", ylabel="Z accuracy")
+    plots.curves(curves, axes[2], x=bins, xlabel="step of the stream", ylabel="Z accuracy")
     return plots.save_figure(figure, folder, "online")
 
 
@@ -59,7 +59,7 @@ def figure_labels(folder: Path, found: Mapping[tuple[int, float], Any]) -> Path:
             curves[way] = np.stack([by_fraction.get(f, nothing) for f in fractions], -1)
         at = np.arange(len(fractions), dtype=float)
         label = f"labels known, sigma {sigma:g}"
-        plots.plot_every_seed(at, curves, ax, xlabel=label, ylabel="filtered KL (nats)", log=True)
+        plots.every_seed(at, curves, ax, xlabel=label, ylabel="filtered KL (nats)", log=True)
         ax.set_xticks(at, [f"{float(f):.0%}" for f in fractions])
     return plots.save_figure(figure, folder, "labels")
 
@@ -73,6 +73,6 @@ def figure_number(folder: Path, config: DiscoverConfig, found: Mapping[Any, Any]
                 counts[true - 1, chosen - 1] += 1
     names = [str(K) for K in range(1, config.most_tasks + 1)]
     figure = Figure(figsize=(4.4, 4.0), layout="constrained")
-    ax = plots.plot_confusion(counts, figure.subplots(), names=names)
+    ax = plots.confusion(counts, figure.subplots(), names=names)
     ax.set(xlabel="number of tasks chosen", ylabel="true number of tasks")
     return plots.save_figure(figure, folder, "number")

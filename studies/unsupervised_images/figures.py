@@ -38,7 +38,7 @@ def figure_tasks(folder: Path, sets: ImageSets, coded: Coded, tasks: Tasks) -> P
         blank = torch.zeros_like(means[0])
         shown = [sets.test.x[m[i]] if i < len(m) else blank for m in members]
         rows.append(torch.stack(shown))
-    figure = plots.plot_image_grid(torch.stack(rows).numpy(), sets.class_names)
+    figure = plots.image_grid(torch.stack(rows).numpy(), sets.class_names)
     return plots.save_figure(figure, folder, "tasks")
 
 
@@ -60,7 +60,7 @@ def figure_accuracy(
         columns = [none, *(accuracies(found, way) for found in labelled.values())]
         curves[way] = np.stack(columns, -1)
     at = np.arange(len(fractions), dtype=float)
-    plots.plot_by_mean(at, curves, ax=left, ylabel="accuracy on test images (%)")
+    plots.by_mean(at, curves, ax=left, ylabel="accuracy on test images (%)")
     left.set_xticks(at, ["none\n(matched afterwards)", *(f"{f:.0%}" for f in labelled)])
     left.set_xlabel("labels known")
     q = tasks.probs(coded.test)
@@ -69,6 +69,6 @@ def figure_accuracy(
     names = match_labels(named, sets.test.y)[:-1]
     found = names.argsort()[q.argmax(-1)]
     counts = torch.bincount(sets.test.y * K + found, minlength=K * K).reshape(K, K)
-    plots.plot_confusion(counts.numpy(), right, names=sets.class_names)
+    plots.confusion(counts.numpy(), right, names=sets.class_names)
     right.set(xlabel="task found without labels, matched afterwards", ylabel="true class")
     return plots.save_figure(figure, folder, "images-by-labels")

@@ -33,12 +33,12 @@ def judged(diagnostic: Callable[..., Any], *options: Any) -> dict[str, Any]:
 
 
 KINDS: dict[str, Callable[..., Axes]] = {
-    "width": lambda ax: plots.plot_reliability(judged(reliability_table, 8, "width"), ax),
-    "mass": lambda ax: plots.plot_reliability(judged(reliability_table, 8, "mass"), ax),
-    "coverage": lambda ax: plots.plot_credible_coverage(judged(credible_coverage), ax),
-    "risk": lambda ax: plots.plot_risk_coverage(judged(risk_coverage), ax),
-    "ranks": lambda ax: plots.plot_ranks(judged(rank_histogram), ax),
-    "odds": lambda ax: plots.plot_log_odds(log_odds(EXACT, SHARP), ax),
+    "width": lambda ax: plots.reliability(judged(reliability_table, 8, "width"), ax),
+    "mass": lambda ax: plots.reliability(judged(reliability_table, 8, "mass"), ax),
+    "coverage": lambda ax: plots.credible_coverage(judged(credible_coverage), ax),
+    "risk": lambda ax: plots.risk_coverage(judged(risk_coverage), ax),
+    "ranks": lambda ax: plots.ranks(judged(rank_histogram), ax),
+    "odds": lambda ax: plots.log_odds(log_odds(EXACT, SHARP), ax),
 }
 
 
@@ -87,7 +87,7 @@ def test_curves_differ_without_colour(kind: str) -> None:
 @pytest.mark.parametrize("strategy", ["width", "mass"])
 def test_a_reliability_diagram_shows_its_table(strategy: str) -> None:
     tables = judged(reliability_table, 8, strategy)
-    ax = plots.plot_reliability(tables)
+    ax = plots.reliability(tables)
     for name, t in tables.items():
         rows = np.column_stack([t.confidence, t.accuracy, t.accuracy_low, t.accuracy_high])
         np.testing.assert_allclose(bars(ax, name), rows, atol=1e-12)
@@ -96,7 +96,7 @@ def test_a_reliability_diagram_shows_its_table(strategy: str) -> None:
 
 def test_coverage_is_held_against_what_the_sets_claim() -> None:
     tables = judged(credible_coverage)
-    ax = plots.plot_credible_coverage(tables)
+    ax = plots.credible_coverage(tables)
     for name, t in tables.items():
         rows = np.column_stack([t.claimed, t.coverage, t.coverage_low, t.coverage_high])
         np.testing.assert_allclose(bars(ax, name), rows, atol=1e-12)
@@ -105,14 +105,14 @@ def test_coverage_is_held_against_what_the_sets_claim() -> None:
 
 def test_risk_is_drawn_against_coverage() -> None:
     curves = judged(risk_coverage)
-    ax = plots.plot_risk_coverage(curves)
+    ax = plots.risk_coverage(curves)
     for name, curve in curves.items():
         np.testing.assert_array_equal(line(ax, name), np.column_stack([curve.coverage, curve.risk]))
 
 
 def test_ranks_are_drawn_with_the_band_of_the_calibrated() -> None:
     tables = judged(rank_histogram, 5)
-    ax = plots.plot_ranks(tables)
+    ax = plots.ranks(tables)
     band, flat, *drawn = ax.patches
     first = tables["exact"]
     np.testing.assert_array_equal(band.get_data().values, first.band_high)
@@ -126,7 +126,7 @@ def test_ranks_are_drawn_with_the_band_of_the_calibrated() -> None:
 
 def test_log_odds_have_a_marker_for_each_task_but_the_reference() -> None:
     odds = log_odds(EXACT, SHARP, reference=0)
-    ax = plots.plot_log_odds(odds, names=["a", "b", "c"])
+    ax = plots.log_odds(odds, names=["a", "b", "c"])
     assert [x.get_label() for x in ax.lines] == ["task b", "task c", "estimate = exact"]
     for k, name in ((1, "task b"), (2, "task c")):
         expected = np.column_stack([odds.exact[:, k], odds.estimate[:, k]])
@@ -134,7 +134,7 @@ def test_log_odds_have_a_marker_for_each_task_but_the_reference() -> None:
     # A temperature is a slope: here of 3.
     np.testing.assert_allclose(line(ax, "task b")[:, 1], 3 * line(ax, "task b")[:, 0])
     impossible = torch.tensor([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]]).log()
-    (_, third, _) = plots.plot_log_odds(log_odds(impossible, impossible, reference=0)).lines
+    (_, third, _) = plots.log_odds(log_odds(impossible, impossible, reference=0)).lines
     assert len(third.get_xdata()) == 1  # -inf has no place
 
 
@@ -142,7 +142,7 @@ def test_a_divergence_map_has_a_cell_for_each_pair() -> None:
     values = np.array([[1e-12, 0.02, np.nan], [12.3, 0.5, 0.0]])
     figure = Figure()
     ax = figure.subplots()
-    assert plots.plot_divergence_map(values, [2, 5], [0.1, 0.3, 1.0], ax) is ax
+    assert plots.divergence_map(values, [2, 5], [0.1, 0.3, 1.0], ax) is ax
     assert [t.get_text() for t in ax.texts] == ["<1e-6", "0.02", "12", "0.5", "<1e-6"]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["0.1", "0.3", "1"]
     assert [t.get_text() for t in ax.get_yticklabels()] == ["2", "5"]
@@ -173,8 +173,8 @@ def test_the_posterior_from_inference_data_is_that_of_the_result(
     estimate = BayesFilter(OneStepGradient(temperature=2.0), *chain)(model, x)
     exact = BayesFilter(Enumeration(), *chain)(model, x)
     data = to_inference_data(estimate, labels={"z": z}, exact=exact)
-    one = plots.plot_task_probs(data, task=1, sequence=1)
-    other = plots.plot_task_probs(estimate.probs(), exact.probs(), z, task=1, sequence=1)
+    one = plots.task_probs(data, task=1, sequence=1)
+    other = plots.task_probs(estimate.probs(), exact.probs(), z, task=1, sequence=1)
     for label in ("estimate", "exact"):
         np.testing.assert_allclose(line(one, label), line(other, label), atol=1e-7)
     assert not np.allclose(line(one, "estimate"), line(one, "exact"), atol=1e-3)
@@ -188,11 +188,11 @@ def test_the_posterior_from_inference_data_is_that_of_the_result(
 def test_what_inference_data_lack_is_named() -> None:
     empty = az.InferenceData(constant_data=xr.Dataset({"z": ("time", np.zeros(3))}))
     with pytest.raises(ValueError, match=r"group task_probs; got .*'constant_data'.*to_inference"):
-        plots.plot_task_probs(empty)
+        plots.task_probs(empty)
     probs = xr.Dataset({"z": (("time", "z_task"), np.full((3, 2), 0.5))}, {"z_task": [0, 1]})
     data = az.InferenceData(task_probs=probs)
     with pytest.raises(ValueError, match=r"site should be one of \['z'\].*got 'w'"):
-        plots.plot_task_probs(data, site="w")
+        plots.task_probs(data, site="w")
 
 
 TABLE = {"confidence": [0.5], "accuracy": [0.5], "accuracy_low": [0.1], "accuracy_high": [0.9]}
@@ -202,31 +202,31 @@ TABLE = {"confidence": [0.5], "accuracy": [0.5], "accuracy_low": [0.1], "accurac
     ("draw", "message"),
     [
         (
-            lambda: plots.plot_reliability({"a": risk_coverage(EXACT, LABELS)}),
+            lambda: plots.reliability({"a": risk_coverage(EXACT, LABELS)}),
             r"tables\['a'\] should have the columns confidence.*RiskCoverage without 'confidence'",
         ),
         (
-            lambda: plots.plot_reliability({"a": {**TABLE, "accuracy": [0.5, 0.6]}}),
+            lambda: plots.reliability({"a": {**TABLE, "accuracy": [0.5, 0.6]}}),
             r"tables\['a'\].accuracy should have shape \(1\); got \(2,\)",
         ),
-        (lambda: plots.plot_credible_coverage({"a": {}}), r"tables\['a'\] .* without 'claimed'"),
-        (lambda: plots.plot_risk_coverage({"a": TABLE}), r"curves\['a'\] .* without 'coverage'"),
-        (lambda: plots.plot_ranks({"a": TABLE}), r"tables\['a'\] .*dict without 'low'"),
+        (lambda: plots.credible_coverage({"a": {}}), r"tables\['a'\] .* without 'claimed'"),
+        (lambda: plots.risk_coverage({"a": TABLE}), r"curves\['a'\] .* without 'coverage'"),
+        (lambda: plots.ranks({"a": TABLE}), r"tables\['a'\] .*dict without 'low'"),
         (
-            lambda: plots.plot_ranks({str(n): rank_histogram(EXACT, LABELS, n) for n in (5, 10)}),
+            lambda: plots.ranks({str(n): rank_histogram(EXACT, LABELS, n) for n in (5, 10)}),
             r"tables\['10'\].low should have shape \(5\); got \(10,\)",
         ),
-        (lambda: plots.plot_log_odds((1.0, 1.0)), r"odds.exact should have shape \(..., K\)"),
+        (lambda: plots.log_odds((1.0, 1.0)), r"odds.exact should have shape \(..., K\)"),
         (
-            lambda: plots.plot_log_odds((EXACT, EXACT[1:])),
+            lambda: plots.log_odds((EXACT, EXACT[1:])),
             r"odds.estimate should have shape \(300, 3\); got \(299, 3\)",
         ),
         (
-            lambda: plots.plot_divergence_map([[1.0]], [2, 3], [0.1]),
+            lambda: plots.divergence_map([[1.0]], [2, 3], [0.1]),
             r"divergence should have shape \(2, 1\); got \(1, 1\)",
         ),
         (
-            lambda: plots.plot_divergence_map([[-0.5]], [2], [0.1]),
+            lambda: plots.divergence_map([[-0.5]], [2], [0.1]),
             "divergence should be 0 or more; got -0.5",
         ),
     ],

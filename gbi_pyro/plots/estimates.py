@@ -1,4 +1,4 @@
-"""Runs beside one another: paired differences with their intervals, a panel for each quantity."""
+"""Estimates with their intervals: of one run, and differences between runs."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gbi_pyro.plots.style import MARKERS, Ax, new_axes
+from gbi_pyro.plots._style import MARKERS, Ax, Curves, checked_array, finish, line_style, new_axes
 
 WIDTH = 4.2  # inches of a panel
 LETTERS = 46  # of a line of its title
 NAME = 22  # letters of a line of a run's name
 
 
-def plot_comparison(
+def comparison(
     rows: Sequence[Mapping[str, Any]],
     ax: Ax = None,
     *,
@@ -31,14 +31,14 @@ def plot_comparison(
     ``reference`` is a name for the axis; ``runs`` says by whose order runs have their markers.
 
     >>> row = {"quantity": "loss", "run": "b", "difference": -0.2, "low": -0.3, "high": -0.1}
-    >>> plot_comparison([row]).get_title(loc="left")
+    >>> comparison([row]).get_title(loc="left")
     'loss'
     """
     quantities = {row["quantity"] for row in rows}
     if len(quantities) != 1:
         raise ValueError(
             f"rows should be of one quantity; got {sorted(quantities) or 'none'}: draw each in "
-            "axes of its own, or all by plot_comparisons"
+            "axes of its own, or all by comparisons"
         )
     ax = new_axes(ax, "", "", size=(WIDTH, 1.0 + 0.3 * len(rows)))
     ax.axvline(0.0, color="0.3", linestyle=":", linewidth=1)
@@ -68,20 +68,20 @@ def plot_comparison(
     return ax
 
 
-def plot_comparisons(
+def comparisons(
     rows: Sequence[Mapping[str, Any]],
     axes: Sequence[Axes] | None = None,
     *,
     reference: str = "the reference",
 ) -> list[Axes]:
-    """Draw every quantity of a comparison in axes of its own; see ``plot_comparison``.
+    """Draw every quantity of a comparison in axes of its own; see ``comparison``.
 
     Differences are in the unit of the quantity, so that each has its own scale. ``axes`` are one
     for each quantity, in the order in which they come; without them a new figure has up to three
     side by side.
 
     >>> row = {"run": "b", "difference": -0.2, "low": -0.3, "high": -0.1}
-    >>> len(plot_comparisons([{"quantity": "loss", **row}, {"quantity": "error", **row}]))
+    >>> len(comparisons([{"quantity": "loss", **row}, {"quantity": "error", **row}]))
     2
     """
     quantities = list(dict.fromkeys(row["quantity"] for row in rows))
@@ -103,6 +103,46 @@ def plot_comparisons(
         )
     runs = list(dict.fromkeys(str(row["run"]) for row in rows))
     return [
-        plot_comparison(group, ax, reference=reference, runs=runs)
+        comparison(group, ax, reference=reference, runs=runs)
         for group, ax in zip(groups, axes, strict=True)
     ]
+
+
+def intervals(
+    names: Sequence[str],
+    estimates: Curves,
+    ax: Ax = None,
+    *,
+    xlabel: str,
+    reference: float | None = 0.0,
+) -> Axes:
+    """Draw estimates with intervals by name, (M, 3) of estimate, low and high, a line for each.
+
+    ``names`` are those of the M things; ``reference`` is a value to read them against, None for
+    none.
+
+    >>> ax = intervals(["a", "b"], {"gain": [[1, 0, 2], [3, 2, 4]]}, xlabel="gain (nats)")
+    >>> [tick.get_text() for tick in ax.get_yticklabels()]
+    ['a', 'b']
+    """
+    rows = np.arange(len(names), dtype=float)
+    ax = new_axes(ax, xlabel, "", size=(6.4, 1.0 + 0.42 * len(names)))
+    if reference is not None:
+        ax.axvline(reference, color="0.3", linestyle=":", linewidth=1)
+    for i, (label, values) in enumerate(estimates.items()):
+        middle, low, high = checked_array(f"estimates[{label!r}]", values, len(names), 3).T
+        shift = 0.7 / len(estimates) * (i - (len(estimates) - 1) / 2)
+        ax.errorbar(
+            middle,
+            rows + shift,
+            xerr=[middle - low, high - middle],
+            label=label,
+            marker=MARKERS[i % len(MARKERS)],
+            markersize=4,
+            capsize=2,
+            color=line_style(i)["color"],
+            linestyle="none",
+        )
+    ax.set_yticks(rows, list(names), size=8)
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    return finish(ax)

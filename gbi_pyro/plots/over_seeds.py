@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
-from gbi_pyro.plots.style import (
+from gbi_pyro.plots._style import (
     BAND,
     MARKERS,
     Ax,
@@ -25,8 +25,8 @@ from gbi_pyro.plots.style import (
 )
 
 
-def plot_curves(
-    curves: Curves,
+def curves(
+    values: Curves,
     ax: Ax = None,
     floor: Floor = None,
     *,
@@ -39,12 +39,12 @@ def plot_curves(
 
     ``x``, (steps,), says where the steps lie; without it they are counted.
 
-    >>> plot_curves({"GBI": [[0.3, 0.1], [0.5, 0.1]]}, floor=0.01).lines[0].get_ydata()
+    >>> curves({"GBI": [[0.3, 0.1], [0.5, 0.1]]}, floor=0.01).lines[0].get_ydata()
     array([0.4, 0.1])
     """
     ax = new_axes(ax, xlabel, ylabel)
-    for i, (name, values) in enumerate(curves.items()):
-        mean, sem = mean_sem(checked_array(f"curves[{name!r}]", values, "seeds", "steps"))
+    for i, (name, seeds) in enumerate(values.items()):
+        mean, sem = mean_sem(checked_array(f"values[{name!r}]", seeds, "seeds", "steps"))
         at = count_from_one(len(mean)) if x is None else checked_array("x", x, len(mean))
         style = line_style(i)
         ax.plot(at, mean, label=name, **style)
@@ -52,12 +52,12 @@ def plot_curves(
     return finish(ax, floor=floor, log=log)
 
 
-def plot_blocks(
+def blocks(
     values: Curves, ax: Ax = None, floor: Floor = None, *, ylabel: str = "mean squared error"
 ) -> Axes:
     """Draw a quantity block by block, (seeds, blocks) by name.
 
-    >>> plot_blocks({"GBI": [[0.3, 0.1]], "LSTM": [[0.4, 0.3]]}).get_xlabel()
+    >>> blocks({"GBI": [[0.3, 0.1]], "LSTM": [[0.4, 0.3]]}).get_xlabel()
     'block'
     """
     ax = new_axes(ax, "block", ylabel)
@@ -66,22 +66,22 @@ def plot_blocks(
     return finish(ax, floor=floor)
 
 
-def plot_binned(
+def binned(
     values: Curves, bin_size: int = 5, ax: Ax = None, *, ylabel: str = "ratio of shared units"
 ) -> Axes:
     """Draw a quantity by bins of blocks, (seeds, blocks) by name, averaged in each seed's bin.
 
-    >>> ax = plot_binned({"GBI": [[0.4, 0.2, 0.1]]}, bin_size=2)
+    >>> ax = binned({"GBI": [[0.4, 0.2, 0.1]]}, bin_size=2)
     >>> [tick.get_text() for tick in ax.get_xticklabels()]
     ['1-2', '3']
     """
     if bin_size < 1:
         raise ValueError(f"bin_size should be at least 1; got {bin_size}")
-    blocks = np.shape(next(iter(values.values())))[-1]
-    bins = list(itertools.pairwise([*range(0, blocks, bin_size), blocks]))
+    num_blocks = np.shape(next(iter(values.values())))[-1]
+    bins = list(itertools.pairwise([*range(0, num_blocks, bin_size), num_blocks]))
     binned = {}
     for name, value in values.items():
-        array = checked_array(f"values[{name!r}]", value, "seeds", blocks)
+        array = checked_array(f"values[{name!r}]", value, "seeds", num_blocks)
         binned[name] = np.stack([mean_sem(array[:, a:b].T)[0] for a, b in bins], -1)
     ax = new_axes(ax, "blocks", ylabel)
     draw_bars(ax, count_from_one(len(bins)), binned, "values")
@@ -91,7 +91,7 @@ def plot_binned(
     return finish(ax)
 
 
-def plot_by_mean(
+def by_mean(
     means: ArrayLike,
     errors: Curves,
     hull: Hull = None,
@@ -103,7 +103,7 @@ def plot_by_mean(
 ) -> Axes:
     """Draw errors, (seeds, M) by name, on unseen tasks against their true means, (M,).
 
-    >>> plot_by_mean([0.0, 0.5, 1.0], {"GBI": [[0.02, 0.01, 0.03]]}, hull=(0.2, 0.8)).get_xlabel()
+    >>> by_mean([0.0, 0.5, 1.0], {"GBI": [[0.02, 0.01, 0.03]]}, hull=(0.2, 0.8)).get_xlabel()
     'true mean of the task'
     """
     ax = new_axes(ax, "true mean of the task", ylabel)
@@ -113,27 +113,27 @@ def plot_by_mean(
     return finish(ax, floor=floor, log=log)
 
 
-def plot_predicted_mean(
+def predicted_mean(
     means: ArrayLike, predicted: Curves, ax: Ax = None, *, hull: Hull = None
 ) -> Axes:
     """Draw predicted means, (seeds, M) by name, against true ones, (M,), and where they are equal.
 
-    >>> plot_predicted_mean([0.0, 1.0], {"GBI": [[0.1, 0.9]]}).get_ylabel()
+    >>> predicted_mean([0.0, 1.0], {"GBI": [[0.1, 0.9]]}).get_ylabel()
     'predicted mean'
     """
-    ax = plot_by_mean(means, predicted, hull, ax, ylabel="predicted mean")
+    ax = by_mean(means, predicted, hull, ax, ylabel="predicted mean")
     ax.plot(means, means, color="0.5", linestyle=":", zorder=1, label="predicted = true")
     return finish(ax)
 
 
-def plot_every_seed(
+def every_seed(
     x: ArrayLike, values: Curves, ax: Ax = None, *, xlabel: str, ylabel: str, log: bool = False
 ) -> Axes:
     """Draw every seed's value, (seeds, M) by name, at (M,), with a line through the medians.
 
     For values of which a few lie far from the others, where a mean would show neither.
 
-    >>> ax = plot_every_seed([0, 1], {"EM": [[1, 1], [2, 1], [9, 1]]}, xlabel="", ylabel="")
+    >>> ax = every_seed([0, 1], {"EM": [[1, 1], [2, 1], [9, 1]]}, xlabel="", ylabel="")
     >>> ax.lines[-1].get_ydata()
     array([2., 1.])
     """

@@ -111,11 +111,11 @@ def save_figure(fig: Figure, folder: str | os.PathLike[str], name: str) -> Path:
     No date is written: the same figure gives the same bytes. Returns the path of the PNG.
 
     >>> import tempfile
-    >>> from gbi_pyro.plots import plot_evidence
-    >>> figure = plot_evidence([0.0, 1.0], [0.1, 0.9]).figure
+    >>> from gbi_pyro.plots import binary_log_odds
+    >>> figure = binary_log_odds([0.0, 1.0], [0.1, 0.9]).figure
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save_figure(figure, folder, "evidence").name
-    'evidence.png'
+    ...     save_figure(figure, folder, "odds").name
+    'odds.png'
     """
     png = Path(folder) / f"{name}.png"
     for path, metadata in ((png, None), (png.with_name(f"{name}.pdf"), {"CreationDate": None})):

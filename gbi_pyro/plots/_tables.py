@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from gbi_pyro.plots.style import MARKERS, Ax, checked_array, line_style, new_axes
+from gbi_pyro.plots._style import MARKERS, Ax, checked_array, line_style, new_axes
 
 
 def columns(name: str, table: Any, *wanted: str) -> list[np.ndarray]:
