@@ -157,11 +157,11 @@ def _as_tuple(_ctx: Any, _param: Any, value: Any) -> Any:
 
 
 def _descriptions(config_type: type) -> dict[str, str]:
-    """Read what each field is from the ``Attributes:`` of the docstring."""
-    text = inspect.getdoc(config_type) or ""
+    """Read what each field is from the ``Attributes:`` of the docstring, and of its bases'."""
+    texts = [inspect.cleandoc(base.__doc__ or "") for base in reversed(config_type.__mro__)]
     found: dict[str, str] = {}
     names: list[str] = []
-    for line in text.partition("Attributes:")[2].splitlines():
+    for line in "\n".join(text.partition("Attributes:")[2] for text in texts).splitlines():
         head, colon, rest = line.strip().partition(": ")
         if line.startswith("    ") and not line.startswith("     ") and colon:
             names = [name.strip() for name in head.split(",")]

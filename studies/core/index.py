@@ -23,7 +23,7 @@ def write_index(results: Path) -> Path:
     lines = [
         "# Results",
         "",
-        "What the studies wrote, one folder each: every number with its seeds, interval and target.",
+        "What the studies wrote, one folder each: every number, its seeds, interval and target.",
         "The claims are in [claims.md](claims.md). Written by `python -m studies index`.",
         "",
         "| study | command's name | seeds | targets reached | seconds | figures |",

@@ -7,14 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from studies.toy import affine, training
-from studies.toy.adaptation import OptimisedInput, inside_hull, new_blocks
-from studies.toy.blocks import reference_errors
-from studies.toy.config import ToyConfig
-from studies.toy.evidence import exact_predictions, flip_latency
-from studies.toy.study import num_stages, run
-from studies.toy.training import ROLES, generator, make_stream, train_network
 from gbi_pyro.models.sequence import SequenceLSTM
+from studies.core.blocks import reference_errors
+from studies.core.runner import num_stages, run
+from studies.core.streams import exact_predictions
+from studies.core.unseen_means import OptimisedInput
+from studies.toy import identities, study, training
+from studies.toy.adaptation import VALIDATION_SEEDS, blocks_of, inside_hull
+from studies.toy.blocks import learn_blocks
+from studies.toy.config import ToyConfig
+from studies.toy.responses import flip_latency
+from studies.toy.study import ToyStudy
+from studies.toy.training import train_network
 
 FAST = ToyConfig(seeds=2).fast()
 
@@ -25,13 +29,13 @@ def finished(tmp_path_factory):
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("toy")
     stages: list[str] = []
-    return run(FAST, folder, stages.append), folder, stages
+    return run(ToyStudy(FAST), folder, progress=stages.append), folder, stages
 
 
-def test_the_study_covers_its_statements_with_a_value_for_every_seed(finished):
+def test_the_study_covers_its_claims_with_a_value_for_every_seed(finished):
     results, _, _ = finished
-    statements = {row.statement for row in results.rows}
-    assert statements >= {f"T{i}" for i in range(4, 14)} | {
+    claims = {row.claim for row in results.rows}
+    assert claims >= {f"T{i}" for i in range(4, 14)} | {
         "M1",
         "M2",
         "M4",
@@ -45,17 +49,18 @@ def test_the_study_covers_its_statements_with_a_value_for_every_seed(finished):
 
 def test_identities_hold_whatever_the_training(finished):
     results, _, _ = finished
-    exact = [row for row in results.rows if row.statement in ("M1", "M2", "M4", "M7", "M8")]
-    assert [row.what for row in exact if row.verdict == "not met"] == []
-    assert sum(row.verdict == "met" for row in exact) >= 8
+    exact = [row for row in results.rows if row.claim in ("M1", "M2", "M4", "M7", "M8")]
+    assert [row.what for row in exact if row.verdict == "not reached"] == []
+    assert sum(row.verdict == "reached" for row in exact) >= 8
 
 
 def test_every_file_is_written_and_none_is_left_half_done(finished):
     results, folder, _ = finished
     names = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    pieces = {f"pieces/{name}.npz" for name in ("rates-of-online-Z", "toy-seed-0", "toy-seed-1")}
     figures = {f"figures/figure-{i}.{suffix}" for i in (1, 2, 3) for suffix in ("png", "pdf")}
     files = {"config.json", "metrics.json", "table.md", "posterior.nc"}
-    assert names == files | figures | {"weights.safetensors", "weights.json"}
+    assert names == files | figures | pieces | {"weights.safetensors", "weights.json"}
     rows = json.loads((folder / "metrics.json").read_text())["rows"]
     assert [r["what"] for r in rows] == [row.what for row in results.rows]
 
@@ -69,50 +74,71 @@ def test_the_posterior_opens_in_arviz_with_the_exact_one_beside_it(finished):
     assert data["constant_data"]["z"].shape == (FAST.test_sequences, FAST.test_length)
 
 
-def test_progress_is_told_once_a_stage(finished):
+def test_progress_is_reported_once_a_stage(finished):
     _, _, stages = finished
-    assert len(stages) == num_stages(FAST)
+    assert len(stages) == num_stages(ToyStudy(FAST))
+
+
+def test_rates_are_chosen_on_seeds_that_no_result_uses(finished):
+    _, folder, _ = finished
+    assert not set(VALIDATION_SEEDS) & set(ToyConfig(seeds=20).all_seeds)
+    chosen = json.loads((folder / "config.json").read_text())["inputs"]["rates"]
+    assert set(chosen) == {"switches", "unseen"}
+
+
+def test_a_second_run_reuses_every_unit_and_more_seeds_measure_only_the_new_ones(
+    finished, monkeypatch
+):
+    results, folder, _ = finished
+    measured: list[int] = []
+
+    def counted(config, seed, *, conditioned):
+        measured.append(seed)
+        return learn_blocks(config, seed, conditioned=conditioned)
+
+    monkeypatch.setattr(study, "learn_blocks", counted)
+    again = run(ToyStudy(FAST), folder)
+    assert measured == []
+    for row, first in zip(again.rows, results.rows, strict=True):
+        np.testing.assert_array_equal(row.values, first.values)
+    run(ToyStudy(replace(FAST, seeds=3)), folder)
+    assert measured == [2, 2]  # with and without a task input
 
 
 def test_the_same_seed_trains_the_same_network_and_another_seed_does_not():
-    stream = make_stream(FAST)
+    stream = FAST.stream()
     first, again, other = (train_network(FAST, seed, stream) for seed in (3, 3, 4))
     weights, weights_again, weights_other = (
         torch.nn.utils.parameters_to_vector(t.network.parameters()) for t in (first, again, other)
     )
     assert torch.equal(weights, weights_again)
     assert not torch.allclose(weights, weights_other)
-    np.testing.assert_array_equal(first.train_mse, again.train_mse)
+    np.testing.assert_array_equal(first.curve.train_mse, again.curve.train_mse)
 
 
 def test_training_leaves_the_global_random_state_alone():
     state = torch.get_rng_state()
-    train_network(replace(FAST, updates=2), 0, make_stream(FAST), mixtures=True)
+    train_network(replace(FAST, updates=2), 0, FAST.stream(), mixtures=True)
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_no_seed_and_role_share_a_generator():
-    seeds = {generator(s, role).initial_seed() for s in range(50) for role in ROLES}
-    assert len(seeds) == 50 * len(ROLES)
-
-
-def test_a_told_and_a_plain_network_of_one_seed_see_the_same_data(monkeypatch):
+def test_both_networks_of_one_seed_see_the_same_data(monkeypatch):
     batches: list[torch.Tensor] = []
-    draw = training._batch
+    draw = training.draw_batch
 
     def recorded(*args):
         x, z = draw(*args)
         batches.append(x)
         return x, z
 
-    monkeypatch.setattr(training, "_batch", recorded)
+    monkeypatch.setattr(training, "draw_batch", recorded)
     config = replace(FAST, updates=3)
-    told = train_network(config, 0, make_stream(config))
-    plain = train_network(config, 0, make_stream(config), told=False)
+    conditioned = train_network(config, 0, config.stream())
+    plain = train_network(config, 0, config.stream(), conditioned=False)
     assert len(batches) == 6
     for mine, other in zip(batches[:3], batches[3:], strict=True):
         assert torch.equal(mine, other)
-    assert told.floor == plain.floor  # and the same validation set
+    assert conditioned.curve.floor == plain.curve.floor  # and the same validation set
 
 
 def test_the_fast_study_keeps_what_was_asked_for():
@@ -138,7 +164,7 @@ def test_reference_errors_by_simulation(generator):
         "always the middle": mu.mean().expand(len(z)),
         "always the wrong mean": mu[1 - z],
     }
-    for name, expected in reference_errors(config).items():
+    for name, expected in reference_errors(config.means, config.sigma).items():
         squares = (x - predictions[name]).square()
         assert squares.mean().item() == pytest.approx(
             expected, abs=5 * squares.std().item() / len(z) ** 0.5
@@ -146,7 +172,7 @@ def test_reference_errors_by_simulation(generator):
 
 
 def test_the_exact_filter_predicts_better_than_what_ignores_the_past(generator):
-    stream = make_stream(ToyConfig())
+    stream = ToyConfig().stream()
     data = stream.sample(64, 200, generator)
     error = (exact_predictions(stream, data.x) - data.x).square()
     middle = (0.5 - data.x).square()
@@ -155,27 +181,27 @@ def test_the_exact_filter_predicts_better_than_what_ignores_the_past(generator):
 
 
 def test_the_bias_of_one_step_is_what_the_closed_form_says(generator):
-    found = affine.five_task_divergences(generator, 0.1)
+    found = identities.five_task_divergences(generator, 0.1)
     assert found["as it is"] == pytest.approx(found["as predicted"], rel=1e-9)
 
 
 def test_the_bias_grows_as_the_noise_falls():
     draws = [torch.Generator().manual_seed(0) for _ in range(2)]
     noisy, clear = (
-        affine.five_task_divergences(d, s) for d, s in zip(draws, (0.3, 0.1), strict=True)
+        identities.five_task_divergences(d, s) for d, s in zip(draws, (0.3, 0.1), strict=True)
     )
     assert clear["as it is"] > noisy["as it is"] > 0
 
 
 def test_entropy_and_penalty_agree_near_maximum_entropy_only(generator):
-    cosines = [affine.penalty_cosine(norm, generator) for norm in (0.1, 1.0, 5.0, 20.0)]
+    cosines = [identities.penalty_cosine(norm, generator) for norm in (0.1, 1.0, 5.0, 20.0)]
     assert all(a > b for a, b in itertools.pairwise(cosines))
     assert cosines[0] > 0.99
 
 
 def test_a_new_block_starts_at_a_known_mean_and_ends_at_the_unseen_one():
     config = ToyConfig(seeds=30)
-    x = new_blocks(config, torch.tensor([1.2]), "test")[:, 0]
+    x = blocks_of(config, torch.tensor([1.2]), "test", config.all_seeds)[:, 0]
     standard_error = config.sigma / (30 * config.block_length) ** 0.5
     assert x[:, : config.block_length].mean().item() == pytest.approx(0.2, abs=5 * standard_error)
     assert x[:, config.block_length :].mean().item() == pytest.approx(1.2, abs=5 * standard_error)
@@ -204,6 +230,6 @@ def test_a_config_out_of_range_is_refused(change, message):
 
 
 @pytest.mark.slow
-def test_the_whole_study_meets_its_bars(tmp_path):
-    results = run(ToyConfig(), tmp_path)
-    assert [row.what for row in results.rows if row.verdict == "not met"] == []
+def test_the_whole_study_reaches_its_targets(tmp_path):
+    results = run(ToyStudy(ToyConfig()), tmp_path)
+    assert [row.what for row in results.rows if row.verdict == "not reached"] == []

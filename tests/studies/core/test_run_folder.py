@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from studies.core.table import Row
-from studies.core.run_folder import RunFolder
 from gbi_pyro.files import replacing
+from studies.core.run_folder import RunFolder
+from studies.core.table import Row
 
 
 def test_weights_come_back_bit_by_bit_and_the_manifest_describes_them(tmp_path):
@@ -27,10 +27,11 @@ def test_config_names_the_study_its_options_and_the_versions(tmp_path):
     class Config:
         seeds: int = 3
 
-    RunFolder(tmp_path).write_config("toy", Config())
+    RunFolder(tmp_path).write_config("toy", Config(), {"rates": (0.1,)})
     content = json.loads((tmp_path / "config.json").read_text())
     assert content["study"] == "toy"
     assert content["config"] == {"seeds": 3}
+    assert content["inputs"] == {"rates": [0.1]}
     assert content["versions"]["torch"] == torch.__version__
 
 
@@ -38,7 +39,10 @@ def test_metrics_hold_every_row_and_the_table(tmp_path):
     RunFolder(tmp_path).write_metrics([Row("T9", "error", (0.5, 0.7))], 1.23)
     content = json.loads((tmp_path / "metrics.json").read_text())
     assert content["rows"][0]["values"] == [0.5, 0.7]
-    assert "| T9 | error | 0.600 ± 0.100 |" in (tmp_path / "table.md").read_text()
+    assert (
+        "[unseen means (T9)](../claims.md#t9) | error | 0.600 ± 0.100 |"
+        in (tmp_path / "table.md").read_text()
+    )
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from studies.core.table import Bar, Row, format_number, markdown_table, print_table
+from gbi_pyro.metrics.intervals import student_interval
+from gbi_pyro.metrics.table import format_number
+from studies.core.table import Row, Target, markdown_table, print_table, targets_first
 
 
 def test_mean_and_standard_error_are_those_of_numpy():
@@ -16,28 +18,28 @@ def test_mean_and_standard_error_are_those_of_numpy():
 
 
 @pytest.mark.parametrize(
-    ("bar", "values", "met"),
+    ("target", "values", "reached"),
     [
-        (Bar(0.2), (0.1, 0.3), True),
-        (Bar(0.19), (0.1, 0.3), False),
-        (Bar(0.2, "median"), (0.1, 0.2, 9.0), True),
-        (Bar(0.2, "worst"), (0.1, 0.21), False),
-        (Bar(5.0, "worst", at_least=True), (5.0, 6.0), True),
-        (Bar(5.0, "worst", at_least=True), (4.9, 6.0), False),
+        (Target(0.2), (0.1, 0.3), True),
+        (Target(0.19), (0.1, 0.3), False),
+        (Target(0.2, "median"), (0.1, 0.2, 9.0), True),
+        (Target(0.2, "worst"), (0.1, 0.21), False),
+        (Target(5.0, "worst", at_least=True), (5.0, 6.0), True),
+        (Target(5.0, "worst", at_least=True), (4.9, 6.0), False),
     ],
 )
-def test_a_bar_is_held_against_its_statistic(bar, values, met):
-    assert bar.met(np.array(values)) is met
-    assert Row("", "", values, bar).verdict == ("met" if met else "not met")
+def test_a_target_is_compared_with_its_statistic(target, values, reached):
+    assert target.reached(np.array(values)) is reached
+    assert Row("", "", values, target).verdict == ("reached" if reached else "not reached")
 
 
 @pytest.mark.parametrize("statistic", ["mean", "median", "worst"])
-def test_a_missing_value_never_meets_a_bar(statistic):
-    assert not Bar(1.0, statistic).met(np.array([0.5, np.nan]))
-    assert not Bar(0.0, statistic, at_least=True).met(np.array([0.5, np.nan]))
+def test_a_missing_value_never_reaches_a_target(statistic):
+    assert not Target(1.0, statistic).reached(np.array([0.5, np.nan]))
+    assert not Target(0.0, statistic, at_least=True).reached(np.array([0.5, np.nan]))
 
 
-def test_a_row_without_a_bar_has_no_verdict():
+def test_a_row_without_a_target_has_no_verdict():
     row = Row("T5", "error", (0.1,))
     assert (row.verdict, row.measured) == ("", "")
     assert math.isnan(row.sem)
@@ -56,14 +58,45 @@ def test_a_number_is_written_to_three_digits(value):
 
 def test_every_row_stands_in_both_tables():
     rows = [
-        Row("T9", "error, GBI", (0.01, 0.02), Bar(0.015), "a note"),
-        Row("M7", "max |one step - exact|", (1.0,), Bar(1e-6, "worst")),
+        Row("T9", "error, GBI", (0.01, 0.02), Target(0.015), "a note"),
+        Row("M7", "max |one step - exact|", (1.0,), Target(1e-6, "worst")),
     ]
     out = io.StringIO()
     print_table("title", rows, Console(file=out, width=100))
     text, markdown = out.getvalue(), markdown_table(rows)
-    for words in ("error, GBI", "a note", "0.0150 ± 0.00500", "mean 0.0150 <= 0.015", "not met"):
+    for words in (
+        "error, GBI",
+        "a note",
+        "0.0150 ± 0.00500",
+        "mean 0.0150 <= 0.015",
+        "not reached",
+    ):
         assert words in text
         assert words in markdown
     assert "max |one step - exact|" in text
     assert len(markdown.splitlines()) == 4
+
+
+@pytest.mark.parametrize(("statistic", "reached"), [("lower end", True), ("upper end", False)])
+def test_a_target_may_ask_for_the_end_of_the_interval(statistic, reached):
+    values = (1.0, 2.0, 3.0)
+    row = Row.of("C1", "gain", values, Target(0.0, statistic), interval=student_interval(values))
+    assert row.verdict == ("reached" if reached else "not reached")
+    assert row.ends == "-0.484 to 4.48"
+    assert row.as_dict()["interval"] == pytest.approx([-0.484138, 4.484138], abs=1e-6)
+
+
+def test_the_end_of_no_interval_is_an_error():
+    with pytest.raises(ValueError, match="needs a row with an interval"):
+        _ = Row.of("C1", "gain", (1.0,), Target(0.0, "lower end")).verdict
+
+
+def test_one_seed_has_neither_standard_error_nor_interval():
+    row = Row.of("C1", "gain", (1.0,), interval=student_interval([1.0]))
+    assert (row.mean_and_sem, row.ends, row.as_dict()["interval"]) == ("1.00", "", None)
+
+
+def test_rows_with_a_target_come_first_in_their_order():
+    targets = None, Target(1.0), None
+    rows = [Row("", n, (1.0,), target) for n, target in zip("abc", targets, strict=True)]
+    assert [row.what for row in targets_first(rows)] == ["b", "a", "c"]
