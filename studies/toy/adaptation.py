@@ -31,7 +31,7 @@ GBI = "GBI, free Z"
 ON_SIMPLEX = "GBI, Z on the simplex"
 LSTM = "LSTM"
 MOVED_INPUT = "LSTM, inputs optimised"
-VALIDATION_SEEDS = range(1000, 1005)  # no result uses them
+VALIDATION_SEEDS = range(1000, 1010)  # no result uses them
 VALIDATION_SEQUENCES, VALIDATION_STEPS = 8, 150
 SPACES = {GBI: "free", ON_SIMPLEX: "simplex", MOVED_INPUT: "free"}
 

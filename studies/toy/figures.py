@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from gbi_pyro import plots
 from studies.core.unseen_means import EDGE, UNSEEN
-from studies.toy.config import ToyConfig
+from studies.toy.config import NOISY, ToyConfig
 from studies.toy.record import CONDITIONED, PLAIN, ToySeed
 from studies.toy.responses import Responses, log_odds
 
@@ -27,6 +27,36 @@ def _shown(response: Responses) -> tuple[int, slice]:
     """Choose the sequence that switches most within the steps shown."""
     steps = slice(0, min(SHOWN, response.x.shape[1]))
     return int((np.diff(response.z[:, steps]) != 0).sum(1).argmax()), steps
+
+
+def figure_gradient(config: ToyConfig, response: Responses) -> Figure:
+    """Draw how the gradient infers the task where single observations leave it open (T8, T12)."""
+    at = _shown(response)
+    steps = np.arange(1, len(response.z[at]) + 1)
+    figure = Figure(figsize=(8, 6.4), layout="constrained")
+    top, middle, bottom = figure.subplots(3, 1, sharex=True)
+    plots.stream(response.x[at], response.z[at], config.means, top)
+    exact, gradient = log_odds(response.log_likelihood[at]), log_odds(response.gradient[at])
+    middle.bar(steps, exact, width=0.9, color="0.8", label="true log likelihood ratio")
+    dots = {"linestyle": "none", "marker": "o", "markersize": 3, "color": "k"}
+    middle.plot(steps, gradient, label="gradient at maximum entropy", **dots)
+    middle.axhline(0, color="0.3", linewidth=0.8)
+    middle.set_ylabel("nats for task 1")
+    middle.spines[["top", "right"]].set_visible(False)
+    probs, truth = np.exp(response.filtered), np.exp(response.exact)
+    plots.task_probs(probs[at], truth[at], response.z[at], task=1, ax=bottom)
+    titles = (
+        f"A   A stream that switches between two tasks, noise {NOISY:g}",
+        "B   One gradient per step",
+        "C   The gradients in the Bayes filter",
+    )
+    for ax, title in zip((top, middle, bottom), titles, strict=True):
+        ax.set_title(title, loc="left", fontsize=10)
+        place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.2}
+        ax.legend(ncols=3, fontsize=8, frameon=False, **place)
+        if ax is not bottom:
+            ax.set_xlabel("")
+    return figure
 
 
 def figure_1(config: ToyConfig, response: Responses) -> Figure:

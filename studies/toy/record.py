@@ -35,6 +35,7 @@ class ToySeed:
         weights: of the trained networks.
         blocks: what they did on a stream learned block after block.
         responses: of the conditioned network on its test stream.
+        noisy: of the one that was trained on the noisy stream, on a test stream of that noise.
         predicted: predictions of the conditioned network with Z optimised online on that stream,
             ``(sequences, time)``.
         values: that Z as it stood before x_t was seen, ``(sequences, time, K)``.
@@ -49,6 +50,7 @@ class ToySeed:
     weights: dict[str, dict[str, Tensor]]
     blocks: dict[str, BlockRun]
     responses: Responses
+    noisy: Responses
     predicted: np.ndarray
     values: np.ndarray
     unseen: dict[str, UnseenBlocks]

@@ -84,6 +84,7 @@ class ToyStudy(Study[ToyConfig]):
             weights={name: t.network.state_dict() for name, t in both.items()},
             blocks=blocks,
             responses=respond(config, seed, trained),
+            noisy=respond(config, seed, networks[noisy]),
             predicted=online[ON_SIMPLEX].mean[0].numpy(),
             values=online[ON_SIMPLEX].values[0].numpy(),
             unseen=on_unseen_means(config, seed, self.rates.unseen, trained, plain),
@@ -106,8 +107,9 @@ class ToyStudy(Study[ToyConfig]):
         return toy_table(self.config, self.rates.unseen, found[self.name])
 
     def figures(self, found: Found) -> Iterator[tuple[str, Figure]]:
-        """Draw Figures 1-3 of the paper."""
+        """Draw Figures 1-3 of the paper, and the gradient as evidence on a noisy stream."""
         records = found[self.name]
+        yield "gradient", figures.figure_gradient(self.config, records[0].noisy)
         yield "figure-1", figures.figure_1(self.config, records[0].responses)
         yield "figure-2", figures.figure_2(self.config, records)
         yield "figure-3", figures.figure_3(self.config, records)
