@@ -2,31 +2,34 @@
 
 Every function draws on ``ax``, or on a new figure of its own (``ax.figure``), and returns the
 axes. Arrays may be of any kind that numpy reads; a wrong shape is a ValueError that says which was
-expected. Curves differ by line style and marker as well as by colour. Over seeds, the first
+expected. Tables are read by the names of their columns, attributes or keys. Over seeds, the first
 dimension, the mean is drawn with its standard error; NaN marks a seed without a value. Steps and
-blocks count from 1. Tables are read by the names of their columns, attributes or keys. ``ylabel``
-names what is drawn, with its unit; ``names`` those of the K tasks; ``floor`` is a level, or several
-by name, drawn as dotted lines; ``hull`` the smallest and largest mean seen in training, shaded;
-``log`` asks for a logarithmic y axis.
+blocks count from 1. Shares are fractions.
+
+``styles`` gives curves a ``Style`` (colour, dash, marker, width) by name; others have one by their
+position. All differ without colour, too. More than six curves are named beside the axes, fewer in
+a legend above. ``title`` stands above both; ``better``, ``"higher"`` or ``"lower"``, adds an arrow
+to the axis of the values. ``xlabel`` and ``ylabel`` name what is drawn, with its unit; ``names``
+those of the K tasks; ``floor`` is a level, or several by name, drawn as dotted lines; ``hull`` the
+smallest and largest mean seen in training, shaded; ``log`` asks for a logarithmic y axis.
+
+>>> ax = curves({"exact": [[0.2, 0.1]]}, styles={"exact": Style("0.6", width=4)}, better="lower")
+>>> ax.lines[0].get_color()
+'0.6'
 """
 
-from gbi_pyro.plots._style import save_figure
+from gbi_pyro.plots._save import save_figure
+from gbi_pyro.plots._style import Style
 from gbi_pyro.plots.calibration import credible_coverage, ranks, reliability, risk_coverage
 from gbi_pyro.plots.estimates import comparison, comparisons, intervals
 from gbi_pyro.plots.matrices import confusion, divergence_map, image_grid
-from gbi_pyro.plots.over_seeds import (
-    binned,
-    blocks,
-    by_mean,
-    curves,
-    every_seed,
-    predicted_mean,
-)
+from gbi_pyro.plots.over_seeds import binned, blocks, by_mean, curves, every_seed, predicted_mean
 from gbi_pyro.plots.scatter import binary_log_odds, log_odds, plane
 from gbi_pyro.plots.scores import histograms, roc
 from gbi_pyro.plots.series import gradients, likelihood, stream, task_heatmap, task_probs
 
 __all__ = [
+    "Style",
     "binary_log_odds",
     "binned",
     "blocks",

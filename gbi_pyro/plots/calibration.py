@@ -3,37 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from gbi_pyro.plots._style import BAND, Ax, checked_array, finish, line_style, new_axes
-from gbi_pyro.plots._tables import columns, draw_shares, square_axes
+from gbi_pyro.plots._axes import BAND, LEVEL, Ax, Options, checked_array, finish, new_axes
+from gbi_pyro.plots._style import Styles, style_of
 
 
-def reliability(tables: Mapping[str, Any], ax: Ax = None) -> Axes:
+def reliability(
+    tables: Mapping[str, Any], ax: Ax = None, *, styles: Styles = None, **options: Unpack[Options]
+) -> Axes:
     """Draw accuracy, with its intervals, against confidence, bin by bin.
 
     Args:
         tables: by name what ``gbi_pyro.metrics.reliability.reliability_table`` returns, with
             bins of equal width or mass.
-        ax: where to draw.
+        ax, styles, options: see the package.
 
     >>> table = {"confidence": [0.6, 0.9], "accuracy": [0.5, 0.8]}
     >>> ends = {"accuracy_low": [0.3, 0.7], "accuracy_high": [0.7, 0.9]}
     >>> reliability({"one step": table | ends}).get_ylabel()
     'accuracy'
     """
-    ax = square_axes(ax, "confidence", "accuracy", "calibrated")
+    ax = _square_axes(ax, "confidence", "accuracy")
     for i, (label, table) in enumerate(tables.items()):
         wanted = "confidence", "accuracy", "accuracy_low", "accuracy_high"
-        confidence, *shares = columns(f"tables[{label!r}]", table, *wanted)
-        draw_shares(ax, i, label, confidence, shares)
-    return finish(ax)
+        confidence, *shares = _columns(f"tables[{label!r}]", table, *wanted)
+        _draw_shares(ax, i, label, confidence, shares, styles)
+    return finish(ax, **options)
 
 
-def credible_coverage(tables: Mapping[str, Any], ax: Ax = None) -> Axes:
+def credible_coverage(
+    tables: Mapping[str, Any], ax: Ax = None, *, styles: Styles = None, **options: Unpack[Options]
+) -> Axes:
     """Draw how often credible sets hold the true task against the probability that they claim.
 
     The claim is the mean probability of the sets, which exceeds the nominal level: a set of tasks
@@ -41,54 +45,58 @@ def credible_coverage(tables: Mapping[str, Any], ax: Ax = None) -> Axes:
 
     Args:
         tables: by name what ``gbi_pyro.metrics.credible.credible_coverage`` returns.
-        ax: where to draw.
+        ax, styles, options: see the package.
 
     >>> table = {"claimed": [0.6, 0.9], "coverage": [0.5, 0.8]}
     >>> ends = {"coverage_low": [0.3, 0.7], "coverage_high": [0.7, 0.9]}
     >>> credible_coverage({"one step": table | ends}).get_xlabel()
     'probability of the credible set'
     """
-    ax = square_axes(ax, "probability of the credible set", "true task in it", "calibrated")
+    ax = _square_axes(ax, "probability of the credible set", "share of sets with the true task")
     lowest = 1.0
     for i, (label, table) in enumerate(tables.items()):
         wanted = "claimed", "coverage", "coverage_low", "coverage_high"
-        claimed, *shares = columns(f"tables[{label!r}]", table, *wanted)
-        draw_shares(ax, i, label, claimed, shares)
+        claimed, *shares = _columns(f"tables[{label!r}]", table, *wanted)
+        _draw_shares(ax, i, label, claimed, shares, styles)
         lowest = min(lowest, claimed.min(initial=1.0), shares[1].min(initial=1.0))
     start = np.floor(10 * lowest) / 10 - 0.02  # sets seldom claim little
     ax.set(xlim=(start, 1.02), ylim=(start, 1.02))
-    return finish(ax)
+    return finish(ax, **options)
 
 
-def risk_coverage(curves: Mapping[str, Any], ax: Ax = None) -> Axes:
+def risk_coverage(
+    curves: Mapping[str, Any], ax: Ax = None, *, styles: Styles = None, **options: Unpack[Options]
+) -> Axes:
     """Draw the share of wrong answers among those given, the surest first.
 
     Args:
         curves: by name what ``gbi_pyro.metrics.selective.risk_coverage`` returns.
-        ax: where to draw.
+        ax, styles, options: see the package.
 
     >>> risk_coverage({"one step": {"coverage": [0.5, 1.0], "risk": [0.0, 0.1]}}).get_xlabel()
-    'share of elements answered'
+    'coverage: share of elements answered'
     """
-    ax = new_axes(ax, "share of elements answered", "share of them wrong", size=(4.4, 3.2))
+    labels = "coverage: share of elements answered", "risk: share of them wrong"
+    ax = new_axes(ax, *labels, size=(4.4, 3.2))
     for i, (label, curve) in enumerate(curves.items()):
-        coverage, risk = columns(f"curves[{label!r}]", curve, "coverage", "risk")
-        ax.plot(coverage, risk, label=label, **line_style(i))
+        coverage, risk = _columns(f"curves[{label!r}]", curve, "coverage", "risk")
+        ax.plot(coverage, risk, label=label, **style_of(styles, label, i).line)
     ax.set_xlim(0, 1)
     ax.set_ylim(bottom=0)
-    return finish(ax)
+    return finish(ax, **options)
 
 
-def ranks(tables: Mapping[str, Any], ax: Ax = None) -> Axes:
+def ranks(
+    tables: Mapping[str, Any], ax: Ax = None, *, styles: Styles = None, **options: Unpack[Options]
+) -> Axes:
     """Draw how true tasks rank in their posteriors: flat within the band if calibrated.
 
-    High on the left: tasks are truer than said, the posterior is not sure enough. High on the
-    right: it is too sure.
+    High on the left: the posterior is not sure enough. High on the right: it is too sure.
 
     Args:
         tables: by name what ``gbi_pyro.metrics.ranks.rank_histogram`` returns, for the same
             bins; the band is the first one's.
-        ax: where to draw.
+        ax, styles, options: see the package.
 
     >>> table = {"low": [0.0, 0.5], "high": [0.5, 1.0], "share": [0.6, 0.4]}
     >>> band = {"band_low": [0.4, 0.4], "band_high": [0.6, 0.6]}
@@ -99,15 +107,46 @@ def ranks(tables: Mapping[str, Any], ax: Ax = None) -> Axes:
     edges = np.empty(0)
     for i, (label, table) in enumerate(tables.items()):
         wanted = "low", "high", "share", "band_low", "band_high"
-        low, high, share, band_low, band_high = columns(f"tables[{label!r}]", table, *wanted)
+        low, high, share, band_low, band_high = _columns(f"tables[{label!r}]", table, *wanted)
         if i == 0:
             edges = np.append(low, high[-1:])
             ax.stairs(band_high, edges, baseline=band_low, fill=True, label="calibrated", **BAND)
-            ax.stairs(
-                (high - low) / (high - low).sum(), edges, baseline=None, color="0.5", linestyle=":"
-            )
+            ax.stairs((high - low) / (high - low).sum(), edges, baseline=None, **LEVEL)
         checked_array(f"tables[{label!r}].low", low, len(edges) - 1)
-        ax.stairs(share, edges, label=label, baseline=None, linewidth=1.5, **line_style(i))
+        ax.stairs(share, edges, label=label, baseline=None, **style_of(styles, label, i).line)
     ax.set_xlim(0, 1)
     ax.set_ylim(bottom=0)
-    return finish(ax)
+    return finish(ax, **options)
+
+
+def _columns(name: str, table: Any, *wanted: str) -> list[np.ndarray]:
+    """Return columns of a table, (rows,) each, by attribute or by key."""
+    found: list[np.ndarray] = []
+    for column in wanted:
+        value = table.get(column) if isinstance(table, Mapping) else getattr(table, column, None)
+        if value is None:
+            raise ValueError(
+                f"{name} should have the columns {', '.join(wanted)}; got {type(table).__name__} "
+                f"without {column!r}: give the table that gbi_pyro.metrics returns"
+            )
+        found.append(checked_array(f"{name}.{column}", value, len(found[0]) if found else "rows"))
+    return found
+
+
+def _square_axes(ax: Ax, xlabel: str, ylabel: str) -> Axes:
+    """Return axes from 0 to 1 with the line on which both are equal."""
+    ax = new_axes(ax, xlabel, ylabel, size=(3.9, 3.8))
+    ax.plot([0, 1], [0, 1], label="calibrated", zorder=0, **LEVEL)
+    ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+    return ax
+
+
+def _draw_shares(
+    ax: Axes, i: int, label: str, x: np.ndarray, rows: list[np.ndarray], styles: Styles
+) -> None:
+    """Draw shares, low and high ends of their intervals, at x, as the i-th curve."""
+    share, low, high = rows
+    # An end may pass the share by rounding; a bar of negative length is an error.
+    bars = np.maximum([share - low, high - share], 0)
+    style = style_of(styles, label, i)
+    ax.errorbar(x, share, bars, label=label, **style.points | style.line)

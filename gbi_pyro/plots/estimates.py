@@ -4,17 +4,61 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gbi_pyro.plots._style import MARKERS, Ax, Curves, checked_array, finish, line_style, new_axes
+from gbi_pyro.plots._axes import (
+    LEVEL,
+    SIZE,
+    Ax,
+    Better,
+    Curves,
+    Options,
+    checked_array,
+    finish,
+    new_axes,
+)
+from gbi_pyro.plots._style import Styles, style_of
 
 WIDTH = 4.2  # inches of a panel
 LETTERS = 46  # of a line of its title
 NAME = 22  # letters of a line of a run's name
+
+
+def intervals(
+    names: Sequence[str],
+    estimates: Curves,
+    ax: Ax = None,
+    *,
+    xlabel: str,
+    reference: float | None = 0.0,
+    styles: Styles = None,
+    **options: Unpack[Options],
+) -> Axes:
+    """Draw estimates with intervals by name, (M, 3) of estimate, low and high, a line for each.
+
+    ``names`` are those of the M things; ``reference`` is a value to read them against, None for
+    none.
+
+    >>> ax = intervals(["a", "b"], {"gain": [[1, 0, 2], [3, 2, 4]]}, xlabel="gain (nats)")
+    >>> [tick.get_text() for tick in ax.get_yticklabels()]
+    ['a', 'b']
+    """
+    rows = np.arange(len(names), dtype=float)
+    ax = new_axes(ax, xlabel, "", size=(6.4, 1.0 + 0.42 * len(names)))
+    if reference is not None:
+        ax.axvline(reference, **LEVEL)
+    for i, (label, values) in enumerate(estimates.items()):
+        middle, low, high = checked_array(f"estimates[{label!r}]", values, len(names), 3).T
+        shift = 0.7 / len(estimates) * (i - (len(estimates) - 1) / 2)
+        ends, points = [middle - low, high - middle], style_of(styles, label, i).points
+        ax.errorbar(middle, rows + shift, xerr=ends, label=label, **points)
+    ax.set_yticks(rows, list(names), size=SIZE)
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    return finish(ax, axis="x", **options)
 
 
 def comparison(
@@ -23,6 +67,8 @@ def comparison(
     *,
     reference: str = "the reference",
     runs: Sequence[str] | None = None,
+    styles: Styles = None,
+    better: Better = None,
 ) -> Axes:
     """Draw how far runs are from the reference in one quantity, a line for each run.
 
@@ -40,32 +86,28 @@ def comparison(
             f"rows should be of one quantity; got {sorted(quantities) or 'none'}: draw each in "
             "axes of its own, or all by comparisons"
         )
-    ax = new_axes(ax, "", "", size=(WIDTH, 1.0 + 0.3 * len(rows)))
-    ax.axvline(0.0, color="0.3", linestyle=":", linewidth=1)
+    xlabel = textwrap.fill(f"difference from {reference}", LETTERS)
+    ax = new_axes(ax, xlabel, "", size=(WIDTH, 1.0 + 0.3 * len(rows)))
+    ax.axvline(0.0, **LEVEL)
     order = list(runs or (row["run"] for row in rows))
     for i, row in enumerate(rows):
         middle, low, high = (
             np.nan if row[name] is None else float(row[name])
             for name in ("difference", "low", "high")
         )
-        ax.errorbar(
-            [middle],
-            [i],
-            xerr=None if np.isnan(low + high) else [[middle - low], [high - middle]],
-            marker=MARKERS[order.index(row["run"]) % len(MARKERS)],
-            markersize=5,
-            markerfacecolor="black" if low > 0 or high < 0 else "white",
-            capsize=3,
-            color="black",
-            linestyle="none",
-        )
-    ax.set_yticks(range(len(rows)), [textwrap.fill(str(row["run"]), NAME) for row in rows], size=8)
+        ends = None if np.isnan(low + high) else [[middle - low], [high - middle]]
+        look = {"markerfacecolor": None if low > 0 or high < 0 else "white", "markersize": 5}
+        points = style_of(styles, str(row["run"]), order.index(row["run"])).points
+        ax.errorbar([middle], [i], xerr=ends, **points | look)
+    ax.set_yticks(
+        range(len(rows)), [textwrap.fill(str(row["run"]), NAME) for row in rows], size=SIZE
+    )
     ax.set_ylim(len(rows) - 0.5, -0.5)
-    ax.tick_params(axis="x", labelsize=8)
+    ax.tick_params(axis="x", labelsize=SIZE)
     ax.locator_params(axis="x", nbins=6)
-    ax.set_xlabel(textwrap.fill(f"difference from {reference}", LETTERS), size=8)
-    ax.set_title(textwrap.fill(str(rows[0]["quantity"]), LETTERS), size=8, loc="left")
-    return ax
+    ax.xaxis.label.set_fontsize(SIZE)
+    ax.set_title(textwrap.fill(str(rows[0]["quantity"]), LETTERS), size=SIZE, loc="left")
+    return finish(ax, axis="x", better=better)
 
 
 def comparisons(
@@ -73,12 +115,14 @@ def comparisons(
     axes: Sequence[Axes] | None = None,
     *,
     reference: str = "the reference",
+    styles: Styles = None,
+    better: Mapping[str, Better] | None = None,
 ) -> list[Axes]:
     """Draw every quantity of a comparison in axes of its own; see ``comparison``.
 
     Differences are in the unit of the quantity, so that each has its own scale. ``axes`` are one
     for each quantity, in the order in which they come; without them a new figure has up to three
-    side by side.
+    side by side. ``better`` says by quantity which direction is better, where that is known.
 
     >>> row = {"run": "b", "difference": -0.2, "low": -0.3, "high": -0.1}
     >>> len(comparisons([{"quantity": "loss", **row}, {"quantity": "error", **row}]))
@@ -103,46 +147,13 @@ def comparisons(
         )
     runs = list(dict.fromkeys(str(row["run"]) for row in rows))
     return [
-        comparison(group, ax, reference=reference, runs=runs)
+        comparison(
+            group,
+            ax,
+            reference=reference,
+            runs=runs,
+            styles=styles,
+            better=(better or {}).get(group[0]["quantity"]),
+        )
         for group, ax in zip(groups, axes, strict=True)
     ]
-
-
-def intervals(
-    names: Sequence[str],
-    estimates: Curves,
-    ax: Ax = None,
-    *,
-    xlabel: str,
-    reference: float | None = 0.0,
-) -> Axes:
-    """Draw estimates with intervals by name, (M, 3) of estimate, low and high, a line for each.
-
-    ``names`` are those of the M things; ``reference`` is a value to read them against, None for
-    none.
-
-    >>> ax = intervals(["a", "b"], {"gain": [[1, 0, 2], [3, 2, 4]]}, xlabel="gain (nats)")
-    >>> [tick.get_text() for tick in ax.get_yticklabels()]
-    ['a', 'b']
-    """
-    rows = np.arange(len(names), dtype=float)
-    ax = new_axes(ax, xlabel, "", size=(6.4, 1.0 + 0.42 * len(names)))
-    if reference is not None:
-        ax.axvline(reference, color="0.3", linestyle=":", linewidth=1)
-    for i, (label, values) in enumerate(estimates.items()):
-        middle, low, high = checked_array(f"estimates[{label!r}]", values, len(names), 3).T
-        shift = 0.7 / len(estimates) * (i - (len(estimates) - 1) / 2)
-        ax.errorbar(
-            middle,
-            rows + shift,
-            xerr=[middle - low, high - middle],
-            label=label,
-            marker=MARKERS[i % len(MARKERS)],
-            markersize=4,
-            capsize=2,
-            color=line_style(i)["color"],
-            linestyle="none",
-        )
-    ax.set_yticks(rows, list(names), size=8)
-    ax.set_ylim(len(names) - 0.5, -0.5)
-    return finish(ax)

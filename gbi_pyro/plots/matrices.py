@@ -10,33 +10,32 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from gbi_pyro.plots._style import (
-    Ax,
-    Names,
-    checked_array,
-    new_axes,
-)
+from gbi_pyro.plots._axes import SIZE, Ax, Names, checked_array, new_axes
 
 SMALLEST = 1e-6  # nats: smaller divergences may be rounding
 
 
-def confusion(counts: ArrayLike, ax: Ax = None, *, names: Names = None) -> Axes:
-    """Draw counts of true (rows) against named tasks (columns), (K, K), as shares of each row.
+def confusion(
+    counts: ArrayLike, ax: Ax = None, *, names: Names = None, title: str | None = None
+) -> Axes:
+    """Draw counts of true (rows) against inferred tasks (columns), (K, K), as shares of each row.
 
     >>> confusion([[9, 1], [0, 10]]).get_xlabel()
-    'task named'
+    'inferred task'
     """
     counts = checked_array("counts", counts, "K", "K")
-    ax = new_axes(ax, "task named", "true task", size=(4.4, 4.0))
+    ax = new_axes(ax, "inferred task", "true task", size=(4.4, 4.0))
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     ax.imshow(share, cmap="Greys", vmin=0, vmax=1)
     for i, j in zip(*np.nonzero(share >= 0.005), strict=True):
         colour = "white" if share[i, j] > 0.5 else "black"
-        ax.text(j, i, f"{100 * share[i, j]:.0f}", ha="center", va="center", color=colour, size=7)
+        words = "1" if share[i, j] >= 0.995 else f"{share[i, j]:.2f}".removeprefix("0")
+        ax.text(j, i, words, ha="center", va="center", color=colour, size=7)
     ticks = range(len(counts))
     labels = list(names) if names else [str(k) for k in ticks]
-    ax.set_xticks(ticks, labels, rotation=90 if max(map(len, labels)) > 2 else 0, size=8)
-    ax.set_yticks(ticks, labels, size=8)
+    ax.set_xticks(ticks, labels, rotation=90 if max(map(len, labels)) > 2 else 0, size=SIZE)
+    ax.set_yticks(ticks, labels, size=SIZE)
+    ax.set_title(title or "share of each row", loc="left", size=SIZE + 1)
     return ax
 
 
@@ -69,10 +68,10 @@ def divergence_map(
             dark = value > low * (high / low) ** 0.55
             words = f"{value:.2g}" if value >= low else f"<{low:g}".replace("e-0", "e-")
             colour = "white" if dark else "black"
-            ax.text(j, i, words, ha="center", va="center", color=colour, size=8)
+            ax.text(j, i, words, ha="center", va="center", color=colour, size=SIZE)
     ax.set_xticks(range(len(sigma)), [f"{s:g}" for s in sigma])
     ax.set_yticks(range(len(num_tasks)), [str(k) for k in num_tasks])
-    ax.set_title(title, fontsize=9)
+    ax.set_title(title, loc="left", size=SIZE + 1)
     return ax
 
 

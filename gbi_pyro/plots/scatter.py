@@ -1,25 +1,28 @@
-"""Points in the plane: estimated against exact log odds, elements by task."""
+"""Points in the plane: estimated against exact log odds, and elements by task."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
-from gbi_pyro.plots._style import COLOURS, MARKERS, Ax, Names, checked_array, finish, new_axes
+from gbi_pyro.plots._axes import Ax, Names, Options, checked_array, finish, new_axes
+from gbi_pyro.plots._style import style_of
+
+MANY = 2000  # points that are drawn as an image, so that a PDF stays small
 
 
-def log_odds(odds: Any, ax: Ax = None, *, names: Names = None) -> Axes:
+def log_odds(odds: Any, ax: Ax = None, *, names: Names = None, **options: Unpack[Options]) -> Axes:
     """Draw estimated against exact log odds, a marker for each task, and where they are equal.
 
     A temperature shows as a slope, an offset as a shift. Odds that are not finite are left out.
 
     Args:
         odds: what ``gbi_pyro.metrics.agreement.log_odds`` returns, ``(exact, estimate)``, each
-            (..., K).
-        ax, names: where to draw, and the names of the K tasks.
+            (..., K), in nats.
+        ax, names, options: see the package.
 
     >>> log_odds(([[1.0, -1.0]], [[0.9, -0.9]])).get_ylabel()
     'estimated log odds (nats)'
@@ -29,66 +32,80 @@ def log_odds(odds: Any, ax: Ax = None, *, names: Names = None) -> Axes:
         raise ValueError("odds.exact should have shape (..., K), tasks last; got ()")
     rows = exact.reshape(-1, exact.shape[-1])
     other = checked_array("odds.estimate", estimate, *exact.shape).reshape(rows.shape)
-    ax = new_axes(ax, "exact log odds (nats)", "estimated log odds (nats)", size=(3.9, 3.8))
-    many = rows.size > 2000  # dots as an image, so that a PDF stays small
+    ax = _odds_axes(ax)
     for k, (x, y) in enumerate(zip(rows.T, other.T, strict=True)):
         if not np.any(x) and not np.any(y):
             continue  # the task that the others are measured against
         finite = np.isfinite(x) & np.isfinite(y)
-        style: dict[str, Any] = {"markersize": 3.5, "markeredgewidth": 0.6, "linestyle": "none"}
+        style, label = style_of(None, "", k), f"task {names[k] if names else k}"
+        hollow: dict[str, Any] = {"markerfacecolor": "none", "markeredgewidth": 0.6}
         ax.plot(
             x[finite],
             y[finite],
-            marker=MARKERS[k % len(MARKERS)],
-            markerfacecolor="none",
-            color=COLOURS[k % len(COLOURS)],
-            label=f"task {names[k] if names else k}",
-            rasterized=many,
-            **style,
+            linestyle="none",
+            marker=style.marker,
+            markersize=3.5,
+            color=style.colour,
+            label=label,
+            rasterized=rows.size > MANY,
+            **hollow,
         )
-    ax.axline((0, 0), slope=1, color="k", linestyle="--", linewidth=1, label="estimate = exact")
-    ax.set_aspect("equal", "datalim")
-    return finish(ax)
+    return _with_equality(ax, options)
 
 
-def binary_log_odds(exact_log_odds: ArrayLike, estimate_log_odds: ArrayLike, ax: Ax = None) -> Axes:
-    """Draw estimated against exact log p(x | task 1) / p(x | task 0), and where they are equal.
+def binary_log_odds(
+    exact: ArrayLike, estimate: ArrayLike, ax: Ax = None, **options: Unpack[Options]
+) -> Axes:
+    """Draw estimated against exact log p(x | task 1) / p(x | task 0), arrays of any one shape.
 
     >>> binary_log_odds([-1.0, 2.0], [-1.1, 1.8]).get_xlabel()
     'exact log odds (nats)'
     """
-    exact = np.ravel(np.asarray(exact_log_odds, dtype=float))
-    estimate = checked_array(
-        "estimate_log_odds", np.ravel(np.asarray(estimate_log_odds)), len(exact)
-    )
-    ax = new_axes(ax, "exact log odds (nats)", "estimated log odds (nats)", size=(3.6, 3.4))
-    many = len(exact) > 2000  # dots as an image, so that a PDF stays small
-    ax.plot(exact, estimate, ".", color="0.35", markersize=3, alpha=0.5, rasterized=many)
-    ax.axline((0, 0), slope=1, color="k", linestyle="--", linewidth=1, label="estimate = exact")
-    ax.set_aspect("equal", "datalim")
-    return finish(ax)
+    x = np.ravel(np.asarray(exact, dtype=float))
+    y = checked_array("estimate", np.ravel(np.asarray(estimate)), len(x))
+    ax = _odds_axes(ax)
+    style: dict[str, Any] = {"color": "0.35", "markersize": 3, "alpha": 0.5}
+    ax.plot(x, y, ".", rasterized=len(x) > MANY, **style)
+    return _with_equality(ax, options)
 
 
-def plane(points: ArrayLike, z: ArrayLike, ax: Ax = None, *, names: Names = None) -> Axes:
-    """Draw elements in the plane, (N, 2), each as the name of its true task, (N,), there.
+def plane(
+    points: ArrayLike,
+    z: ArrayLike,
+    ax: Ax = None,
+    *,
+    names: Names = None,
+    xlabel: str = "first principal direction of the gradient (nats)",
+    ylabel: str = "second (nats)",
+    **options: Unpack[Options],
+) -> Axes:
+    """Draw elements in the plane, (N, 2), each as its true task, (N,), whose name stands there.
 
     >>> len(plane([[0.0, 1.0], [2.0, 3.0]], [0, 1]).collections)
     2
     """
     points = checked_array("points", points, "N", 2)
     tasks = checked_array("z", z, len(points)).astype(int)
-    ax = new_axes(ax, "first principal direction of the gradient (nats)", "second (nats)")
+    ax = new_axes(ax, xlabel, ylabel)
     for k in np.unique(tasks):
         x, y = points[tasks == k].T
-        style: dict[str, Any] = {"marker": MARKERS[k % len(MARKERS)], "s": 8, "alpha": 0.4}
-        ax.scatter(x, y, color=COLOURS[k % len(COLOURS)], linewidths=0, **style)
-        ax.text(
-            np.median(x),
-            np.median(y),
-            names[k] if names else str(k),
-            ha="center",
-            va="center",
-            fontweight="bold",
-            bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1},
-        )
-    return ax
+        style = style_of(None, "", k)
+        small: dict[str, Any] = {"s": 9, "alpha": 0.5, "linewidths": 0}
+        ax.scatter(x, y, color=style.colour, marker=style.marker, **small)
+        box = {"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 1}
+        middle: dict[str, Any] = {"ha": "center", "va": "center", "fontweight": "bold"}
+        name = names[k] if names else str(k)
+        ax.text(np.median(x), np.median(y), name, color=style.colour, bbox=box, **middle)
+    return finish(ax, **options)
+
+
+def _odds_axes(ax: Ax) -> Axes:
+    return new_axes(ax, "exact log odds (nats)", "estimated log odds (nats)", size=(3.9, 3.8))
+
+
+def _with_equality(ax: Axes, options: Options) -> Axes:
+    """Add the line on which estimate and exact are equal, at one scale of both axes."""
+    style: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1}
+    ax.axline((0, 0), slope=1, label="estimate = exact", **style)
+    ax.set_aspect("equal", "datalim")
+    return finish(ax, **options)

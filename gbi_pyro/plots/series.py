@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
-from gbi_pyro.plots._style import (
+from gbi_pyro.plots._axes import (
     BAND,
-    COLOURS,
+    SIZE,
     Ax,
     Names,
+    Options,
     checked_array,
     count_from_one,
     draw_task_lines,
     finish,
-    line_style,
     new_axes,
 )
+from gbi_pyro.plots._style import COLOURS, Style
+
+EXACT, ESTIMATE = Style("0.65", width=4.0), Style("black", width=1.0)
+PREDICTION = Style(COLOURS[1], (0, (4, 1)))
 
 
 def stream(
-    x: ArrayLike, z: ArrayLike, means: ArrayLike, ax: Ax = None, *, prediction: Any = None
+    x: ArrayLike,
+    z: ArrayLike,
+    means: ArrayLike,
+    ax: Ax = None,
+    *,
+    prediction: Any = None,
+    **options: Unpack[Options],
 ) -> Axes:
     """Draw observations x (T,) as dots, the mean of their task z (T,), and a prediction (T,).
 
@@ -37,13 +47,9 @@ def stream(
     ax.plot(steps, x, ".", color="0.5", markersize=4, label="observation")
     ax.step(steps, mean, "k-", where="mid", linewidth=1.5, label="mean of the task")
     if prediction is not None:
-        ax.plot(
-            steps,
-            checked_array("prediction", prediction, len(x)),
-            label="prediction",
-            **line_style(1),
-        )
-    return finish(ax)
+        values = checked_array("prediction", prediction, len(x))
+        ax.plot(steps, values, label="prediction", **PREDICTION.line)
+    return finish(ax, **options)
 
 
 def task_probs(
@@ -55,6 +61,7 @@ def task_probs(
     *,
     site: str | None = None,
     sequence: int = 0,
+    **options: Unpack[Options],
 ) -> Axes:
     """Draw the posterior of one task over time, the exact one behind it, its true blocks shaded.
 
@@ -62,8 +69,9 @@ def task_probs(
         probs: probabilities, (T, K) or (sequences, T, K); or ``InferenceData``, whose groups
             ``exact_task_probs`` and ``constant_data`` are then used as well.
         exact, z: exact probabilities of the same shape; true task ids, (T,) or (sequences, T).
-        task, ax: which task, and where to draw it.
+        task: which one.
         site, sequence: which site of ``InferenceData`` (the first), and which of several sequences.
+        ax, options: see the package.
 
     >>> task_probs([[0.9, 0.1], [0.2, 0.8]], z=[0, 1], task=1).get_ylabel()
     'p(task 1 | x)'
@@ -95,14 +103,20 @@ def task_probs(
         ax.broken_barh(blocks, (0, 1), label="true block", **BAND)
     if exact is not None:
         true = checked_array("exact", exact[sequence] if np.ndim(exact) == 3 else exact, *one.shape)
-        ax.plot(steps, true[:, task], color="0.6", linewidth=4, label="exact")
-    ax.plot(steps, one[:, task], "k-", linewidth=1, label="estimate")
+        ax.plot(steps, true[:, task], label="exact", **EXACT.line)
+    ax.plot(steps, one[:, task], label="estimate", **ESTIMATE.line)
     ax.set_ylim(-0.05, 1.05)
-    return finish(ax)
+    return finish(ax, **options)
 
 
 def task_heatmap(
-    probs: ArrayLike, z: ArrayLike, ax: Ax = None, *, names: Names = None, xlabel: str = "step"
+    probs: ArrayLike,
+    z: ArrayLike,
+    ax: Ax = None,
+    *,
+    names: Names = None,
+    xlabel: str = "step",
+    **options: Unpack[Options],
 ) -> Axes:
     """Draw the posterior over all tasks by step, (T, K), dark for sure; the true task marked.
 
@@ -118,11 +132,13 @@ def task_heatmap(
     for first, after in itertools.pairwise(ends):
         ax.hlines(true[first], first + 0.5, after + 0.5, color=COLOURS[1], linewidth=1.5)
     labels = list(names) if names else [str(k) for k in range(shown.shape[1])]
-    ax.set_yticks(range(shown.shape[1]), labels, size=8)
-    return ax
+    ax.set_yticks(range(shown.shape[1]), labels, size=SIZE)
+    return finish(ax, **options)
 
 
-def likelihood(log_likelihood: ArrayLike, ax: Ax = None, *, names: Names = None) -> Axes:
+def likelihood(
+    log_likelihood: ArrayLike, ax: Ax = None, *, names: Names = None, **options: Unpack[Options]
+) -> Axes:
     """Draw the likelihood of each task over time from log p(x_t | z_t = k), (T, K).
 
     >>> [line.get_label() for line in likelihood([[0.0, -1.0], [-1.0, 0.0]]).lines]
@@ -130,10 +146,17 @@ def likelihood(log_likelihood: ArrayLike, ax: Ax = None, *, names: Names = None)
     """
     ax = new_axes(ax, "step", "likelihood p(x | task)")
     draw_task_lines(ax, np.exp(checked_array("log_likelihood", log_likelihood, "T", "K")), names)
-    return finish(ax)
+    return finish(ax, **options)
 
 
-def gradients(values: ArrayLike, z: ArrayLike, ax: Ax = None, *, names: Names = None) -> Axes:
+def gradients(
+    values: ArrayLike,
+    z: ArrayLike,
+    ax: Ax = None,
+    *,
+    names: Names = None,
+    **options: Unpack[Options],
+) -> Axes:
     """Draw the gradient on each task unit, (T, K) in nats, and where the task z, (T,), switches.
 
     >>> len(gradients([[1.0, -1.0], [-2.0, 2.0]], [0, 1]).lines)  # 2 units, zero, a switch
@@ -147,4 +170,4 @@ def gradients(values: ArrayLike, z: ArrayLike, ax: Ax = None, *, names: Names = 
     for i, switch in enumerate(switches):
         line: dict[str, Any] = {"linestyle": (0, (5, 3)), "linewidth": 1, "zorder": 0}
         ax.axvline(switch, color="0.6", label="" if i else "switch", **line)
-    return finish(ax)
+    return finish(ax, **options)

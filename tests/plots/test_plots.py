@@ -215,7 +215,7 @@ def test_evidence_shows_every_pair_and_where_they_are_equal() -> None:
             lambda: plots.by_mean([0, 1], CURVES),
             r"errors\['GBI'\] .* \(seeds, 2\); got \(4, 3",
         ),
-        (lambda: plots.binary_log_odds(Z, Z[1:]), r"estimate_log_odds should have shape \(30\)"),
+        (lambda: plots.binary_log_odds(Z, Z[1:]), r"estimate should have shape \(30\)"),
         (lambda: plots.binned(CURVES, 0), "bin_size should be at least 1; got 0"),
     ],
 )
@@ -295,7 +295,7 @@ def test_roc_curves_are_those_given() -> None:
 def test_confusion_shows_shares_of_each_true_task() -> None:
     ax = plots.confusion([[3, 1], [0, 8]])
     np.testing.assert_allclose(ax.images[0].get_array(), [[0.75, 0.25], [0, 1]])
-    assert [t.get_text() for t in ax.texts] == ["75", "25", "100"]
+    assert [t.get_text() for t in ax.texts] == [".75", ".25", "1"]
 
 
 def test_curves_lie_where_x_says() -> None:
