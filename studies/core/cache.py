@@ -8,7 +8,7 @@ import time
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import cattrs
 import numpy as np
@@ -153,7 +153,19 @@ def _make_converter() -> cattrs.Converter:
             lambda kind, scalar=scalar: isinstance(kind, type) and issubclass(kind, scalar),
             lambda value: value.item(),
         )
+    # cattrs does not resolve a named tuple's annotations, which are texts.
+    converter.register_unstructure_hook_func(
+        _is_named_tuple, lambda value: [converter.unstructure(v) for v in value]
+    )
+    converter.register_structure_hook_func(
+        _is_named_tuple,
+        lambda values, kind: kind(*map(converter.structure, values, get_type_hints(kind).values())),
+    )
     return converter
+
+
+def _is_named_tuple(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields")
 
 
 def _is_array(kind: Any) -> bool:

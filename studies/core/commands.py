@@ -33,8 +33,8 @@ class StudyGroup(click.Group):
             help="Run a study and write its table, figures, posterior and weights to a folder.",
         )
         self.studies = studies
-        self.add_command(_index())
-        self.add_command(_claims())
+        self.add_command(publish_runs)
+        self.add_command(write_lists)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of the commands, studies first."""
@@ -220,31 +220,41 @@ def report_errors() -> Iterator[None]:
         raise SystemExit(2) from None
 
 
-def _index() -> click.Command:
-    """Make the command that writes the index of results."""
-
-    @click.command("index", short_help="Write results/README.md from the results beside it.")
-    @click.option("--results", type=click.Path(path_type=Path), default=Path("results"))
-    def index(results: Path) -> None:
-        from studies.core.index import write_index
-
-        with report_errors():
-            click.echo(f"Written: {write_index(results)}")
-
-    return index
+_RESULTS = click.option(
+    "--results",
+    type=click.Path(path_type=Path),
+    default=Path("results"),
+    show_default=True,
+    help="The folder of results.",
+)
 
 
-def _claims() -> click.Command:
-    """Make the command that writes the list of claims."""
+@click.command("publish", short_help="Copy finished runs into results/, and write its index.")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--name", help="Of the folder there, for a single run; the study's without.")
+@_RESULTS
+def publish_runs(runs: tuple[Path, ...], name: str | None, results: Path) -> None:
+    """Copy tables and figures of finished runs into the folder of results."""
+    from studies.core.index import publish, write_index
 
-    @click.command("claims", short_help="Write results/claims.md, every claim in one sentence.")
-    @click.option("--results", type=click.Path(path_type=Path), default=Path("results"))
-    def claims(results: Path) -> None:
-        from gbi_pyro.files import replacing
-        from studies.core.claims import as_markdown
+    with report_errors():
+        if name and len(runs) > 1:
+            raise ValueError(f"--name is for a single run; got {len(runs)}")
+        for run in runs:
+            click.echo(f"Published: {publish(run, results, name)}")
+        write_index(results)
 
-        with report_errors(), replacing(results / "claims.md") as temporary:
+
+@click.command("index", short_help="Write the index of results and the list of claims.")
+@_RESULTS
+def write_lists(results: Path) -> None:
+    """Write README.md and claims.md into the folder of results."""
+    from gbi_pyro.files import replacing
+    from studies.core.claims import as_markdown
+    from studies.core.index import write_index
+
+    with report_errors():
+        click.echo(f"Written: {write_index(results)}")
+        with replacing(results / "claims.md") as temporary:
             temporary.write_text(as_markdown())
         click.echo(f"Written: {results / 'claims.md'}")
-
-    return claims

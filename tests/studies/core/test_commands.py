@@ -124,3 +124,34 @@ def test_every_claim_is_one_sentence_in_the_list():
     assert set(CLAIMS) == set(codes)
     assert all(claim.sentence.endswith(".") for claim in CLAIMS.values())
     assert as_markdown().count('<a id="') == len(codes)
+
+
+def test_a_published_run_stands_in_the_index_with_its_targets(tmp_path):
+    assert echo(tmp_path).exit_code == 0
+    results = tmp_path / "results"
+    publish = ("publish", str(tmp_path / "run"), "--results", str(results))
+    assert CliRunner().invoke(app, publish).exit_code == 0
+    assert sorted(p.name for p in (results / "echo").iterdir()) == [
+        "config.json",
+        "metrics.json",
+        "table.md",
+    ]
+    assert (
+        "| [echo](echo/table.md) | `echo` | 1 | none set |" in (results / "README.md").read_text()
+    )
+    assert CliRunner().invoke(app, ["index", "--results", str(results)]).exit_code == 0
+    assert (results / "claims.md").read_text() == as_markdown()
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("publish", "nowhere"), "folder of a finished run"),
+        (("publish", "a", "b", "--name", "c"), "for a single run"),
+        (("index",), "should hold folders of finished studies"),
+    ],
+)
+def test_what_cannot_be_published_is_refused(tmp_path, args, words):
+    result = CliRunner().invoke(app, [*args, "--results", str(tmp_path)])
+    assert result.exit_code == 2
+    assert words in " ".join(result.stderr.split())
