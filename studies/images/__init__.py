@@ -1,1 +1,1 @@
-"""Images: which class is this, in one pass, and is it one of those known at all."""
+"""Images: their class inferred in one pass and in every other way, and compared with the exact."""

@@ -1,115 +1,107 @@
-"""The image study from one call: train, name the class in every way, write everything down."""
+"""The image study: networks given their class, and every way to infer the class."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from matplotlib.figure import Figure
+from torch import nn
 
 from gbi_pyro.data.images import ImageSets
 from gbi_pyro.export.inference_data import to_inference_data
-from gbi_pyro.metrics.task_use import TaskUse
-from studies.images import figures, rows
-from studies.images.bottleneck import WIDTHS, measure_use, sweep, use_rows
-from studies.images.config import ImagesConfig
-from studies.images.measure import Measured, measure
-from studies.images.training import (
-    AFFINE,
-    KINDS,
-    PAPER,
-    ImageNetworks,
-    train_networks,
-)
-from studies.core.table import Row
-from studies.core.run_folder import RunFolder
-from studies.core.protocol import Progress
 from gbi_pyro.inference.enumeration import Enumeration
 from gbi_pyro.inference.gradient import OneStepGradient
+from studies.core.cache import Cache
+from studies.core.image_data import image_sets, sets_checksum
+from studies.core.image_networks import AFFINE, PAPER
+from studies.core.protocol import Found, Report, Study
+from studies.core.table import Row
+from studies.images.bottleneck import measure_use, sweep_widths
+from studies.images.config import ImagesConfig
+from studies.images.examples import make_examples
+from studies.images.figures import draw_answers, draw_generation
+from studies.images.measure import answer, score
+from studies.images.methods import ONE_STEP, methods
+from studies.images.networks import ImageNetworks
+from studies.images.record import ImagesSeed, Sweep
+from studies.images.table import images_table
 
 
-def num_stages(config: ImagesConfig) -> int:
-    """Return how many stages ``run`` reports, if no training is taken up."""
-    networks = config.seeds * len(KINDS) + (len(WIDTHS) if config.sweep else 0)
-    return networks * (config.epochs + 1) + config.seeds + 1
+class ImagesStudy(Study[ImagesConfig]):
+    """The class of images, inferred in one pass, in every other way, and exactly."""
 
+    name = "images"
+    title = "The class of images, inferred in one pass and in every other way"
+    config_type = ImagesConfig
+    sweep: Sweep | None = None
 
-@dataclass(frozen=True)
-class ImagesResults:
-    """Everything the study found.
+    @property
+    def sets(self) -> ImageSets:
+        """The images, with one split for all seeds."""
+        return image_sets(self.config.dataset, self.data)
 
-    Attributes:
-        by_seed: every method of every seed.
-        bars: what it has to show.
-        folder: where it lies on disk.
-        figures: the figures' files.
-    """
+    def prepare(self, cache: Cache, report: Report) -> None:
+        """Train the paper's network at several widths, if asked for, with the first seed alone."""
+        if self.config.sweep:
+            settings = {"config": replace(self.config, seeds=1), **self.inputs()}
+            self.sweep = cache.get(
+                f"widths, seed {self.config.first_seed}",
+                settings,
+                Sweep,
+                lambda: sweep_widths(self.config, self.sets, self.checkpoints, report),
+            )
 
-    by_seed: list[list[Measured]]
-    bars: list[Row]
-    folder: Path
-    figures: list[Path]
+    def inputs(self) -> dict[str, Any]:
+        """Return the checksum of the images."""
+        return {"images": sets_checksum(self.config.dataset, self.data)}
 
-
-def run(
-    config: ImagesConfig,
-    sets: ImageSets,
-    folder: Path,
-    progress: Progress = lambda _what: None,
-) -> ImagesResults:
-    """Run the image study and write it to a folder.
-
-    Training goes on after the last epoch that an earlier, interrupted run of the same
-    configuration finished in that folder.
-
-    Args:
-        config: what to do.
-        sets: the images, as ``load_images`` gives them.
-        folder: where the results go; checkpoints in ``checkpoints/``.
-        progress: called with what is being done.
-
-    Returns:
-        What was measured and where the files lie.
-    """
-    start = time.perf_counter()
-    store = RunFolder(folder)
-    store.write_config("images", config)
-    by_seed: list[list[Measured]] = []
-    use: dict[str, list[TaskUse]] = {PAPER: [], AFFINE: []}
-    for seed in config.all_seeds:
-        networks = train_networks(config, sets, seed, folder / "checkpoints", progress)
-        progress(f"seed {seed}: naming the class in every way")
-        by_seed.append(measure(config, sets, networks))
-        use[PAPER].append(measure_use(networks.paper, sets))
-        use[AFFINE].append(measure_use(networks.affine, sets))
-        if seed == config.first_seed:
-            first = networks
-    uses = [row for kind, found in use.items() for row in use_rows(kind, found)]
-    if config.sweep:
-        uses += sweep(config, sets, folder / "checkpoints", progress)
-    progress("figures and files")
-    drawn = [
-        figures.figure_answers(store.figures, sets, by_seed[0]),
-        figures.figure_generation(store.figures, sets, first),
-    ]
-    bars = rows.bar_rows(by_seed)
-    _write_posterior(store, config, sets, first)
-    store.write_weights({k.replace(" ", "_"): n for k, n in first.by_kind().items()})
-    table = [*bars, *uses, *rows.method_rows(by_seed)]
-    store.write_metrics(table, time.perf_counter() - start)
-    return ImagesResults(by_seed, [*bars, *uses], folder, drawn)
-
-
-def _write_posterior(
-    store: RunFolder, config: ImagesConfig, sets: ImageSets, networks: ImageNetworks
-) -> None:
-    images = sets.test.x[: config.chunk]
-    one_step = OneStepGradient()(networks.affine, images)
-    store.write_posterior(
-        to_inference_data(
-            one_step,
-            labels={"z": sets.test.y[: config.chunk]},
-            exact=Enumeration(check=False)(networks.affine, images),
-            task_names={"z": sets.class_names},
-            attributes={"study": "images", "dataset": sets.name, "seed": config.first_seed},
+    def measure(self, seed: int, report: Report) -> ImagesSeed:
+        """Train every network of one seed, and infer the test images' classes in every way."""
+        config, sets = self.config, self.sets
+        networks = ImageNetworks.build(config, sets, seed)
+        networks.train(config, sets, seed, self.checkpoints, report)
+        report("inferring the class in every way")
+        todo = methods(config, networks)
+        answers = answer(config, sets, todo)
+        return ImagesSeed(
+            methods=score(sets, todo, answers),
+            use={
+                PAPER: measure_use(networks.paper, sets),
+                AFFINE: measure_use(networks.affine, sets),
+            },
+            examples=make_examples(sets, networks.affine, answers[ONE_STEP].test),
+            weights={name: n.state_dict() for name, n in networks.by_name().items()},
         )
-    )
+
+    def table(self, found: Found) -> list[Row]:
+        """Return every quantity of every method, with its target."""
+        return images_table(found[self.name], self.sweep)
+
+    def figures(self, found: Found) -> Iterator[tuple[str, Figure]]:
+        """Draw answers and generated images of the first seed."""
+        first: ImagesSeed = found[self.name][0]
+        yield "answers", draw_answers(first.examples)
+        yield "generation", draw_generation(first.examples)
+
+    def posterior(self, found: Found) -> Any:
+        """Return one step and the exact posterior of test images, with the first seed's network."""
+        config, sets = self.config, self.sets
+        affine, images = self._first(found).affine, sets.test.x[: config.chunk]
+        return to_inference_data(
+            OneStepGradient()(affine, images),
+            labels={"z": sets.test.y[: config.chunk]},
+            exact=Enumeration(check=False)(affine, images),
+            task_names={"z": sets.class_names},
+            attributes={"study": self.name, "dataset": sets.name, "seed": config.first_seed},
+        )
+
+    def networks(self, found: Found) -> Mapping[str, nn.Module]:
+        """Return the networks of the first seed."""
+        return {k.replace(" ", "_"): n for k, n in self._first(found).by_name().items()}
+
+    def _first(self, found: Found) -> ImageNetworks:
+        record: ImagesSeed = found[self.name][0]
+        networks = ImageNetworks.build(self.config, self.sets, self.config.first_seed)
+        return networks.load(record.weights)

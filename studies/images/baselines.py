@@ -1,4 +1,4 @@
-"""Two rivals that read the task from a network's gradients, as defined here (EBI, NBI).
+"""Two baselines that infer the task from a network's gradients, as defined here (EBI, NBI).
 
 The paper compares with both and defines neither in what is known of it, so these are the
 definitions used: EBI after Wortsman et al. 2020 (Supermasks in superposition), NBI after the
@@ -19,7 +19,7 @@ def entropy_based(model: ConditionedAutoencoder, x: Tensor) -> tuple[Tensor, Pas
 
     log q = log_softmax(-dH/dz at u), with H the entropy of the image generated at maximum entropy,
     its pixels taken as the probabilities of Bernoulli variables. The data enter through the latent
-    alone: nothing asks whether the image generated is like the one seen.
+    alone: the generated image is not compared with the one seen.
 
     Returns:
         Log probabilities, ``(N, K)``, and the passes spent.
@@ -35,8 +35,7 @@ def entropy_based(model: ConditionedAutoencoder, x: Tensor) -> tuple[Tensor, Pas
 def norm_based(model: ConditionedAutoencoder, x: Tensor) -> tuple[Tensor, Passes]:
     """Infer the task under which the gradient has the smallest norm (NBI).
 
-    log q_k = log_softmax_k(-|d log p(x | z) / dz at e_k|): a network that is at peace with a
-    pseudo-label wants to change it least.
+    log q_k = log_softmax_k(-|d log p(x | z) / dz at e_k|), with each task as a pseudo-label.
 
     Returns:
         Log probabilities, ``(N, K)``, and the passes spent.

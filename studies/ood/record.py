@@ -1,0 +1,28 @@
+"""What the out-of-distribution study keeps of a seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gbi_pyro.metrics.auroc import Detection
+
+UPSIDE_DOWN = "upside down"
+
+
+@dataclass(frozen=True)
+class OODSeed:
+    """What networks trained on one image set detect.
+
+    Attributes:
+        validation: the AUROC of each score on altered validation images, see ``alterations``.
+        detections: by out-of-distribution set, by score.
+        inside: scores of the test images, larger for more outlying, ``(N,)`` each: those drawn.
+        outside: the same of the other images, by set.
+    """
+
+    validation: dict[str, float]
+    detections: dict[str, dict[str, Detection]]
+    inside: dict[str, np.ndarray]
+    outside: dict[str, dict[str, np.ndarray]]
