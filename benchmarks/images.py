@@ -1,4 +1,4 @@
-"""The price of naming the class of 1000 images, in forward passes of the same network."""
+"""The cost of inferring the class of 1000 images, in forward passes of the same network."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import torch
 
 from benchmarks.timing import interleave
 from gbi_pyro import Enumeration, OneStepGradient, relaxed_log_joint
-from studies.images.config import ImagesConfig
-from studies.core.table import Bar, Row
 from gbi_pyro.models.affine_head import AffineHeadAutoencoder, pca_basis
 from gbi_pyro.models.image import ConditionedAutoencoder, ImageModel
+from studies.core.table import Row, Target
+from studies.images.config import ImagesConfig
 
 BATCH, CLASSES = 1000, 10
 
@@ -37,6 +37,6 @@ def images(repeats: int) -> list[Row]:
         for what, job in jobs.items():
             one, many, ratio = interleave(forward, job, repeats)
             note = f"{1e3 * many:.1f} ms against {1e3 * one:.1f} ms"
-            bar = Bar(1.3) if what == "one step" and network is affine else None
-            rows.append(Row.of("speed", f"{name}: {what}, in forward passes", [ratio], bar, note))
+            target = Target(1.3) if what == "one step" and network is affine else None
+            rows.append(Row.of("", f"{name}: {what}, in forward passes", [ratio], target, note))
     return rows

@@ -1,4 +1,4 @@
-"""The price of naming the corpus of 32 texts, in forward passes of the same network."""
+"""The cost of inferring the corpus of 32 texts, in forward passes of the same network."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import torch
 
 from benchmarks.timing import interleave
 from gbi_pyro import Enumeration, OneStepGradient, relaxed_log_joint
-from studies.language.config import NAMED_AFTER, LanguageConfig
-from studies.core.table import Bar, Row
 from gbi_pyro.models.language import LanguageLSTM
+from studies.core.table import Row, Target
+from studies.language.config import NAMED_AFTER, LanguageConfig
 
 BATCH, CORPORA = 32, 10
 
@@ -40,6 +40,6 @@ def language(repeats: int) -> list[Row]:
         for what, job in jobs.items():
             one, many, ratio = interleave(forward, job, repeats)
             note = f"{1e3 * many:.1f} ms against {1e3 * one:.1f} ms"
-            bar = Bar(2.5) if what == "one step" else None
-            rows.append(Row.of("speed", f"{name}: {what}, in forward passes", [ratio], bar, note))
+            target = Target(2.5) if what == "one step" else None
+            rows.append(Row.of("", f"{name}: {what}, in forward passes", [ratio], target, note))
     return rows

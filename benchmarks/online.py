@@ -6,8 +6,8 @@ import torch
 
 from benchmarks.timing import interleave
 from gbi_pyro import OnlineGradient
-from studies.core.table import Bar, Row
 from gbi_pyro.models.sequence import SequenceLSTM, SequenceLSTMStack
+from studies.core.table import Row, Target
 
 SEEDS, MEANS, STEPS = 20, 15, 300
 
@@ -33,8 +33,8 @@ def online(repeats: int) -> list[Row]:
     many, one, ratio = interleave(batched, one_after_another, repeats, warm_up=1)
     note = f"{many:.2f} s against {one:.2f} s"
     what = f"online inference, {SEEDS} x {MEANS} x {STEPS}"
-    faster = Bar(5.0, at_least=True)
+    faster = Target(5.0, at_least=True)
     return [
-        Row.of("speed", f"{what}: one after another / batched", [ratio], faster, note),
-        Row.of("speed", f"{what}: largest difference of a prediction", [difference], Bar(1e-5)),
+        Row.of("", f"{what}: one after another / batched", [ratio], faster, note),
+        Row.of("", f"{what}: largest difference of a prediction", [difference], Target(1e-5)),
     ]

@@ -12,9 +12,9 @@ import torch
 
 from gbi_pyro import OneStepGradient, stepwise
 from gbi_pyro.metrics.agreement import kl
-from studies.toy.config import ToyConfig
-from studies.toy.evidence import exact_filter, in_filter
-from studies.toy.training import generator, make_stream, train_network
+from studies.core.streams import exact_filter, in_filter
+from studies.toy.config import ToyConfig, generator
+from studies.toy.training import train_network
 
 SEEDS = range(100, 106)
 
@@ -27,8 +27,8 @@ def main() -> None:
             config = replace(ToyConfig(), weight_decay=decay)
             divergences, updates = [], []
             for seed in SEEDS:
-                trained = train_network(config, seed, make_stream(config, sigma=sigma))
-                updates.append(trained.updates_to_floor)
+                trained = train_network(config, seed, config.stream(sigma=sigma))
+                updates.append(trained.curve.updates_to_floor)
                 shape = config.test_sequences, config.test_length
                 x = trained.stream.sample(*shape, generator(seed, "validate")).x
                 found = in_filter(trained.stream, OneStepGradient())(stepwise(trained.network, x))
