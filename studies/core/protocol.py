@@ -32,6 +32,9 @@ class Seeds:
 
     seeds: int = 5
     first_seed: int = 0
+    # Fields that say how data are learned; all others say which data there are, and runs that
+    # differ in those are not compared.
+    method_fields: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def all_seeds(self) -> range:

@@ -48,6 +48,7 @@ class RunFolder:
             {
                 "study": study,
                 "config": asdict(config),
+                "method_fields": sorted(getattr(config, "method_fields", ())),
                 "inputs": as_json(inputs),
                 "versions": {p: version(p) for p in PACKAGES},
                 "python": platform.python_version(),

@@ -41,11 +41,13 @@ class Target:
         statistic: what is compared with it; ``"worst"`` asks it of every seed, ``"lower end"`` and
             ``"upper end"`` of the row's interval.
         at_least: whether larger is better.
+        also: a second target, to be reached as well.
     """
 
     value: float
     statistic: Literal["mean", "median", "worst", "sum", "lower end", "upper end"] = "mean"
     at_least: bool = False
+    also: Target | None = None
 
     def measure(self, values: np.ndarray, interval: Ends | None = None) -> float:
         """Return the statistic of the values.
@@ -64,7 +66,14 @@ class Target:
     def reached(self, values: np.ndarray, interval: Ends | None = None) -> bool:
         """Whether the values reach the target; a NaN never does."""
         measured = self.measure(values, interval)
-        return measured >= self.value if self.at_least else measured <= self.value
+        reached = measured >= self.value if self.at_least else measured <= self.value
+        return reached and (self.also is None or self.also.reached(values, interval))
+
+    def against(self, values: np.ndarray, interval: Ends | None = None) -> str:
+        """Return what was measured against the target, in words."""
+        value = format_number(self.measure(values, interval))
+        words = f"{self.statistic} {value} {self.sign} {self.value:g}"
+        return words if self.also is None else f"{words}, {self.also.against(values, interval)}"
 
     @property
     def sign(self) -> str:
@@ -72,7 +81,8 @@ class Target:
         return ">=" if self.at_least else "<="
 
     def __str__(self) -> str:
-        return f"{self.statistic} {self.sign} {self.value:g}"
+        words = f"{self.statistic} {self.sign} {self.value:g}"
+        return words if self.also is None else f"{words}, {self.also}"
 
 
 @dataclass(frozen=True)
@@ -86,6 +96,7 @@ class Row:
         target: what it has to reach, if anything.
         note: a reference value, or what to read it against.
         interval: of the mean, or of whatever ``note`` names, at 95 %.
+        better: which direction of the quantity is better, if any; a target says it, too.
     """
 
     claim: str
@@ -94,6 +105,7 @@ class Row:
     target: Target | None = None
     note: str = ""
     interval: Ends | None = None
+    better: Literal["higher", "lower"] | None = None
 
     @classmethod
     def of(
@@ -104,9 +116,12 @@ class Row:
         target: Target | None = None,
         note: str = "",
         interval: Ends | None = None,
+        better: Literal["higher", "lower"] | None = None,
     ) -> Row:
         """Make a row of any sequence of numbers."""
-        return cls(claim, what, tuple(float(v) for v in values), target, note, interval)
+        if better is None and target is not None:
+            better = "higher" if target.at_least else "lower"
+        return cls(claim, what, tuple(float(v) for v in values), target, note, interval, better)
 
     @property
     def mean(self) -> float:
@@ -132,8 +147,7 @@ class Row:
         """What was measured against the target, in words, or nothing without one."""
         if self.target is None:
             return ""
-        value = format_number(self.target.measure(np.array(self.values), self.interval))
-        return f"{self.target.statistic} {value} {self.target.sign} {self.target.value:g}"
+        return self.target.against(np.array(self.values), self.interval)
 
     @property
     def mean_and_sem(self) -> str:
@@ -177,6 +191,7 @@ class Row:
             "target": None if self.target is None else str(self.target),
             "verdict": self.verdict,
             "note": self.note,
+            "better": self.better,
         }
 
 

@@ -1,6 +1,7 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
@@ -26,11 +27,14 @@ def test_config_names_the_study_its_options_and_the_versions(tmp_path):
     @dataclass(frozen=True)
     class Config:
         seeds: int = 3
+        rate: float = 0.1
+        method_fields: ClassVar[frozenset[str]] = frozenset({"rate"})
 
     RunFolder(tmp_path).write_config("toy", Config(), {"rates": (0.1,)})
     content = json.loads((tmp_path / "config.json").read_text())
     assert content["study"] == "toy"
-    assert content["config"] == {"seeds": 3}
+    assert content["config"] == {"seeds": 3, "rate": 0.1}
+    assert content["method_fields"] == ["rate"]
     assert content["inputs"] == {"rates": [0.1]}
     assert content["versions"]["torch"] == torch.__version__
 

@@ -86,6 +86,24 @@ def test_a_target_may_ask_for_the_end_of_the_interval(statistic, reached):
     assert row.as_dict()["interval"] == pytest.approx([-0.484138, 4.484138], abs=1e-6)
 
 
+@pytest.mark.parametrize(("also", "reached"), [(3.0, True), (2.0, False)])
+def test_two_targets_of_a_quantity_are_both_to_be_reached(also, reached):
+    target = Target(2.0, also=Target(also, "worst"))
+    row = Row.of("L2", "ratio", (1.0, 2.0, 3.0), target)
+    assert row.verdict == ("reached" if reached else "not reached")
+    assert row.measured == f"mean 2.00 <= 2, worst 3.00 <= {also:g}"
+    assert row.as_dict()["target"] == f"mean <= 2, worst <= {also:g}"
+
+
+def test_a_target_says_which_direction_is_better_where_the_row_does_not():
+    rows = (
+        Row.of("", "accuracy", (0.9,), Target(0.5, at_least=True)),
+        Row.of("", "error", (0.1,), better="lower"),
+        Row.of("", "seconds", (1.0,)),
+    )
+    assert [row.as_dict()["better"] for row in rows] == ["higher", "lower", None]
+
+
 def test_the_end_of_no_interval_is_an_error():
     with pytest.raises(ValueError, match="needs a row with an interval"):
         _ = Row.of("C1", "gain", (1.0,), Target(0.0, "lower end")).verdict
