@@ -1,4 +1,4 @@
-"""The network of the split digits: it names the class within a task and draws the image."""
+"""The network of the split digits: it classifies within a task and draws the image."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ CLASSES = 2  # of a task
 
 
 class SplitNetwork(ImageModel):
-    """p(x | z, h(x)) and p(y | z, h(x)): image and class from one hidden layer told its task.
+    """p(x | z, h(x)) and p(y | z, h(x)): image and class, conditioned on the task.
 
     ::
 
-        x -> Linear -> ReLU -> Linear(d) -> h --+            +-> Linear -> mean -> x
-                                                v            |
-                                        z --> told -> ReLU --+-> Linear -> logits -> y
+        x -> Linear -> ReLU -> Linear(d) -> h --+                 +-> Linear -> mean -> x
+                                                v                 |
+                                   z --> conditioner -> ReLU -----+-> Linear -> logits -> y
 
     x: (image,) + image_shape, z: (image, K), y: (image,). The classes share one head: y = 1 is the
     second class of whichever task is going on. The class is not known when a task is inferred, so
@@ -56,7 +56,7 @@ class SplitNetwork(ImageModel):
         super().__init__(image_shape, num_tasks)
         with weights_from(generator):
             self.encoder = ImageEncoder(image_shape, latent_size, hidden_size=hidden_size)
-            self.told = make_conditioner(conditioning, latent_size, num_tasks, hidden_size)
+            self.conditioner = make_conditioner(conditioning, latent_size, num_tasks, hidden_size)
             self.image = nn.Linear(hidden_size, math.prod(self.image_shape))
             self.classes = nn.Linear(hidden_size, CLASSES)
         self.log_sigma = nn.Parameter(torch.tensor(0.3).log())
@@ -73,7 +73,7 @@ class SplitNetwork(ImageModel):
         h = self.encoder(x)
         with pyro.plate("image", len(x), dim=-1):
             z = self.sample_task(z)
-            hidden = self.told(h, z).relu()
+            hidden = self.conditioner(h, z).relu()
             pixels = IsotropicNormal(self.image(hidden), self.log_sigma.exp())
             pyro.sample("x", pixels, obs=x.flatten(1))
             if y is not None:
@@ -84,4 +84,5 @@ class SplitNetwork(ImageModel):
         """Return log p(y | x, z): for tasks ``(N, K)``, or without them under every task first."""
         if z is None:
             z = torch.eye(self.num_tasks).unsqueeze(1)
-        return self.classes(self.told(self.encoder(x), z).relu()).log_softmax(-1)
+        logits: Tensor = self.classes(self.conditioner(self.encoder(x), z).relu())
+        return logits.log_softmax(-1)
