@@ -51,12 +51,12 @@ _NAMES: dict[Style, tuple[str, ...]] = {
     Style("black", _DASHED, "^"): ("plain LSTM", "LSTM", "none", "none Z", "plain", "without Z"),
     Style("0.2", _LONG, "v"): (
         *("plain, same start", "plain LSTM from the same start", "none, same start"),
-        *("LSTM, inputs optimised", "input vector"),
+        *("LSTM, inputs optimised", "input vector", "input optimised"),
     ),
     # Controls: as wide as the task, and without information about it.
     Style("0.4", _DOTTED, "X"): (
         *("shuffled", "shuffled Z", "LSTM with shuffled Z", "shuffled labels", "shuffled task"),
-        "Z shuffled, concatenated",
+        *("Z shuffled, concatenated", "mean of the four controls"),
     ),
     Style("0.5", _MIXED, "<"): ("random", "random Z", "Z shuffled, masks"),
     Style("0.6", _DENSE, ">"): ("constant", "constant Z"),
@@ -67,12 +67,15 @@ _NAMES: dict[Style, tuple[str, ...]] = {
         *("recogniser, forward KL", "fine-tuned", "all weights"),
     ),
     Style(_PINK, _DOTTED, "*"): (
-        *("classifier, its encoder begun from the autoencoder", "recogniser, reverse KL"),
+        *("classifier initialised from the autoencoder", "recogniser, reverse KL"),
     ),
     Style(_OLIVE, _MIXED, "<"): ("naive Bayes", "nearest centroid", "Gaussian HMM"),
-    Style("0.5", _DASHED, ">"): ("zero-shot", "best known corpus", "PCA residual, no network"),
+    Style("0.5", _DASHED, ">"): (
+        *("zero-shot", "best known corpus", "PCA residual, no network"),
+        *("input as in training", "Z as in training"),
+    ),
     Style(_GREEN, _SOLID, "h", 1.8): (
-        *("EM, several tasks a class", "found first, then named and clamped"),
+        *("EM, several tasks a class", "found first, then matched and clamped"),
         "cosine of residual and class",
     ),
     Style(_BLUE, _DASHED, "d"): ("EM, one task a class", "clamped from a random start"),
