@@ -38,6 +38,7 @@ class BaselinesConfig(Seeds):
     latent: int = 32
     hot: float = 300.0
     judged_on: Literal["test", "validation"] = "test"
+    method_fields = frozenset({"epochs", "batch", "rate", "hidden", "bottleneck", "latent"})
 
     def __post_init__(self) -> None:
         self.check_at_least_one("seeds", "epochs", "batch", "hidden", "bottleneck", "latent")

@@ -58,6 +58,9 @@ class ImageConfig(Seeds):
     affine_hidden: int = 512
     codes: int = 64
     chunk: int = 1000
+    method_fields = frozenset(
+        {"epochs", "batch", "rate", "latent", "affine_hidden", "codes", "chunk"}
+    )
 
     def __post_init__(self) -> None:
         self.check_at_least_one("seeds", "epochs", "batch", "codes", "chunk")

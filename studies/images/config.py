@@ -30,6 +30,10 @@ class ImagesConfig(ImageConfig):
     iterative_steps: tuple[int, ...] = (5, 20, 50)
     iterative_rate: float = 0.5
     sweep: bool = False
+    method_fields = ImageConfig.method_fields | {
+        *("bottleneck", "bottleneck_latent", "hidden", "iterative_steps", "iterative_rate"),
+        "sweep",
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

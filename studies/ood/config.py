@@ -22,6 +22,7 @@ class OODConfig(ImageConfig):
     other: str | None = None
     ensemble: int = 5
     bootstrap: int = 1000
+    method_fields = ImageConfig.method_fields | {"ensemble"}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -52,6 +52,7 @@ class ToyConfig(Seeds):
     block_length: int = 50
     num_blocks: int = 40
     new_block: int = 100
+    method_fields = frozenset({"updates", "rate", "weight_decay"})
 
     def __post_init__(self) -> None:
         self.check_at_least_one(
