@@ -13,8 +13,9 @@ def draw_answers(shown: Examples) -> Figure:
     """Draw the confusion matrix of one step, and its answers in two dimensions."""
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    plots.confusion(shown.confusion, left, names=shown.class_names)
-    plots.plane(shown.plane, shown.classes, right, names=shown.class_names)
+    names, titles = shown.class_names, ("A   Share of each class", "B   One step of each image")
+    plots.confusion(shown.confusion, left, names=names, title=titles[0])
+    plots.plane(shown.plane, shown.classes, right, names=names, title=titles[1])
     return figure
 
 
@@ -23,5 +24,5 @@ def draw_generation(shown: Examples) -> Figure:
 
     The latent is that of test images, one a row; columns are tasks, then mixtures of the first two.
     """
-    mixtures = [f"{weight:.2g}" for weight in MIXTURES.tolist()]
+    mixtures = [f"mix {weight:.2g}" for weight in MIXTURES.tolist()]
     return plots.image_grid(shown.generated, ["seen", *shown.class_names, *mixtures])

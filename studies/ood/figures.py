@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
 from gbi_pyro import plots
+from studies.core.style import STYLES
 from studies.ood.detectors import BASELINE, COSINE, LARGEST_LOGIT, TEMPERED
 from studies.ood.record import OODSeed
 
@@ -20,9 +21,10 @@ def draw_case(found: OODSeed, other: str) -> Figure:
     figure = Figure(figsize=(16, 4), layout="constrained")
     *left, right = figure.subplots(1, 4)
     inside, outside = found.inside, found.outside[other]
-    for ax, name in zip(left, HISTOGRAMS, strict=True):
-        plots.histograms(inside[name], outside[name], ax, xlabel=name)
+    for letter, ax, name in zip("ABC", left, HISTOGRAMS, strict=True):
+        title = f"{letter}   {name[0].upper()}{name[1:]}"
+        plots.histograms(inside[name], outside[name], ax, xlabel="score", title=title)
     out = np.repeat([0, 1], [len(inside[BASELINE]), len(outside[BASELINE])])
     curves = {n: roc_curve(out, np.concatenate([inside[n], outside[n]]))[:2] for n in CURVES}
-    plots.roc(curves, right)
+    plots.roc(curves, right, styles=STYLES, title="D   Every threshold")
     return figure

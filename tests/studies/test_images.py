@@ -6,25 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from gbi_pyro.data.images import Images, load_images
-from studies.images.bottleneck import WIDTHS, sweep
-from studies.images.config import ImagesConfig
-from studies.images.measure import (
-    ACCURACY,
-    KL_RAW,
-    Measured,
-    confusion,
-)
-from studies.images.methods import EXACT, ONE_STEP, PAPER_EXACT
-from studies.images.rivals import entropy_based, norm_based
-from studies.images.rows import bar_rows
-from studies.images.study import run
-from studies.images.training import KINDS, build, fit
+from gbi_pyro.data.images import load_images
 from gbi_pyro.models.image import ConditionedAutoencoder
+from studies.core.runner import run
+from studies.images.baselines import entropy_based, norm_based
+from studies.images.bottleneck import WIDTHS
+from studies.images.config import ImagesConfig
+from studies.images.examples import confusion
+from studies.images.measure import ACCURACY, KL_RAW, answer, score
+from studies.images.methods import EXACT, NORM_BASED, ONE_STEP, PAPER_EXACT, methods
+from studies.images.networks import ImageNetworks
+from studies.images.study import ImagesStudy
 
-FAST = ImagesConfig(
-    seeds=2, epochs=2, hidden=32, latent=16, affine_hidden=32, codes=16, iterative_steps=(2,)
-)
+FAST = ImagesConfig(seeds=2).fast()
 
 
 @pytest.fixture(scope="module")
@@ -33,119 +27,119 @@ def sets():
 
 
 @pytest.fixture(scope="module")
-def finished(sets, tmp_path_factory):
+def finished(tmp_path_factory):
     torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("images")
-    return run(FAST, sets, folder), folder
+    return run(ImagesStudy(FAST), tmp_path_factory.mktemp("images"))
 
 
-def by_name(measured: list[Measured]) -> dict[str, Measured]:
-    return {m.method.name: m for m in measured}
+@pytest.fixture(scope="module")
+def networks(finished, sets):
+    return ImageNetworks.build(FAST, sets, 0).load(finished.found["images"][0].weights)
 
 
-def test_exact_answers_agree_whichever_way_they_are_had(finished):
-    results, _ = finished
-    for seed in results.by_seed:
-        found = by_name(seed)
+@pytest.fixture(scope="module")
+def answers(networks, sets):
+    return answer(FAST, sets, methods(FAST, networks))
+
+
+def test_exact_answers_agree_whichever_way_they_are_computed(finished):
+    for record in finished.found["images"]:
         for other in ("exhaustive likelihood, affine head", "second order, affine head"):
-            assert found[other].values[KL_RAW] < 1e-6
-            assert found[other].values[ACCURACY] == found[EXACT].values[ACCURACY]
+            values = record.methods[other].values
+            assert values[KL_RAW] < 1e-6
+            assert values[ACCURACY] == record.methods[EXACT].values[ACCURACY]
 
 
 def test_passes_are_counted(finished):
-    results, _ = finished
-    found = by_name(results.by_seed[0])
-    assert found[ONE_STEP].passes[:2] == found[EXACT].passes[:2] == (1, 1)
-    assert found[PAPER_EXACT].passes[:2] == (10, 0)
-    assert found["NBI, paper's network"].passes[:2] == (10, 10)
-    assert found["iterative, 2 steps, paper's network"].passes[:2] == (2, 2)
+    cost = {name: m.passes[:2] for name, m in finished.found["images"][0].methods.items()}
+    assert cost[ONE_STEP] == cost[EXACT] == (1, 1)
+    assert cost[PAPER_EXACT] == (10, 0)
+    assert cost[NORM_BASED] == (10, 10)
+    assert cost["iterative, 2 steps, paper's network"] == (2, 2)
 
 
-def test_every_answer_is_a_distribution(finished):
-    results, _ = finished
-    for measured in results.by_seed[0]:
-        total = measured.log_probs.exp().sum(-1)
+def test_every_answer_is_a_distribution(answers):
+    for found in answers.values():
+        total = found.test.exp().sum(-1)
         torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=1e-5)
 
 
+def test_the_weights_of_a_record_answer_as_the_trained_networks_did(
+    finished, networks, answers, sets
+):
+    again = score(sets, methods(FAST, networks), answers)
+    assert again == finished.found["images"][0].methods
+
+
 def test_every_file_is_written(finished):
-    results, folder = finished
+    folder = finished.folder
     for name in ("config.json", "metrics.json", "table.md", "posterior.nc", "weights.safetensors"):
         assert (folder / name).exists()
-    for figure in results.figures:
+    for figure in finished.figures:
         assert figure.exists()
         assert figure.with_suffix(".pdf").exists()
     rows = json.loads((folder / "metrics.json").read_text())["rows"]
     assert {len(r["values"]) for r in rows} == {FAST.seeds}
+    assert len({r["what"] for r in rows}) == len(rows)
     assert not [p for p in folder.rglob("*") if "partial" in p.name]
 
 
 def test_the_posterior_opens_in_arviz(finished, sets):
-    _, folder = finished
-    data = az.from_netcdf(folder / "posterior.nc")
+    data = az.from_netcdf(finished.folder / "posterior.nc")
     assert data["task_probs"]["z"].dims == ("image", "z_task")
     np.testing.assert_array_equal(data["constant_data"]["z"], sets.test.y.numpy())
 
 
-def test_a_finished_run_takes_up_its_checkpoints_and_says_the_same(finished, sets):
-    results, folder = finished
-    again = run(FAST, sets, folder)
-    for first, second in zip(results.by_seed, again.by_seed, strict=True):
-        for a, b in zip(first, second, strict=True):
-            assert torch.equal(a.log_probs, b.log_probs)
+def test_more_seeds_reuse_the_finished_ones(finished):
+    stages = []
+    more = run(ImagesStudy(replace(FAST, seeds=3)), finished.folder, progress=stages.append)
+    assert stages[1:4] == [*["images: finished earlier"] * 2, "seed 2: images"]
+    for row in finished.rows:
+        (same,) = [r for r in more.rows if r.what == row.what]
+        np.testing.assert_array_equal(same.values[:2], row.values)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_interrupted_training_ends_with_the_same_weights(kind, sets, tmp_path):
-    config = replace(FAST, epochs=3)
-    few = Images(sets.train.x[:300], sets.train.y[:300])
-
-    def train(path, stop=None):
-        network = build(config, sets, kind, 0)
-
-        def report(what):
-            if stop is not None and f"epoch {stop} " in what:
-                raise KeyboardInterrupt
-
-        fit(config, network, few, 0, path, kind, report)
-        return network.state_dict()
-
-    whole = train(tmp_path / "whole.safetensors")
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "cut.safetensors", stop=1)
-    resumed = train(tmp_path / "cut.safetensors")
-    for name, value in whole.items():
-        assert torch.equal(value, resumed[name]), name
-
-
-def test_a_sweep_measures_the_use_of_the_task_at_every_width(sets, tmp_path):
-    config, stages = replace(FAST, epochs=1), []
-    rows = sweep(config, sets, tmp_path, stages.append)
-    assert len(stages) == len(WIDTHS) * 2  # before the epoch and after it
+def test_a_sweep_measures_the_use_of_the_task_at_every_width_with_the_first_seed(tmp_path):
+    config, trained = replace(FAST, epochs=1, sweep=True), []
+    rows = run(ImagesStudy(config), tmp_path, detail=trained.append).rows
+    assert sum("d = " in what for what in trained) == len(WIDTHS) * 2  # before and after the epoch
     for width, latent in WIDTHS:
         mine = [r for r in rows if f"d = {width}, {latent}:" in r.what]
-        assert len(mine) == 3
+        assert [len(r.values) for r in mine] == [1, 1, 1]
         gain, probe, one_step = (r.values[0] for r in mine)
         assert np.isfinite(gain)
         assert 0 <= probe <= 100
         assert 0 <= one_step <= 100
+    trained.clear()
+    run(ImagesStudy(config), tmp_path, detail=trained.append)
+    assert not trained
 
 
-def test_confusion_counts_every_image_once(finished, sets):
-    results, _ = finished
-    log_probs = by_name(results.by_seed[0])[ONE_STEP].log_probs
+def test_confusion_counts_every_image_once(finished, answers, sets):
+    log_probs = answers[ONE_STEP].test
     counts = confusion(log_probs, sets.test.y, 10)
     assert counts.sum() == len(sets.test.y)
     assert torch.equal(counts.sum(1), torch.bincount(sets.test.y, minlength=10))
     right = (log_probs.argmax(-1) == sets.test.y).sum()
     assert counts.diagonal().sum() == right
+    np.testing.assert_array_equal(finished.found["images"][0].examples.confusion, counts)
 
 
-def test_bars_hold_the_mean_over_seeds(finished):
-    results, _ = finished
-    accuracy = [by_name(seed)[ONE_STEP].values[ACCURACY] for seed in results.by_seed]
-    (row,) = [r for r in bar_rows(results.by_seed) if r.what.startswith(f"{ONE_STEP}: accuracy")]
-    assert row.values == tuple(accuracy)
+def test_a_row_with_a_target_holds_a_value_for_every_seed(finished):
+    (row,) = [r for r in finished.targets if r.what.startswith(f"{ONE_STEP}: accuracy")]
+    found = finished.found["images"]
+    assert row.values == tuple(r.methods[ONE_STEP].values[ACCURACY] for r in found)
+
+
+@pytest.mark.parametrize("field", ["seeds", "epochs", "batch", "bottleneck", "codes", "chunk"])
+def test_a_config_out_of_range_is_refused(field):
+    with pytest.raises(ValueError, match=f"{field} must be at least 1"):
+        replace(FAST, **{field: 0})
+
+
+def test_the_fast_study_keeps_what_was_asked_for():
+    fast = ImagesConfig(seeds=1, first_seed=7, bottleneck=3).fast()
+    assert (fast.all_seeds, fast.bottleneck) == (range(7, 8), 3)
 
 
 @pytest.fixture

@@ -6,23 +6,17 @@ import pytest
 import torch
 
 from gbi_pyro.data.images import flip_vertical, load_images
-from studies.images.config import ImagesConfig
-from studies.ood.study import OutlierConfig, case_rows, num_stages, run
-from studies.ood.scores import (
-    BASELINE,
-    NO_CHOICE,
-    prepared,
-    pseudo_outliers,
-    scores,
-    scores_in_chunks,
-    train_detectors,
-)
+from gbi_pyro.metrics.auroc import Detection
+from studies.core.runner import num_stages, run
+from studies.ood import study as ood
+from studies.ood.config import OODConfig
+from studies.ood.detect import alterations, prepare_sets
+from studies.ood.detectors import BASELINE, train_detectors
+from studies.ood.record import UPSIDE_DOWN, OODSeed
+from studies.ood.study import OODStudy
+from studies.ood.table import Case, default_score
 
-FAST = OutlierConfig(
-    ImagesConfig(seeds=1, epochs=3, latent=16, affine_hidden=64, codes=16),
-    ensemble=2,
-    bootstrap=20,
-)
+FAST = replace(OODConfig().fast(), epochs=3, affine_hidden=64)
 
 
 @pytest.fixture(scope="module")
@@ -31,51 +25,61 @@ def sets():
 
 
 @pytest.fixture(scope="module")
-def detectors(sets, tmp_path_factory):
+def detectors(sets):
     torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("detectors")
-    return train_detectors(FAST.images, sets, 0, 2, folder, lambda _what: None)
+    return train_detectors(FAST, sets, 0, None, lambda _what: None)
 
 
 @pytest.fixture(scope="module")
-def finished(sets, tmp_path_factory):
+def finished(tmp_path_factory):
     torch.set_num_threads(1)
-    folder, stages = tmp_path_factory.mktemp("ood"), []
-    return run(FAST, [sets], folder, stages.append), folder, stages
+    study, stages = OODStudy(FAST), []
+    return study, run(study, tmp_path_factory.mktemp("ood"), progress=stages.append), stages
 
 
 def test_each_image_has_its_own_score_whatever_the_batch(detectors, sets):
     x = sets.test.x[:7]
-    together, apart = scores(detectors, x), scores_in_chunks(detectors, x, 2)
+    together, apart = detectors.scores(x), replace(detectors, chunk=2).scores(x)
     for name, values in together.items():
         assert values.shape == (7,)
         torch.testing.assert_close(values, apart[name], rtol=1e-4, atol=1e-4)
 
 
-def test_the_baseline_knows_no_network(detectors, sets, tmp_path):
-    config = replace(FAST.images, epochs=1)
-    other = train_detectors(config, sets, 5, 1, tmp_path, lambda _what: None)
+def test_the_baseline_depends_on_no_network(detectors, sets):
+    config = replace(FAST, epochs=1, ensemble=1)
+    other = train_detectors(config, sets, 5, None, lambda _what: None)
     x = sets.test.x[:20]
-    torch.testing.assert_close(scores(detectors, x)[BASELINE], scores(other, x)[BASELINE])
+    torch.testing.assert_close(detectors.scores(x)[BASELINE], other.scores(x)[BASELINE])
 
 
 def test_the_default_is_the_score_that_is_best_on_validation_over_everything(finished):
-    results, _, _ = finished
-    mean = {
-        name: np.mean([case.validation[0][name] for case in results.cases])
-        for name in results.cases[0].validation[0]
-    }
-    assert mean[results.default] == max(mean.values())
-    assert results.default not in NO_CHOICE
-    for case in results.cases:
-        (own,) = case.of_best_on_validation()
-        assert own == case.detections[case.best_on_validation(0)][0]
-        assert not set(NO_CHOICE) & set(case.validation[0])
+    study, results, _ = finished
+    cases = study.cases(results.found)
+    validation = [case.records[0].validation for case in cases]
+    mean = {name: np.mean([found[name] for found in validation]) for name in validation[0]}
+    default = default_score(cases)
+    assert mean[default] == max(mean.values())
+    assert BASELINE not in mean
+    for case in cases:
+        (own,) = case.best_on_validation()
+        (row,) = [r for r in case.rows(default) if f"own validation ({own})" in r.what]
+        assert row.values == (case.detections(own)[0].auroc,)
 
 
-def test_pseudo_outliers_come_from_the_images_given(sets):
+def test_an_interval_holds_those_of_all_seeds():
+    def record(auroc):
+        found = Detection(auroc, auroc - 0.1, auroc + 0.05, 0.5, 10, 10)
+        return OODSeed({"a": 0.9}, {UPSIDE_DOWN: {"a": found}}, {}, {})
+
+    case = Case("digits", UPSIDE_DOWN, False, [record(0.6), record(0.8)])
+    row = case.rows("a")[0]
+    assert row.values == (0.6, 0.8)
+    assert (row.interval.low, row.interval.high) == pytest.approx((0.5, 0.85))
+
+
+def test_alterations_are_made_of_the_images_given(sets):
     x = sets.validation.x[:10]
-    made = pseudo_outliers(x, 0)
+    made = alterations(x, 0)
     assert all(images.shape == x.shape for images in made.values())
     assert torch.equal(made["a quarter turn"].rot90(-1, (-2, -1)), x)
     quarters = made["quarters exchanged"]
@@ -91,41 +95,70 @@ def test_pseudo_outliers_come_from_the_images_given(sets):
     assert torch.equal(made["average of two"], (x + x[others]) / 2)
 
 
-def test_no_pseudo_outlier_is_a_kind_that_is_tested_on(sets):
+def test_no_alteration_is_one_that_is_tested_on(sets):
     x = sets.validation.x[:10]
-    for made in pseudo_outliers(x, 0).values():
-        assert not torch.equal(made, flip_vertical(x))
+    for altered in alterations(x, 0).values():
+        assert not torch.equal(altered, flip_vertical(x))
 
 
 def test_normalised_images_have_mean_zero_and_the_same_labels(sets):
-    images = prepared(sets, normalised=True)
+    images = prepare_sets(sets, normalised=True)
     assert images.train.x.flatten(1).mean(1).abs().max() < 1e-5
     assert torch.equal(images.train.y, sets.train.y)
-    assert prepared(sets, normalised=False) is sets
+    assert torch.equal(prepare_sets(sets, normalised=False).test.x, sets.test.x)
 
 
 def test_the_study_writes_every_score_of_every_case(finished):
-    results, folder, stages = finished
-    assert [c.title for c in results.cases] == [
+    study, results, stages = finished
+    cases = study.cases(results.found)
+    assert [c.title for c in cases] == [
         "digits -> upside down, raw",
         "digits -> upside down, normalised",
     ]
-    rows = json.loads((folder / "metrics.json").read_text())["rows"]
-    assert len(rows) == sum(len(case_rows(c, results.default)) for c in results.cases)
+    assert [f.stem for f in results.figures] == [
+        "digits-to-upside-down-raw",
+        "digits-to-upside-down-normalised",
+    ]
+    rows = json.loads((results.folder / "metrics.json").read_text())["rows"]
+    assert len(rows) == sum(len(c.rows(default_score(cases))) for c in cases)
     assert all(0 <= value <= 1 for row in rows for value in row["values"])
-    assert len(stages) == num_stages(FAST)
+    assert all(row["interval"][0] <= row["mean"] <= row["interval"][1] for row in rows)
+    assert len(stages) == num_stages(study)
 
 
-@pytest.mark.parametrize("change", [{"ensemble": 0}, {"bootstrap": 0}])
-def test_a_config_out_of_range_is_refused(change):
-    with pytest.raises(ValueError, match="at least 1"):
+def test_more_seeds_reuse_the_finished_ones(finished):
+    _, results, _ = finished
+    stages = []
+    more = run(OODStudy(replace(FAST, seeds=2)), results.folder, progress=stages.append)
+    parts = ("digits, raw", "digits, normalised")
+    assert [s for s in stages if "finished earlier" in s] == [
+        f"{p}: finished earlier" for p in parts
+    ]
+    assert [s for s in stages if s.startswith("seed")] == [f"seed 1: {p}" for p in parts]
+    first = {row.what: row.values[0] for row in results.rows}
+    shared = [row for row in more.rows if row.what in first]
+    assert len(shared) > 20
+    for row in shared:
+        assert row.values[0] == first[row.what]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ensemble": 0}, "ensemble must be at least 1"),
+        ({"bootstrap": 0}, "bootstrap must be at least 1"),
+        ({"other": "digits"}, "choose two sets"),
+    ],
+)
+def test_a_config_out_of_range_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
         replace(FAST, **change)
 
 
-def test_sets_that_cannot_be_compared_are_refused_before_any_training(sets, tmp_path):
+def test_sets_that_cannot_be_compared_are_refused_before_any_training(sets, tmp_path, monkeypatch):
     larger = sets.test._replace(x=torch.zeros(len(sets.test.x), 1, 28, 28))
-    other = sets._replace(name="larger", test=larger)
-    for pair, message in (([sets, other], "one shape"), ([sets, sets], "choose two")):
-        with pytest.raises(ValueError, match=message):
-            run(FAST, pair, tmp_path)
+    both = {"digits": sets, "mnist": sets._replace(name="mnist", test=larger)}
+    monkeypatch.setattr(ood, "image_sets", lambda name, _data: both[name])
+    with pytest.raises(ValueError, match="one shape"):
+        run(OODStudy(replace(FAST, other="mnist")), tmp_path)
     assert not list(tmp_path.iterdir())

@@ -1,5 +1,6 @@
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -15,6 +16,11 @@ class Inner:
     name: str
 
 
+class Named(NamedTuple):
+    mean: float
+    weights: Tensor
+
+
 @dataclass(frozen=True)
 class Record:
     number: float
@@ -27,6 +33,7 @@ class Record:
     by_number: dict[float, list[int]]
     inner: dict[str, Inner]
     pair: tuple[float, str]
+    named: Named
 
 
 def record() -> Record:
@@ -41,6 +48,7 @@ def record() -> Record:
         by_number={0.1: [1, 2]},
         inner={"x": Inner(np.array([1.0], dtype=np.float32), "first")},
         pair=(0.25, "words"),
+        named=Named(0.5, torch.arange(3.0)),
     )
 
 
@@ -55,6 +63,8 @@ def assert_same(a: Record, b: Record) -> None:
     np.testing.assert_array_equal(a.array, b.array)
     assert torch.equal(a.tensor, b.tensor)
     assert a.tensor.dtype == b.tensor.dtype
+    assert a.named.mean == b.named.mean
+    assert torch.equal(a.named.weights, b.named.weights)
     assert a.by_pair.keys() == b.by_pair.keys()
     assert a.by_pair["a", 1] == b.by_pair["a", 1]
     assert math.isnan(b.by_pair["b", 2])
