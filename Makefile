@@ -2,24 +2,35 @@
 #   make toy    environment, then the toy study: its table, figures and files
 #   make test   environment, then the quick test suite
 # and more:
-#   make docs       the documentation site, build/site/index.html
-#   make notebooks  execute the notebooks that were changed
+#   make check          lint, format, types
+#   make docs           the documentation, build/docs/index.html
+#   make notebooks      execute the notebooks that were changed
+#   make slow           the tests that take long
+#   make bench          the benchmarks
+#   make results-check  rerun the short studies with few seeds, compare with results/
 # TORCH_INDEX chooses another build of torch, for instance the small CPU build:
 #   make toy TORCH_INDEX=https://download.pytorch.org/whl/cpu
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
 RUN ?= runs/toy
+WORKERS ?= 2
 BIN := $(VENV)/bin
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: toy test check docs notebooks bench slow clean
+.PHONY: toy test check docs notebooks bench slow results-check clean
+
+# Tests run side by side, one thread each: small networks are fastest so.
+test slow results-check: export OMP_NUM_THREADS = 1
 
 toy: $(VENV)/.installed
-	$(BIN)/gbi-pyro toy --out $(RUN)
+	$(BIN)/python -m studies toy --out $(RUN)
 
 test: $(VENV)/.installed
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(WORKERS)
+
+slow: $(VENV)/.installed
+	$(BIN)/pytest -m slow -n $(WORKERS)
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -30,16 +41,16 @@ check: $(VENV)/.installed
 # so is a reference within the project that leads nowhere.
 docs: notebooks
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --jobs auto --quiet \
-		site build/site
+		docs build/docs
 
 notebooks: $(VENV)/.installed
-	$(BIN)/python site/pairs.py
+	$(BIN)/python docs/pairs.py
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks
 
-slow: $(VENV)/.installed
-	$(BIN)/pytest -m slow
+results-check: $(VENV)/.installed
+	$(BIN)/python -m studies.core.check_results
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -49,4 +60,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info site/api site/docs site/notebooks
+	rm -rf $(VENV) runs build *.egg-info docs/api docs/notebooks docs/results docs/_generated

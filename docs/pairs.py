@@ -1,8 +1,8 @@
 """Notebooks as pairs: the percent script is the source, the .ipynb holds what it comes to.
 
-    python site/pairs.py           execute every notebook whose cells differ from its script's
-    python site/pairs.py --all     execute every notebook
-    python site/pairs.py NAME ...  execute these
+    python docs/pairs.py           execute every notebook whose cells differ from its script's
+    python docs/pairs.py --all     execute every notebook
+    python docs/pairs.py NAME ...  execute these
 
 Executing a script again gives the same file where its results are the same: nothing is kept that
 depends on the machine or on the hour.

@@ -25,15 +25,15 @@ from matplotlib.figure import Figure
 
 from gbi_pyro import plots
 from gbi_pyro.data.switching import GeometricBlocks, SwitchingStream
-from gbi_pyro.metrics.comparison import Score, compare_models, leave_one_out
 from gbi_pyro.export.inference_data import to_inference_data
+from gbi_pyro.metrics.comparison import Score, compare_models, leave_one_out
 from gbi_pyro.metrics.prequential import SwitchingMeans, prequential_code
 from gbi_pyro.metrics.runs import compare_runs
 from studies.told_or_not.config import KINDS, FitConfig
 from studies.told_or_not.study import run
 
 # %matplotlib inline
-FAST = os.environ.get("GBI_PYRO_FAST") == "1"  # less data and fewer steps, to test the lesson
+FAST = os.environ.get("GBI_PYRO_FAST") == "1"  # less of all, to test the lesson
 torch.set_num_threads(1)
 draw = torch.Generator().manual_seed(0)
 
@@ -47,7 +47,9 @@ draw = torch.Generator().manual_seed(0)
 stream = SwitchingStream(means=(0.2, 0.8), sigma=0.3, blocks=GeometricBlocks(0.1))
 x, z = stream.sample(1, 100 if FAST else 200, draw, dtype=torch.float64)
 grid = tuple(i / 10 for i in range(-4, 15))
-learners = {K: SwitchingMeans(K, sigma=0.3, grid=grid, separation=0.5) for K in (1, 2, 3)}
+learners = {
+    K: SwitchingMeans(K, sigma=0.3, grid=grid, separation=0.5) for K in (1, 2, 3)
+}
 losses = {K: prequential_code(learner, x)[0] for K, learner in learners.items()}
 for K, loss in losses.items():
     print(f"{K} task(s): code of {loss.sum():.1f} nats for {len(loss)} steps")
@@ -58,7 +60,10 @@ for K, loss in losses.items():
 # factor. Nothing was held out.
 
 # %%
-evidence = {f"{K} task(s)": Score(-loss.sum()[None], "log evidence") for K, loss in losses.items()}
+evidence = {
+    f"{K} task(s)": Score(-loss.sum()[None], "log evidence")
+    for K, loss in losses.items()
+}
 print(compare_models(evidence))
 
 # %% [markdown]
@@ -68,8 +73,12 @@ print(compare_models(evidence))
 # comes: Occam's factor.
 
 # %%
-behind = {f"{K} task(s)": (losses[K] - losses[2]).cumsum(0)[None].numpy() for K in (1, 3)}
-ax = plots.curves(behind, xlabel="step", ylabel="nats behind two tasks", floor={"two tasks": 0.0})
+behind = {
+    f"{K} task(s)": (losses[K] - losses[2]).cumsum(0)[None].numpy() for K in (1, 3)
+}
+ax = plots.curves(
+    behind, xlabel="step", ylabel="nats behind two tasks", floor={"two tasks": 0.0}
+)
 ax.figure
 
 # %% [markdown]
@@ -89,21 +98,27 @@ trials = x[0, torch.randperm(x.shape[1], generator=draw)]
 def with_task(x):
     means = pyro.sample("means", dist.Normal(0.5, 1.0).expand([2]).to_event(1))
     with pyro.plate("trial", len(x)):
-        z = pyro.sample("z", dist.OneHotCategorical(torch.ones(2)), infer={"task": True})
+        z = pyro.sample(
+            "z", dist.OneHotCategorical(torch.ones(2)), infer={"task": True}
+        )
         pyro.sample("x", dist.Normal(z.to(x) @ means, 0.3), obs=x)
 
 
 def draws_on_a_grid(log_likelihood, *axes, n=1000):
-    """Draw from the posterior over the points of a grid, alike a priori: (n, number of axes)."""
+    """Draw from the posterior over the points of a grid: (n, number of axes)."""
     points = torch.cartesian_prod(*axes)
     log_posterior = log_likelihood(points).sum(-1)
-    drawn = torch.multinomial(log_posterior.softmax(0), n, replacement=True, generator=draw)
+    drawn = torch.multinomial(
+        log_posterior.softmax(0), n, replacement=True, generator=draw
+    )
     return points[drawn]
 
 
 def mixture(points):
     """log p(x_i | two means), (points, trials)."""
-    return dist.Normal(points[:, None], 0.3).log_prob(trials[:, None]).logsumexp(-1) - math.log(2)
+    return dist.Normal(points[:, None], 0.3).log_prob(trials[:, None]).logsumexp(
+        -1
+    ) - math.log(2)
 
 
 def single(points):
@@ -127,7 +142,11 @@ plain = az.from_dict(
     posterior={"mean": mean_and_scale[None, :, 0].numpy()},
     log_likelihood={"log_evidence": single(mean_and_scale)[None].numpy()},
 )
-print(compare_models({"with a task": leave_one_out(told), "without": leave_one_out(plain)}))
+print(
+    compare_models(
+        {"with a task": leave_one_out(told), "without": leave_one_out(plain)}
+    )
+)
 
 # %% [markdown]
 # The difference is no larger than its standard error: shuffled, these trials do not tell whether

@@ -17,20 +17,26 @@ from gbi_pyro import Enumeration, OneStepGradient, clamped_loss, plots
 from gbi_pyro.data.images import Images, load_images
 from gbi_pyro.metrics import ood
 from gbi_pyro.metrics.agreement import agreement
-from gbi_pyro.metrics.scores import summarise
 from gbi_pyro.metrics.auroc import detection
-from gbi_pyro.metrics.reliability import reliability_table
 from gbi_pyro.metrics.recalibration import fit_temperature, temper
+from gbi_pyro.metrics.reliability import reliability_table
+from gbi_pyro.metrics.scores import summarise
 from gbi_pyro.models.affine_head import AffineHeadAutoencoder, pca_basis
 from gbi_pyro.models.image import ConditionedAutoencoder
 
 # %matplotlib inline
-FAST = os.environ.get("GBI_PYRO_FAST") == "1"  # less data and fewer steps, to test the lesson
+FAST = os.environ.get("GBI_PYRO_FAST") == "1"  # less of all, to test the lesson
 torch.set_num_threads(1)
-EPOCHS, BATCH = (5 if FAST else 60), 64
+EPOCHS = 5 if FAST else 60
+BATCH = 64
 
 digits = load_images("digits")
-print(*(f"{name} {len(getattr(digits, name).x)}" for name in ("train", "validation", "test")))
+print(
+    *(
+        f"{name} {len(getattr(digits, name).x)}"
+        for name in ("train", "validation", "test")
+    )
+)
 
 # %% [markdown]
 # ## Two networks that are told the class
@@ -52,7 +58,9 @@ def train(network, images):
         optimiser, 0.002, total_steps=EPOCHS * updates, pct_start=0.2
     )
     for _ in range(EPOCHS):
-        for batch in torch.randperm(len(images.x), generator=draw).split(BATCH)[:updates]:
+        for batch in torch.randperm(len(images.x), generator=draw).split(BATCH)[
+            :updates
+        ]:
             z = torch.nn.functional.one_hot(images.y[batch], network.num_tasks).float()
             loss = clamped_loss(network, images.x[batch], z, generator=draw)
             optimiser.zero_grad()
@@ -98,15 +106,17 @@ plots.image_grid(columns.numpy(), ["image", *digits.class_names])
 # %%
 x, y = digits.test
 for name, network in (("paper's network", paper), ("affine head", affine)):
-    exact = Enumeration(check=False)(network, x)  # images do not influence each other here
+    exact = Enumeration(check=False)(
+        network, x
+    )  # images do not influence each other here
     for infer in (None, OneStepGradient(), OneStepGradient(order=2)):
         posterior = exact if infer is None else infer(network, x)
         passes = f"{posterior.passes.forward} + {posterior.passes.backward} passes"
         accuracy = summarise(posterior.logits(), y).accuracy
         kl = agreement(exact, posterior).kl
         print(
-            f"{name:15}  {posterior.method:22}  {passes:14}  accuracy {100 * accuracy:.1f} %, "
-            f"KL from enumeration {kl:.3f} nats"
+            f"{name:15}  {posterior.method:22}  {passes:14}  "
+            f"accuracy {100 * accuracy:.1f} %, KL from enumeration {kl:.3f} nats"
         )
 
 # %% [markdown]
@@ -134,7 +144,9 @@ raw = {
     "affine head, exact": spread_added.logits(),
 }
 tempered = {}
-for (name, log_probs), fit in zip(raw.items(), (linearised, exact_one_step), strict=True):
+for (name, log_probs), fit in zip(
+    raw.items(), (linearised, exact_one_step), strict=True
+):
     temperature = fit_temperature(fit.logits(), digits.validation.y, default=1.0)
     tempered[name] = temper(log_probs, temperature)
     print(f"{name}: temperature {temperature:.1f}")
@@ -171,7 +183,10 @@ plots.reliability(tables).figure
 answers = tempered["affine head, exact"]
 doubtful = torch.special.entr(answers.exp()).sum(-1).argsort(descending=True)[:8]
 guesses = answers[doubtful].topk(2).indices
-titles = [f"{a} or {b}?\n({c})" for (a, b), c in zip(guesses.tolist(), y[doubtful], strict=True)]
+titles = [
+    f"{a} or {b}?\n({c})"
+    for (a, b), c in zip(guesses.tolist(), y[doubtful], strict=True)
+]
 plots.image_grid(x[doubtful].unsqueeze(0).numpy(), titles)
 
 # %% [markdown]
@@ -212,7 +227,10 @@ def scores(x):
 
 
 inside = scores(x[y < 8])
-unknown = {"digits 8 and 9": scores(x[y >= 8]), "upside down": scores(x[y < 8].flip(-2))}
+unknown = {
+    "digits 8 and 9": scores(x[y >= 8]),
+    "upside down": scores(x[y < 8].flip(-2)),
+}
 for case, outside in unknown.items():
     for name in inside:
         draw = torch.Generator().manual_seed(0)
@@ -226,7 +244,9 @@ for case, outside in unknown.items():
 figure = Figure(figsize=(12, 3.8), layout="constrained")
 axes = figure.subplots(1, 3)
 outside = unknown["digits 8 and 9"]
-for ax, name in zip(axes, ("maximum of one step", "cosine of residual and class"), strict=False):
+for ax, name in zip(
+    axes, ("maximum of one step", "cosine of residual and class"), strict=False
+):
     plots.histograms(inside[name].numpy(), outside[name].numpy(), ax, xlabel=name)
 curves = {}
 for name in inside:

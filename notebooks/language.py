@@ -18,10 +18,10 @@ from gbi_pyro import (
     OneStepGradient,
     TaskChain,
     calibrate,
-    stepwise,
     clamped_loss,
     hmm_posterior,
     plots,
+    stepwise,
 )
 from gbi_pyro.data.bigram import BigramLanguages
 from gbi_pyro.metrics.agreement import agreement
@@ -29,7 +29,7 @@ from gbi_pyro.metrics.scores import accuracy
 from gbi_pyro.models.language import LanguageLSTM
 
 # %matplotlib inline
-FAST = os.environ.get("GBI_PYRO_FAST") == "1"  # less data and fewer steps, to test the lesson
+FAST = os.environ.get("GBI_PYRO_FAST") == "1"  # less of all, to test the lesson
 torch.set_num_threads(1)
 draw = torch.Generator().manual_seed(0)
 
@@ -37,7 +37,8 @@ draw = torch.Generator().manual_seed(0)
 # ## The languages
 
 # %%
-K, SYLLABLES = 5, ["ba", "de", "fi", "go", "ku", "la", "me", "ni", "po", "ru", "sa", "ti"]
+K = 5
+SYLLABLES = ["ba", "de", "fi", "go", "ku", "la", "me", "ni", "po", "ru", "sa", "ti"]
 MARKS = 2  # ids of the network that stand for no word: unknown, and the end of a line
 languages = BigramLanguages.draw(K, len(SYLLABLES), generator=draw)
 for k in range(K):
@@ -80,7 +81,12 @@ size = {"embedding_size": 16, "hidden_size": 64}
 weights = torch.Generator().manual_seed(0)
 told = train(
     LanguageLSTM(
-        len(SYLLABLES) + MARKS, K, inout=True, conditioning="affine", generator=weights, **size
+        len(SYLLABLES) + MARKS,
+        K,
+        inout=True,
+        conditioning="affine",
+        generator=weights,
+        **size,
     )
 )
 plain = train(LanguageLSTM(len(SYLLABLES) + MARKS, None, generator=weights, **size))
@@ -102,7 +108,9 @@ print(f"floor             {floor:.3f}")
 LENGTHS = (1, 2, 5, 10, 20, 50)
 _, _, other = texts(200 if FAST else 500, 50, draw)
 steps = [OneStepGradient()(told, other[:, :n]) for n in LENGTHS]
-calibration = calibrate(steps, [Enumeration(check=False)(told, other[:, :n]) for n in LENGTHS])
+calibration = calibrate(
+    steps, [Enumeration(check=False)(told, other[:, :n]) for n in LENGTHS]
+)
 ways = {
     "enumeration": Enumeration(check=False),
     "one step": OneStepGradient(),
@@ -115,7 +123,9 @@ for name, infer in ways.items():
     found = [infer(told, words[:, :n]).logits().squeeze(1).double() for n in LENGTHS]
     found = [log_probs.log_softmax(-1) for log_probs in found]
     named[name] = [accuracy(q, of) for q in found]
-    distance[name] = [agreement(exact[:, n - 1], q).kl for n, q in zip(LENGTHS, found, strict=True)]
+    distance[name] = [
+        agreement(exact[:, n - 1], q).kl for n, q in zip(LENGTHS, found, strict=True)
+    ]
 for name, values in named.items():
     print(f"{name:22} names", *(f"{100 * value:3.0f} %" for value in values))
 for name, values in distance.items():
@@ -159,8 +169,12 @@ for give in ("filtered", "smoothed"):
     best = getattr(truth, f"log_{give}")
     for name, log_probs in (("one step", read), ("exact", best)):
         right = accuracy(log_probs[0], spoken[0])
-        ax = plots.task_heatmap(log_probs[0].exp().numpy(), spoken[0].numpy(), next(axes))
-        ax.set_title(f"{give}, {name}: {100 * right:.0f} % of the words", loc="left", fontsize=9)
+        ax = plots.task_heatmap(
+            log_probs[0].exp().numpy(), spoken[0].numpy(), next(axes)
+        )
+        ax.set_title(
+            f"{give}, {name}: {100 * right:.0f} % of the words", loc="left", fontsize=9
+        )
         ax.set(xlabel="", ylabel="language")
     print(f"{give}: KL(exact || one step) {agreement(best, read).kl:.3f} nats per word")
 ax.set_xlabel("word")
@@ -185,7 +199,10 @@ def loss(z):
     return -told.log_prob(test + MARKS, z.expand(len(test), 1, -1)).mean().item()
 
 
-print(f"maximum entropy {loss(told.uniform(1)):.3f} nats per word, floor {creole_floor:.3f}")
+print(
+    f"maximum entropy {loss(told.uniform(1)):.3f} nats per word, "
+    f"floor {creole_floor:.3f}"
+)
 for n in (20, 100, 500):
     sample = creole.sample(1, n, draw).tokens + MARKS
     known = Enumeration(check=False)(told, sample).logits().argmax(-1)

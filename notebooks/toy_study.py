@@ -11,8 +11,16 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from gbi_pyro import BayesFilter, Enumeration, OneStepGradient, stepwise, plots, to_inference_data
+from gbi_pyro import (
+    BayesFilter,
+    Enumeration,
+    OneStepGradient,
+    plots,
+    stepwise,
+    to_inference_data,
+)
 from gbi_pyro.metrics.agreement import agreement
+from gbi_pyro.models.switching import SwitchingGaussian
 from studies.toy.adaptation import (
     EDGE,
     ON_SIMPLEX,
@@ -23,10 +31,9 @@ from studies.toy.adaptation import (
 from studies.toy.blocks import learn_blocks
 from studies.toy.config import ToyConfig
 from studies.toy.training import generator, make_stream, train_network
-from gbi_pyro.models.switching import SwitchingGaussian
 
 # %matplotlib inline
-FAST = os.environ.get("GBI_PYRO_FAST") == "1"  # less data and fewer steps, to test the lesson
+FAST = os.environ.get("GBI_PYRO_FAST") == "1"  # less of all, to test the lesson
 torch.set_num_threads(1)
 config = ToyConfig(seeds=2).fast() if FAST else ToyConfig(seeds=2)
 
@@ -67,7 +74,9 @@ trained = {
     for name, told in kinds.items()
 }
 for name, networks in trained.items():
-    ratio = np.mean([network.validation_mse[-1] / network.floor for network in networks])
+    ratio = np.mean(
+        [network.validation_mse[-1] / network.floor for network in networks]
+    )
     print(f"{name}: error after training / noise floor = {ratio:.2f}")
 
 # %% [markdown]
@@ -85,12 +94,19 @@ blocks = {
 }
 figure = Figure(figsize=(10.5, 3.2), layout="constrained")
 left, middle, right = figure.subplots(1, 3)
-curves = {name: np.stack([n.train_mse for n in networks]) for name, networks in trained.items()}
+curves = {
+    name: np.stack([n.train_mse for n in networks])
+    for name, networks in trained.items()
+}
 floor = config.sigma**2
 plots.curves(curves, left, floor, xlabel="weight update", log=True)
-errors = {name: np.stack([run.block_mse for run in runs]) for name, runs in blocks.items()}
+errors = {
+    name: np.stack([run.block_mse for run in runs]) for name, runs in blocks.items()
+}
 plots.blocks(errors, middle, floor, ylabel="mean squared error from step 21")
-shared = {name: np.stack([run.shared_units for run in runs]) for name, runs in blocks.items()}
+shared = {
+    name: np.stack([run.shared_units for run in runs]) for name, runs in blocks.items()
+}
 plots.binned(shared, 5, right, ylabel="units shared with the next block")
 right.tick_params(axis="x", labelrotation=60)
 figure
@@ -114,7 +130,10 @@ network = trained["GBI-LSTM"][0].network
 steps = stepwise(network, x)
 evidence = OneStepGradient()(steps)
 filtered = BayesFilter(OneStepGradient(), *chain)(steps)
-print(f"KL(exact || one step of the network) = {agreement(exact, filtered).kl:.2e} nats per step")
+print(
+    f"KL(exact || one step of the network) = "
+    f"{agreement(exact, filtered).kl:.2e} nats per step"
+)
 
 # %%
 data = to_inference_data(filtered, observed={"x": x}, labels={"z": z}, exact=exact)

@@ -16,7 +16,7 @@ from gbi_pyro import Enumeration, OneStepGradient, calibrate, clamped_loss, plot
 from gbi_pyro.metrics.agreement import agreement
 
 # %matplotlib inline
-FAST = os.environ.get("GBI_PYRO_FAST") == "1"  # less data and fewer steps, to test the lesson
+FAST = os.environ.get("GBI_PYRO_FAST") == "1"  # less of all, to test the lesson
 torch.set_num_threads(1)
 draw = torch.Generator().manual_seed(0)
 
@@ -42,10 +42,14 @@ class Arcs(torch.nn.Module):
 
 
 def arcs(n):
-    z = torch.multinomial(torch.tensor([0.2, 0.3, 0.5]), n, replacement=True, generator=draw)
+    z = torch.multinomial(
+        torch.tensor([0.2, 0.3, 0.5]), n, replacement=True, generator=draw
+    )
     u = torch.rand(n, 1, generator=draw)
     angle = 3.0 * u[:, 0] + 0.8 * z
-    x = torch.stack([angle.cos(), angle.sin()], -1) + 0.4 * torch.randn(n, 2, generator=draw)
+    x = torch.stack([angle.cos(), angle.sin()], -1) + 0.4 * torch.randn(
+        n, 2, generator=draw
+    )
     return u, x, torch.nn.functional.one_hot(z, 3).float()
 
 
@@ -94,7 +98,9 @@ print(f"KL(exact || one step) = {agreement(exact, one_step).kl:.3f} nats per poi
 # %%
 def line(x, means):
     with pyro.plate("point", len(x)):
-        z = pyro.sample("z", dist.OneHotCategorical(torch.ones(len(means))), infer={"task": True})
+        z = pyro.sample(
+            "z", dist.OneHotCategorical(torch.ones(len(means))), infer={"task": True}
+        )
         pyro.sample("x", dist.Normal(z @ means, 0.4), obs=x)
 
 
@@ -102,7 +108,9 @@ for K in (2, 3, 5):
     means = 0.6 * (torch.arange(K) - (K - 1) / 2)
     on_line = means[torch.randint(K, (1000,), generator=draw)]
     on_line = on_line + 0.4 * torch.randn(1000, generator=draw)
-    truth, step = (infer(line, on_line, means) for infer in (Enumeration(), OneStepGradient()))
+    truth, step = (
+        infer(line, on_line, means) for infer in (Enumeration(), OneStepGradient())
+    )
     charge = means.square() / (2 * 0.4**2)  # the middle of all is zero
     corrected = (step.logits() - charge).log_softmax(-1)
     print(
@@ -116,7 +124,10 @@ for K in (2, 3, 5):
 
 # %%
 excess = (one_step.logits() - exact.logits()).mean(0)
-print("log q(one step) - log q(exact), mean by task:", (excess - excess.mean()).numpy().round(2))
+print(
+    "log q(one step) - log q(exact), mean by task:",
+    (excess - excess.mean()).numpy().round(2),
+)
 
 # %% [markdown]
 # ## Calibrate
@@ -133,7 +144,10 @@ calibrated = OneStepGradient(calibration=calibration)(model, u, x)
 second = OneStepGradient(order=2)(model, u, x)
 for posterior in (one_step, calibrated, second):
     found = agreement(exact, posterior)
-    print(f"{posterior.method:24} KL {found.kl:.3f} nats, same task {found.argmax_agreement:.3f}")
+    print(
+        f"{posterior.method:24} KL {found.kl:.3f} nats, "
+        f"same task {found.argmax_agreement:.3f}"
+    )
 
 # %% [markdown]
 # ## Look
