@@ -32,7 +32,7 @@ METHOD_FIELDS = frozenset(
         # inference
         *("iterative_steps", "iterative_rate", "noise_rate", "spread", "restarts", "start_steps"),
         *("em_steps", "window", "batch_rate", "batch_noise_rate", "hazard_guess"),
-        *("recurrent_rate", "recurrent_start", "recurrent_steps", "rival_steps", "label_steps"),
+        *("recurrent_rate", "recurrent_start", "recurrent_steps", "baseline_steps", "label_steps"),
     }
 )
 """Fields of configurations that say how data are learned; all others say which data there are."""

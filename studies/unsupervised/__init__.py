@@ -1,1 +1,1 @@
-"""The study of learning without task labels, ``gbi-pyro discover``."""
+"""The study of unsupervised learning: tasks of streams found without their labels."""

@@ -1,40 +1,31 @@
-"""The configuration of the study of learning without task labels."""
+"""The configuration of the study of unsupervised learning."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import torch
-
-from gbi_pyro.data.switching import BlockLaw, BoundedBlocks, GeometricBlocks, SwitchingStream
+from gbi_pyro.data.switching import BlockLaw, GeometricBlocks, SwitchingStream
 from studies.core.protocol import Seeds
+from studies.core.seeds import Roles
 
-MEANS = {1: (0.5, 0.5), 2: (0.2, 0.8), 3: (0.2, 0.5, 0.8), 5: (0.1, 0.3, 0.5, 0.7, 0.9)}
-"""By the number of tasks; a stream of one task is one of two with the same mean."""
-WIDER = {**MEANS, 3: (0.1, 0.5, 0.9)}  # of the streams whose number of tasks is asked for
-LONGER = {2: 1, 3: 2, 5: 4}  # how many times longer an online stream of K tasks is
-OTHER_BLOCKS = (
-    BoundedBlocks(minimum=20, maximum=60, hazard=0.03),
-    GeometricBlocks(0.01),
-    GeometricBlocks(0.1),
-)
-FRACTIONS = (1.0, 0.5, 0.1, 0.01, 0.0)  # of the labels that are known
-USUAL, NOISY = 0.1, 0.3  # the noise that bars are stated for
-ROLES = ("stream", "held out", "weights", "labels")
+USUAL, NOISY = 0.1, 0.3  # the noise that targets are stated for
+SIDE_BY_SIDE = 20  # data sets whose networks are trained in one tensor: those of the full study
+generator = Roles("stream", "held out", "weights", "labels")
 
 
 @dataclass(frozen=True)
-class DiscoverConfig(Seeds):
+class UnsupervisedConfig(Seeds):
     """Everything the study depends on; rates were chosen on other streams (see ``validation``).
 
     Attributes:
-        seeds: data sets of each kind; each has its own network.
+        seeds: data sets of each kind; each has its own network. 20 is the full study.
         first_seed: their seeds are ``first_seed``, ``first_seed + 1``, ...
-        sigmas: the noise of the streams; those of the bars are among them.
+        sigmas: the noise of the streams; 0.1 and 0.3, which targets are stated for, are among them.
         hazard: the probability that the task changes at a step.
         hazard_guess: where learning begins.
         stay, switch: pseudo-counts of the hazard that is learned.
-        steps: of the online stream of two tasks; more tasks have longer ones (``LONGER``).
+        steps: of the online stream of two tasks; those of three and five tasks are two and four
+            times as long.
         tail: its last steps, which are scored.
         rate: of the means in the online form, Adam's.
         noise_rate: of the noise, as a multiple of it.
@@ -47,7 +38,7 @@ class DiscoverConfig(Seeds):
         window: steps of a window.
         batch_rate: of the means in the batch form, Adam's.
         batch_noise_rate: of the noise.
-        most_tasks: the largest number of tasks that is tried where it is asked for.
+        most_tasks: the largest number of tasks that is tried where it is not known.
         choice_restarts, choice_start, choice_steps: restarts and steps there.
         labelled_sequences: of a data set of which a fraction is labelled.
         label_steps: EM steps once labels are known.
@@ -56,7 +47,8 @@ class DiscoverConfig(Seeds):
         hidden_size: of that network.
         recurrent_rate: Adam's.
         recurrent_start, recurrent_steps: EM steps with the tasks of windows, and after them.
-        rival_steps: iterations of Baum-Welch, and training steps of the network with labels.
+        baseline_steps: iterations of Baum-Welch, and a tenth of the training steps of the network
+            with labels.
     """
 
     seeds: int = 5
@@ -92,21 +84,29 @@ class DiscoverConfig(Seeds):
     recurrent_rate: float = 0.01
     recurrent_start: int = 30
     recurrent_steps: int = 60
-    rival_steps: int = 30
+    baseline_steps: int = 30
+    method_fields = frozenset(
+        {
+            *("hazard_guess", "rate", "noise_rate", "decay", "spread", "restarts"),
+            *("start_steps", "em_steps", "window", "batch_rate", "batch_noise_rate"),
+            *("label_steps", "hidden_size", "recurrent_rate", "recurrent_start"),
+            *("recurrent_steps", "baseline_steps"),
+        }
+    )
 
     def __post_init__(self) -> None:
         self.check_at_least_one(
             *("seeds", "steps", "tail", "sequences", "length", "restarts", "em_steps", "window"),
-            *("choice_restarts", "choice_steps", "label_steps", "rival_steps"),
+            *("choice_restarts", "choice_steps", "label_steps", "baseline_steps"),
         )
         if self.steps < 2 * self.tail:
             raise ValueError(
-                f"steps must be at least twice tail = {self.tail}, so that tasks are named on "
+                f"steps must be at least twice tail = {self.tail}, so that tasks are matched on "
                 f"steps before those that are scored; got {self.steps}"
             )
         if not {USUAL, NOISY} <= set(self.sigmas):
             raise ValueError(
-                f"sigmas must contain {USUAL:g} and {NOISY:g}, which the bars are stated for; got "
+                f"sigmas must contain {USUAL:g} and {NOISY:g}, which targets are stated for; got "
                 f"{self.sigmas}"
             )
         if self.sequences < 2 or self.most_tasks < 2:
@@ -120,11 +120,11 @@ class DiscoverConfig(Seeds):
     def stream(
         self, means: tuple[float, ...], sigma: float, blocks: BlockLaw | None = None
     ) -> SwitchingStream:
-        """Return a stream of some tasks."""
+        """Return a stream of some tasks, by default with the study's hazard."""
         return SwitchingStream(means, sigma, blocks or GeometricBlocks(self.hazard))
 
-    def fast(self) -> DiscoverConfig:
-        """Return a configuration that runs through everything in seconds and shows nothing."""
+    def fast(self) -> UnsupervisedConfig:
+        """Return a smoke test: everything runs in seconds, and the numbers are meaningless."""
         return replace(
             self,
             seeds=min(self.seeds, 2),
@@ -147,10 +147,5 @@ class DiscoverConfig(Seeds):
             hidden_size=4,
             recurrent_start=1,
             recurrent_steps=1,
-            rival_steps=2,
+            baseline_steps=2,
         )
-
-
-def generator(seed: int, role: str) -> torch.Generator:
-    """Return the generator of one seed and one role; no data serve two of them."""
-    return torch.Generator().manual_seed(seed * len(ROLES) + ROLES.index(role))

@@ -1,78 +1,79 @@
-"""Figures of the study, from its results."""
+"""Figures of the study, from its records."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from gbi_pyro import plots
-from studies.unsupervised.config import MEANS, NOISY, USUAL, DiscoverConfig
-from studies.unsupervised.labels import CLAMPED, FOUND_FIRST, HMM
-from studies.unsupervised.online import BIN, Condition, exact_filter, learn
+from studies.core.style import STYLES
+from studies.unsupervised.batch import ChosenNumber
+from studies.unsupervised.config import NOISY, USUAL
+from studies.unsupervised.labels import CLAMPED, FOUND_FIRST, FRACTIONS, HMM, LabelsSeed
+from studies.unsupervised.online import BIN, EXACT, UNLABELLED, OnlineSeed
+from studies.unsupervised.streams import MEANS, Condition
 
-SHOWN = 400  # steps of a stream
 
-
-def figure_online(folder: Path, config: DiscoverConfig, found: Mapping[Condition, Any]) -> Path:
-    """Draw one stream as it is learned, and accuracy step by step over seeds."""
-    condition = Condition(2, NOISY)
-    data = condition.sample(config, config.first_seed)
-    run = learn(config, condition, config.first_seed, data.x[0])["run"]
-    exact = exact_filter(condition.stream(config), data.x).log_filtered.exp()
-    q = run.filtered.numpy()
-    # The tasks come in any order: of the two, that which agrees with the truth.
-    if np.mean(q[len(q) // 2 :].argmax(-1) == data.z[0, len(q) // 2 :].numpy()) < 0.5:
-        q = q[:, ::-1]
-    steps = slice(0, SHOWN)
+def draw_online(found: Mapping[Condition, Sequence[OnlineSeed]]) -> Figure:
+    """Draw one stream as it is learned, and the accuracy step by step over seeds."""
     figure = Figure(figsize=(11, 8), layout="constrained")
-    axes = figure.subplots(3, 1)
-    x, z = data.x[0, steps].numpy(), data.z[0, steps].numpy()
-    plots.stream(x, z, MEANS[2], axes[0], prediction=run.mean[steps].numpy())
-    plots.task_probs(q[steps], exact[0, steps].numpy(), z, task=1, ax=axes[1])
-    curves = {
-        f"sigma {c.sigma:g}, {name}": np.array(values)
-        for c, result in found.items()
-        if c in (Condition(2, USUAL), Condition(2, NOISY))
-        for name, values in result["curves"].items()
-    }
-    bins = BIN * (np.arange(np.shape(next(iter(curves.values())))[-1]) + 0.5)
-    plots.curves(curves, axes[2], x=bins, xlabel="step of the stream", ylabel="Z accuracy")
-    return plots.save_figure(figure, folder, "online")
+    axes = figure.subplot_mosaic("AA;BB;CD")
+    steps = found[Condition(2, NOISY)][0].first_steps
+    plots.stream(
+        *(steps.x, steps.z, MEANS[2], axes["A"]),
+        prediction=steps.mean,
+        title=f"A   A stream of noise {NOISY:g}, predicted without labels from its past",
+    )
+    plots.task_probs(
+        *(steps.filtered, steps.exact, steps.z, 1, axes["B"]),
+        title="B   The filter learned without labels, and the exact one",
+    )
+    for letter, sigma in zip("CD", (USUAL, NOISY), strict=True):
+        records = found[Condition(2, sigma)]
+        curves = {name: np.stack([r.curves[name] for r in records]) for name in (EXACT, UNLABELLED)}
+        plots.curves(
+            *(curves, axes[letter]),
+            x=BIN * (np.arange(curves[EXACT].shape[-1]) + 0.5),
+            xlabel="step of the stream",
+            ylabel="Z accuracy",
+            styles=STYLES,
+            title=f"{letter}   Noise {sigma:g}",
+        )
+    axes["D"].sharey(axes["C"])
+    return figure
 
 
-def figure_labels(folder: Path, found: Mapping[tuple[int, float], Any]) -> Path:
+def draw_labels(found: Mapping[Condition, Sequence[LabelsSeed]]) -> Figure:
     """Draw each data set's divergence from the exact filter by fraction of the labels, K = 5."""
-    cases = [(case, result) for case, result in found.items() if case[0] == 5]
+    cases = {c: records for c, records in found.items() if c.num_tasks == 5}
     figure = Figure(figsize=(4 * len(cases), 3.6), layout="constrained")
-    for ax, ((_, sigma), result) in zip(
-        np.atleast_1d(figure.subplots(1, len(cases), sharey=True)), cases, strict=True
-    ):
-        fractions = list(result["divergence"][FOUND_FIRST])
-        curves = {}
-        for way in (FOUND_FIRST, CLAMPED, HMM):
-            by_fraction = result["divergence"][way]
-            nothing = np.full(len(next(iter(by_fraction.values()))), np.nan)
-            curves[way] = np.stack([by_fraction.get(f, nothing) for f in fractions], -1)
-        at = np.arange(len(fractions), dtype=float)
-        label = f"labels known, sigma {sigma:g}"
-        plots.every_seed(at, curves, ax, xlabel=label, ylabel="filtered KL (nats)", log=True)
-        ax.set_xticks(at, [f"{float(f):.0%}" for f in fractions])
-    return plots.save_figure(figure, folder, "labels")
+    panels = figure.subplots(1, len(cases), sharey=True, squeeze=False)[0]
+    at = np.arange(len(FRACTIONS), dtype=float)
+    for ax, (condition, records) in zip(panels, cases.items(), strict=True):
+        curves = {
+            method: np.array(
+                [[r.divergence[method].get(f, np.nan) for f in FRACTIONS] for r in records]
+            )
+            for method in (FOUND_FIRST, CLAMPED, HMM)
+        }
+        label = f"labels known, sigma {condition.sigma:g}"
+        plots.every_seed(
+            at, curves, ax, xlabel=label, ylabel="filtered KL (nats)", log=True, styles=STYLES
+        )
+        ax.set_xticks(at, [f"{f:.0%}" for f in FRACTIONS])
+    return figure
 
 
-def figure_number(folder: Path, config: DiscoverConfig, found: Mapping[Any, Any]) -> Path:
+def draw_number(found: Mapping[Condition, Sequence[ChosenNumber]], most_tasks: int) -> Figure:
     """Draw which numbers of tasks were chosen, by the true one."""
-    counts = np.zeros((config.most_tasks, config.most_tasks))
-    for (true, _), result in found.items():
-        for chosen in result["chosen"]:
-            if true <= config.most_tasks:
-                counts[true - 1, chosen - 1] += 1
-    names = [str(K) for K in range(1, config.most_tasks + 1)]
+    counts = np.zeros((most_tasks, most_tasks))
+    for condition, records in found.items():
+        for record in records if condition.num_tasks <= most_tasks else ():
+            counts[condition.num_tasks - 1, record.num_tasks - 1] += 1
     figure = Figure(figsize=(4.4, 4.0), layout="constrained")
+    names = [str(K) for K in range(1, most_tasks + 1)]
     ax = plots.confusion(counts, figure.subplots(), names=names)
     ax.set(xlabel="number of tasks chosen", ylabel="true number of tasks")
-    return plots.save_figure(figure, folder, "number")
+    return figure

@@ -1,168 +1,168 @@
-"""Labels for some steps only, from all of them to none, five tasks and fewer."""
+"""Some labels, from all of them to none: filters compared with the exact one on other data."""
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gbi_pyro.data.switching import Stream
-from gbi_pyro.metrics.agreement import kl
-from studies.unsupervised.batch import draw_sets, fit, trainer
-from studies.unsupervised.config import (
-    FRACTIONS,
-    MEANS,
-    USUAL,
-    DiscoverConfig,
-    generator,
-)
-from studies.unsupervised.networks import SideBySide, first_means, log_emission
-from studies.unsupervised.rivals import GaussianHMM, baum_welch, sticky
 from gbi_pyro.inference.hmm import hmm_posterior
-from gbi_pyro.learning.labels import UNKNOWN, clamp_log_likelihoods, match_labels
+from gbi_pyro.learning.labels import clamp_log_likelihoods, match_labels
 from gbi_pyro.learning.task_prior import log_pairwise
+from gbi_pyro.metrics.agreement import kl
+from gbi_pyro.sites import UNKNOWN
+from studies.core.protocol import Report
+from studies.unsupervised.baselines import GaussianHMM, baum_welch, sticky_transition
+from studies.unsupervised.batch import fit, run_em, trainer
+from studies.unsupervised.config import UnsupervisedConfig, generator
+from studies.unsupervised.networks import SideBySide, first_means, log_emission
+from studies.unsupervised.streams import MEANS, Condition, draw_sets
 
-FOUND_FIRST = "found first, then named and clamped"
+FOUND_FIRST = "found first, then matched and clamped"
 CLAMPED = "clamped from a random start"
 HMM = "Gaussian HMM"
+FRACTIONS = (1.0, 0.5, 0.1, 0.01, 0.0)  # of the labels that are known
+FEW = 0.01  # the one that the target is stated for
+CLAMPED_FRACTIONS = (0.1, 0.01)  # with half of the labels no start is too far from them
 HAZARD_STEPS = 10
-FEW, MANY = 0.01, 0.5  # fractions: the bar's, and one that leaves no doubt which task is which
 
 
-def label_cases(config: DiscoverConfig) -> list[tuple[int, float]]:
-    """Return the numbers of tasks and the noise: five tasks at every noise, fewer at the usual."""
-    return [*((5, sigma) for sigma in config.sigmas), (2, USUAL), (3, USUAL)]
+@dataclass(frozen=True)
+class LabelsSeed:
+    """What was measured on the data set of one seed.
+
+    Attributes:
+        divergence: filtered KL(exact || found) on other data, in nats per step, by method and
+            fraction of the labels.
+        known: how many labels are known, by fraction.
+        without_label: of how many tasks none is known, by fraction; two of them cannot be matched.
+        means: found with 1 % of the labels, the tasks in the order of the labels, ``(K,)``.
+        sigma: found likewise.
+        hazard: found likewise.
+    """
+
+    divergence: dict[str, dict[float, float]]
+    known: dict[float, int]
+    without_label: dict[float, int]
+    means: Tensor
+    sigma: float
+    hazard: float
 
 
-def hide(z: Tensor, fraction: float, seed: int) -> Tensor:
-    """Return labels of which a fraction is known, -1 for the others.
+def measure_labels(
+    config: UnsupervisedConfig, condition: Condition, seeds: Sequence[int], report: Report
+) -> list[LabelsSeed]:
+    """Train with every fraction of the labels, and compare the filters with the exact one."""
+    N, K, stream = len(seeds), condition.num_tasks, condition.stream(config)
+    data = draw_sets(config, stream, config.labelled_sequences, seeds, "stream")
+    test = draw_sets(config, stream, config.test_sequences, seeds, "held out").x
+    true = (torch.full((N,), value) for value in (condition.sigma, config.hazard))
+    exact = _filtered(GaussianHMM.sticky(torch.tensor(MEANS[K]).expand(N, -1), *true), test)
 
-    >>> hide(torch.tensor([[0, 1, 1, 0]]), 1.0, seed=0)
+    def divergence(filtered: Tensor) -> Tensor:
+        """Return the mean divergence by fraction and data set, of ``(fractions N, B, T, K)``."""
+        by_fraction = filtered.unflatten(0, (-1, N))
+        return kl(exact.expand_as(by_fraction), by_fraction).mean((2, 3))
+
+    known = {fraction: hide_labels(data.z, fraction, seeds) for fraction in FRACTIONS}
+    report(FOUND_FIRST)
+    model = _found_first(config, seeds, data, known, K)
+    report(CLAMPED)
+    clamped = _clamped_first(config, seeds, data.x, [known[f] for f in CLAMPED_FRACTIONS], K)
+    report(HMM)
+    plain = baum_welch(data.x.double(), K, config)
+    q = plain.posterior(data.x.double()).log_smoothed.exp()
+    order = torch.stack([match_labels(a, z)[:-1] for a, z in zip(q, data.z, strict=True)])
+    filtered = _filtered(plain, test)
+    filtered = filtered.gather(-1, order[:, None, None].expand_as(filtered))
+    found = {
+        FOUND_FIRST: dict(zip(FRACTIONS, divergence(_filtered(model, test)), strict=True)),
+        CLAMPED: dict(zip(CLAMPED_FRACTIONS, divergence(_filtered(clamped, test)), strict=True)),
+        HMM: {0.0: divergence(filtered)[0]},
+    }
+    few = FRACTIONS.index(FEW) * N
+    return [
+        LabelsSeed(
+            divergence={m: {f: v[i].item() for f, v in by.items()} for m, by in found.items()},
+            known={f: int((y[i] != UNKNOWN).sum()) for f, y in known.items()},
+            without_label={f: K - len(y[i][y[i] != UNKNOWN].unique()) for f, y in known.items()},
+            means=model.means[few + i],
+            sigma=model.sigma[few + i, 0].item(),
+            hazard=1 - model.log_transition[few + i, 0, 0].exp().item(),
+        )
+        for i in range(N)
+    ]
+
+
+def hide_labels(z: Tensor, fraction: float, seeds: Sequence[int]) -> Tensor:
+    """Return the labels of the data sets of some seeds, -1 for those that are not known.
+
+    >>> hide_labels(torch.tensor([[0, 1, 1, 0]]), 1.0, seeds=[0])
     tensor([[0, 1, 1, 0]])
     """
-    known = torch.rand(z.shape, generator=generator(seed, "labels")) < fraction
-    return z.where(known, torch.tensor(UNKNOWN))
-
-
-def measure(config: DiscoverConfig, num_tasks: int, sigma: float) -> dict[str, Any]:
-    """Train with every fraction of the labels; hold the filter on other data against the exact one.
-
-    Returns:
-        ``divergence``: filtered KL(exact || found) in nats per step, by way, fraction and seed;
-        ``known``: the labels known by fraction and seed; ``unnamed``: of how many tasks none is
-        known (two of them cannot be told apart by name); ``means``, ``sigma`` and ``hazard`` of the
-        networks that 1 % of the labels served, by seed, the tasks in the order of the labels.
-    """
-    true = MEANS[num_tasks]
-    data = draw_sets(config, true, sigma, config.labelled_sequences, "stream")
-    test = draw_sets(config, true, sigma, config.test_sequences, "held out").x
-    stream = config.stream(true, sigma)
-    exact = _filtered(stream_model(stream.means, sigma, config.hazard, len(test)), test)
-    first = fit(
-        config,
-        data.x,
-        num_tasks,
-        restarts=config.restarts,
-        start_steps=config.start_steps,
-        steps=config.em_steps,
-    )
-    q = first.em.infer(data.x.flatten(0, 1)).probs().unflatten(0, data.x.shape[:2])
-    known = torch.stack([_hidden(config, data.z, fraction) for fraction in FRACTIONS])
-    # Without any label the tasks have no names: they are named on all, to be scored.
-    naming = torch.stack([y if f else data.z for f, y in zip(FRACTIONS, known, strict=True)])
-    names = torch.stack([torch.stack(list(map(match_labels, q, y))) for y in naming])
-    # -1, unknown, is the last of the names, and its own.
-    renamed = names.gather(2, known.flatten(2) % names.shape[-1]).reshape(known.shape)
-    copies = len(FRACTIONS)
-    network = SideBySide(
-        first.network.means.detach().repeat(copies, 1), first.network.sigma.detach().repeat(copies)
-    )
-    x = data.x.repeat(copies, 1, 1)
-    model = _train(config, network, x, renamed.flatten(0, 1), config.label_steps)
-    named = model._replace(means=model.means.gather(1, names.flatten(0, 1)[:, :-1]))
-    found = _divergences(exact, _filtered(named, test.repeat(copies, 1, 1)))
-    divergence = {FOUND_FIRST: dict(zip(map(_key, FRACTIONS), found, strict=True))}
-    divergence[CLAMPED] = _clamped(config, data, exact, test)
-    few = FRACTIONS.index(FEW)
-    kept = {
-        name: values.unflatten(0, (copies, -1))[few].tolist()
-        for name, values in {
-            "means": named.means,
-            "sigma": named.sigma[:, 0],
-            "hazard": 1 - named.log_transition[:, 0, 0].exp(),
-        }.items()
-    }
-    plain = baum_welch(data.x.double(), num_tasks, config)
-    p = plain.posterior(data.x.double()).log_smoothed.exp()
-    order = torch.stack([match_labels(a, z)[:-1] for a, z in zip(p, data.z, strict=True)])
-    filtered = plain.posterior(test.double()).log_filtered
-    index = order[:, None, None].expand_as(filtered)
-    divergence[HMM] = {_key(0.0): _divergences(exact, filtered.gather(-1, index))[0]}
-    counts = (known != UNKNOWN).sum((2, 3)).tolist()
-    return {
-        "divergence": divergence,
-        "known": dict(zip(map(_key, FRACTIONS), counts, strict=True)),
-        "unnamed": dict(zip(map(_key, FRACTIONS), _unnamed(known, num_tasks), strict=True)),
-        **kept,
-    }
-
-
-def stream_model(means: tuple[float, ...], sigma: float, hazard: float, copies: int) -> GaussianHMM:
-    """Return the generator of a stream, once for each data set."""
-    each = torch.tensor(means).double().expand(copies, -1)
-    return _model(each, torch.full((copies,), sigma), torch.full((copies,), hazard))
-
-
-def _model(means: Tensor, sigma: Tensor, hazard: Tensor) -> GaussianHMM:
-    N, K = means.shape
-    initial = torch.full((N, K), -math.log(K)).double()
-    spread = sigma.double().unsqueeze(-1).expand(N, K)
-    return GaussianHMM(initial, sticky(hazard.double(), K), means.double(), spread)
+    drawn = [torch.rand(z.shape[1:], generator=generator(seed, "labels")) for seed in seeds]
+    return z.where(torch.stack(drawn) < fraction, torch.tensor(UNKNOWN))
 
 
 def _filtered(model: GaussianHMM, x: Tensor) -> Tensor:
-    return model.posterior(x.double()).log_filtered
+    """Filter the data sets ``(N, B, T)`` by models of them, fraction after fraction."""
+    return model.posterior(x.double().repeat(len(model.means) // len(x), 1, 1)).log_filtered
 
 
-def _divergences(exact: Tensor, filtered: Tensor) -> list[list[float]]:
-    """Return the mean divergence of every data set, for each of the copies in ``filtered``."""
-    copies = filtered.unflatten(0, (-1, len(exact)))
-    return kl(exact.expand_as(copies), copies).mean((2, 3)).tolist()
+def _found_first(
+    config: UnsupervisedConfig,
+    seeds: Sequence[int],
+    data: Stream,
+    known: Mapping[float, Tensor],
+    num_tasks: int,
+) -> GaussianHMM:
+    """Find the tasks without labels, match labels with them, clamp these, and go on.
+
+    Returns models of the data sets, fraction after fraction, with tasks in the order of the labels.
+    """
+    first = fit(config, seeds, data.x, num_tasks)
+    q = first.em.infer(data.x.flatten(0, 1)).probs().unflatten(0, data.x.shape[:2])
+    # Without any label the tasks are matched with all of them, to be scored.
+    shown = [y if fraction else data.z for fraction, y in known.items()]
+    names = torch.stack([match_labels(*pair) for y in shown for pair in zip(q, y, strict=True)])
+    # -1, unknown, is the last of the names, and its own.
+    labels = torch.cat(list(known.values()))
+    renamed = names.gather(1, labels.flatten(1) % names.shape[-1]).reshape(labels.shape)
+    means, sigma = first.network.means.detach(), first.network.sigma.detach()
+    network = SideBySide(means.repeat(len(known), 1), sigma.repeat(len(known)))
+    model = _train(config, network, data.x, renamed, config.label_steps)
+    return model._replace(means=model.means.gather(1, names[:, :-1]))
 
 
-def _unnamed(known: Tensor, num_tasks: int) -> list[list[int]]:
-    """Return of how many tasks no label is known, by fraction and data set."""
-    labelled = torch.nn.functional.one_hot(known + 1, num_tasks + 1)[..., 1:].amax((2, 3))
-    return (num_tasks - labelled.sum(-1)).tolist()
-
-
-def _key(fraction: float) -> str:
-    return f"{fraction:g}"
-
-
-def _hidden(config: DiscoverConfig, z: Tensor, fraction: float) -> Tensor:
-    seeds = config.all_seeds
-    return torch.stack([hide(one, fraction, s) for one, s in zip(z, seeds, strict=True)])
+def _clamped_first(
+    config: UnsupervisedConfig,
+    seeds: Sequence[int],
+    x: Tensor,
+    labels: Sequence[Tensor],
+    num_tasks: int,
+) -> GaussianHMM:
+    """Train with labels clamped from the first step on, for as many steps as the other way."""
+    means = [first_means(num_tasks, config.spread, generator(s, "weights")) for s in seeds]
+    network = SideBySide(torch.stack(means).repeat(len(labels), 1))
+    steps = config.start_steps + config.em_steps + config.label_steps
+    return _train(config, network, x, torch.cat(list(labels)), steps)
 
 
 def _train(
-    config: DiscoverConfig, network: SideBySide, x: Tensor, labels: Tensor, steps: int
+    config: UnsupervisedConfig, network: SideBySide, x: Tensor, labels: Tensor, steps: int
 ) -> GaussianHMM:
-    """Train with some labels clamped, the rate falling to zero; the hazard is learned last."""
+    """Train on the data sets, fraction after fraction, labels clamped; then learn the hazard."""
     em = trainer(config, network, network.means.shape[-1])
-    falling = torch.optim.lr_scheduler.CosineAnnealingLR(em.optim, steps)
-    flat, clamped = x.flatten(0, 1), labels.flatten(0, 1)
-    for _ in range(steps):
-        em.step(flat, labels=clamped)
-        falling.step()
-    means, sigma = network.means.detach(), network.sigma.detach()
-    return learn_hazard(config, x, labels, means, sigma)
+    x = x.repeat(len(labels) // len(x), 1, 1)
+    run_em(em, x.flatten(0, 1), steps, labels.flatten(0, 1))
+    return learn_hazard(config, x, labels, network.means.detach(), network.sigma.detach())
 
 
 def learn_hazard(
-    config: DiscoverConfig, x: Tensor, labels: Tensor, means: Tensor, sigma: Tensor
+    config: UnsupervisedConfig, x: Tensor, labels: Tensor, means: Tensor, sigma: Tensor
 ) -> GaussianHMM:
     """Learn each data set's hazard by EM, the means at rest.
 
@@ -173,7 +173,7 @@ def learn_hazard(
         means: ``(N, K)``.
         sigma: ``(N,)``.
     """
-    model = _model(means, sigma, torch.full((len(x),), config.hazard_guess))
+    model = GaussianHMM.sticky(means, sigma, torch.full((len(x),), config.hazard_guess))
     emission = log_emission(x.double(), model.means.unsqueeze(1), model.sigma.unsqueeze(1))
     emission = clamp_log_likelihoods(emission, labels)
     for _ in range(HAZARD_STEPS):
@@ -184,20 +184,5 @@ def learn_hazard(
         stays = pairs.diagonal(dim1=-2, dim2=-1).sum(-1)
         total = pairs.sum((-2, -1)) + config.stay + config.switch
         hazard = 1 - (stays + config.stay) / total
-        model = model._replace(log_transition=sticky(hazard, means.shape[-1]))
+        model = model._replace(log_transition=sticky_transition(hazard, means.shape[-1]))
     return model
-
-
-def _clamped(
-    config: DiscoverConfig, data: Stream, exact: Tensor, test: Tensor
-) -> dict[str, list[float]]:
-    """Train with few labels clamped from the first step on, which is the trap."""
-    some = [fraction for fraction in FRACTIONS if 0 < fraction < MANY]
-    K = exact.shape[-1]
-    means = [first_means(K, config.spread, generator(s, "weights")) for s in config.all_seeds]
-    network = SideBySide(torch.stack(means).repeat(len(some), 1))
-    labels = torch.cat([_hidden(config, data.z, fraction) for fraction in some])
-    steps = config.start_steps + config.em_steps + config.label_steps  # as many as the other way
-    model = _train(config, network, data.x.repeat(len(some), 1, 1), labels, steps)
-    found = _divergences(exact, _filtered(model, test.repeat(len(some), 1, 1)))
-    return dict(zip(map(_key, some), found, strict=True))

@@ -1,4 +1,4 @@
-"""Networks of one Gaussian per task: one of them, and many side by side."""
+"""Networks with one Gaussian per task: a single one, and many side by side."""
 
 from __future__ import annotations
 
@@ -51,8 +51,7 @@ class SideBySide(nn.Module):
     """N networks of one Gaussian per task, each with its own data, as one Pyro model.
 
     Given their weights the data are independent, and Adam moves each weight by its own gradient
-    alone: N trainings at the price of few. The first B sequences are the first network's, and so
-    on.
+    alone: N trainings at the cost of few. The first B sequences are the first network's, and so on.
 
     Args:
         means: the first mu, ``(N, K)``.
@@ -104,7 +103,9 @@ def log_emission(x: Tensor, means: Tensor, sigma: Tensor) -> Tensor:
     >>> log_emission(torch.zeros(1, 3), torch.zeros(1, 2), torch.ones(1, 2)).shape
     torch.Size([1, 3, 2])
     """
-    return dist.Normal(means.unsqueeze(-2), sigma.unsqueeze(-2)).log_prob(x.unsqueeze(-1))
+    gaussians = dist.Normal(means.unsqueeze(-2), sigma.unsqueeze(-2))
+    log_probs: Tensor = gaussians.log_prob(x.unsqueeze(-1))
+    return log_probs
 
 
 def adam(

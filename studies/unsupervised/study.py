@@ -1,137 +1,115 @@
-"""The study of learning without task labels from one call: everything measured and written down."""
+"""The study of unsupervised learning: streams learned online and in batches, with few labels."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
+from torch import nn
 
 from gbi_pyro.export.inference_data import to_inference_data
-from studies.unsupervised import batch, figures, labels, online, recurrent, rows
-from studies.unsupervised.batch import draw_sets
-from studies.unsupervised.config import LONGER, MEANS, USUAL, DiscoverConfig
-from studies.unsupervised.networks import SideBySide
-from studies.unsupervised.online import Condition
-from studies.core.cache import Pieces
-from studies.core.run_folder import RunFolder
-from studies.core.protocol import Progress, StudyResults, bars_first
-from studies.toy.evidence import exact_filter
 from gbi_pyro.inference.chain import BayesFilter
 from gbi_pyro.inference.enumeration import Enumeration
 from gbi_pyro.learning.task_prior import TaskChain
+from studies.core.protocol import Found, Part, Study
+from studies.core.streams import exact_filter
+from studies.core.table import Row
+from studies.unsupervised import batch, figures, labels, online, recurrent, streams, table
+from studies.unsupervised.config import SIDE_BY_SIDE, USUAL, UnsupervisedConfig, generator
+from studies.unsupervised.networks import SideBySide
+from studies.unsupervised.streams import Condition
+
+ONLINE, BATCH, NUMBER, LABELS, LSTM = "online", "batch", "number of tasks", "labels", "LSTM"
+WRITTEN = Condition(5, USUAL)  # whose network with few labels is written
 
 
-@dataclass(frozen=True)
-class DiscoverResults(StudyResults):
-    """Everything the study found.
+class UnsupervisedStudy(Study[UnsupervisedConfig]):
+    """Tasks learned without labels, compared with the exact filter and with baselines."""
 
-    Attributes:
-        online: what the online form and its rivals scored, by stream.
-    """
+    name = "unsupervised"
+    title = "Unsupervised learning of tasks, compared with the exact filter and baselines"
+    config_type = UnsupervisedConfig
 
-    online: dict[Condition, dict[str, Any]]
+    @property
+    def kinds(self) -> dict[str, tuple[type, Any, list[Condition]]]:
+        """The measurements: by name their record, their function and their conditions."""
+        config = self.config
+        return {
+            ONLINE: (online.OnlineSeed, online.measure_online, streams.online_conditions(config)),
+            BATCH: (batch.FoundTasks, batch.measure_found, streams.batch_conditions(config)),
+            NUMBER: (batch.ChosenNumber, batch.measure_number, streams.number_conditions(config)),
+            LABELS: (labels.LabelsSeed, labels.measure_labels, streams.label_conditions(config)),
+        }
 
+    def parts(self) -> list[Part[Any]]:
+        """Return a part for each condition; networks of its seeds run side by side."""
+        config = self.config
+        blocks = [
+            Part(f"{kind}: {c.name}", record, partial(measure, config, c), SIDE_BY_SIDE)
+            for kind, (record, measure, conditions) in self.kinds.items()
+            for c in conditions
+        ]
+        measure = recurrent.measure_recurrent
+        single = [
+            Part.of_seed(name, recurrent.RecurrentSeed, partial(measure, config, *case))
+            for case, name in _recurrent_cases().items()
+        ]
+        return [*blocks, *single]
 
-def found_cases(config: DiscoverConfig) -> list[tuple[int, float]]:
-    """Return the numbers of tasks and the noise that batches are searched for tasks in."""
-    return [(K, sigma) for K in LONGER for sigma in config.sigmas]
+    def table(self, found: Found) -> list[Row]:
+        """Return every quantity, with its target."""
+        by_kind = {kind: self._by_condition(found, kind) for kind in self.kinds}
+        lstm = {case: found[name] for case, name in _recurrent_cases().items()}
+        return [
+            *table.online_rows(by_kind[ONLINE]),
+            *table.batch_rows(by_kind[BATCH]),
+            *table.number_rows(by_kind[NUMBER]),
+            *table.recurrent_rows(lstm),
+            *table.label_rows(by_kind[LABELS]),
+            *table.speed_rows(by_kind[ONLINE]),
+        ]
 
+    def figures(self, found: Found) -> Iterator[tuple[str, Figure]]:
+        """Draw online learning, few labels and the choice of the number of tasks."""
+        yield "online", figures.draw_online(self._by_condition(found, ONLINE))
+        yield "labels", figures.draw_labels(self._by_condition(found, LABELS))
+        number = self._by_condition(found, NUMBER)
+        yield "number", figures.draw_number(number, self.config.most_tasks)
 
-def recurrent_cases() -> list[tuple[int, str]]:
-    """Return the numbers of tasks and the starts of recurrent networks."""
-    starts = (recurrent.CLUSTERED, recurrent.RANDOM)
-    return [(K, start) for start in starts for K in recurrent.RECURRENT]
-
-
-def num_stages(config: DiscoverConfig) -> int:
-    """Return how many stages ``run`` reports."""
-    return (
-        len(online.conditions(config))
-        + len(found_cases(config))
-        + len(batch.num_tasks_cases(config))
-        + len(recurrent_cases())
-        + len(labels.label_cases(config))
-        + 1
-    )
-
-
-def run(
-    config: DiscoverConfig, folder: Path, progress: Progress = lambda _what: None
-) -> DiscoverResults:
-    """Run the study and write it to a folder; pieces finished by an earlier run are taken up.
-
-    Args:
-        config: what to do.
-        folder: where the results go; finished pieces in ``pieces/``.
-        progress: called with what is being done, ``num_stages`` times.
-
-    Returns:
-        What was measured and where the files lie.
-    """
-    start = time.perf_counter()
-    store = RunFolder(folder)
-    store.write_config("discover", config)
-    pieces = Pieces(folder / "pieces")
-
-    def piece(name: str, function: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
-        progress(name)
-        return pieces.get(name, config, lambda: function(config, *args))
-
-    streams = {c: piece(f"online: {c.name}", online.measure, c) for c in online.conditions(config)}
-    found = {
-        (K, sigma): piece(f"batch: K = {K}, sigma {sigma:g}", batch.measure_found, K, sigma)
-        for K, sigma in found_cases(config)
-    }
-    numbers = {
-        (K, sigma): piece(f"how many tasks: {K}, sigma {sigma:g}", batch.measure_number, K, sigma)
-        for K, sigma in batch.num_tasks_cases(config)
-    }
-    lstm = {
-        (K, begun): piece(f"LSTM: K = {K}, {begun}", recurrent.measure, K, USUAL, begun)
-        for K, begun in recurrent_cases()
-    }
-    labelled = {
-        (K, sigma): piece(f"labels: K = {K}, sigma {sigma:g}", labels.measure, K, sigma)
-        for K, sigma in labels.label_cases(config)
-    }
-    table = [
-        *rows.online_rows(streams),
-        *rows.found_rows(found),
-        *rows.number_rows(numbers),
-        *rows.recurrent_rows(lstm),
-        *rows.label_rows(labelled),
-        *rows.speed_rows(streams),
-    ]
-    progress("figures and files")
-    drawn = [
-        figures.figure_online(store.figures, config, streams),
-        figures.figure_labels(store.figures, labelled),
-        figures.figure_number(store.figures, config, numbers),
-    ]
-    _write_network(store, config, labelled[5, USUAL])
-    seconds = time.perf_counter() - start + pieces.earlier
-    store.write_metrics(bars_first(table), seconds)
-    return DiscoverResults(table, folder, drawn, streams)
-
-
-def _write_network(store: RunFolder, config: DiscoverConfig, found: dict[str, Any]) -> None:
-    """Write the first network that few labels served, and its filter beside the exact one."""
-    network = SideBySide(torch.tensor(found["means"][:1]), torch.tensor(found["sigma"][:1]))
-    test = draw_sets(config, MEANS[5], USUAL, config.test_sequences, "held out")
-    x, z = test.x[0], test.z[0]
-    chain = TaskChain.sticky(5, found["hazard"][0])
-    infer = BayesFilter(Enumeration(check=False), chain.log_initial, chain.log_transition)
-    store.write_posterior(
-        to_inference_data(
-            infer(network, x),
+    def posterior(self, found: Found) -> Any:
+        """Return the filter that the first data set has by few labels, and the exact one."""
+        config, first = self.config, self._first(found)
+        stream = WRITTEN.stream(config)
+        draw = generator(config.first_seed, "held out")
+        x, z = stream.sample(config.test_sequences, config.length, draw)
+        chain = TaskChain.sticky(stream.num_tasks, first.hazard)
+        infer = BayesFilter(Enumeration(check=False), chain.log_initial, chain.log_transition)
+        return to_inference_data(
+            infer(self.networks(found)["few_labels"], x),
             observed={"x": x},
             labels={"z": z},
-            exact=exact_filter(config.stream(MEANS[5], USUAL), x),
-            attributes={"study": "discover", "labels": labels.FEW, "seed": config.first_seed},
+            exact=exact_filter(stream, x),
+            attributes={"study": self.name, "labels": labels.FEW, "seed": config.first_seed},
         )
-    )
-    store.write_weights({"few_labels": network})
+
+    def networks(self, found: Found) -> Mapping[str, nn.Module]:
+        """Return the network that the first data set has by few labels."""
+        first = self._first(found)
+        means = first.means.float().unsqueeze(0)
+        return {"few_labels": SideBySide(means, torch.tensor([first.sigma]))}
+
+    def _first(self, found: Found) -> labels.LabelsSeed:
+        record: labels.LabelsSeed = found[f"{LABELS}: {WRITTEN.name}"][0]
+        return record
+
+    def _by_condition(self, found: Found, kind: str) -> dict[Condition, Any]:
+        return {c: found[f"{kind}: {c.name}"] for c in self.kinds[kind][2]}
+
+
+def _recurrent_cases() -> dict[tuple[Condition, str], str]:
+    """Return the names of the parts of recurrent networks, by condition and start."""
+    starts, conditions = recurrent.STARTS, [Condition(K, USUAL) for K in recurrent.RECURRENT]
+    return {(c, start): f"{LSTM}: {c.name}, {start}" for start in starts for c in conditions}

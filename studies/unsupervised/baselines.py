@@ -1,19 +1,21 @@
-"""What stands beside learning without labels: a plain Gaussian HMM, and a network with labels."""
+"""The baselines of unsupervised learning: a plain Gaussian HMM, and a network with labels."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from studies.unsupervised.config import DiscoverConfig
-from studies.unsupervised.networks import FLOOR, SideBySide, log_emission
 from gbi_pyro.inference.hmm import HMMPosterior, hmm_posterior
 from gbi_pyro.learning.restarts import window_labels
 from gbi_pyro.learning.task_prior import log_pairwise
 from gbi_pyro.learning.weights import clamped_loss
+from studies.core.training import descend
+from studies.unsupervised.config import UnsupervisedConfig
+from studies.unsupervised.networks import FLOOR, SideBySide, log_emission
 
 RATE = 0.05  # of the network with labels, whose loss is nearly quadratic
 STICKY = 9.0  # how much likelier a task is to stay, where Baum-Welch begins
@@ -35,6 +37,14 @@ class GaussianHMM(NamedTuple):
     means: Tensor
     sigma: Tensor
 
+    @classmethod
+    def sticky(cls, means: Tensor, sigma: Tensor, hazard: Tensor) -> GaussianHMM:
+        """Return models in double precision, means ``(N, K)``, noise and hazard ``(N,)``."""
+        N, K = means.shape
+        initial = torch.full((N, K), -math.log(K)).double()
+        spread = sigma.double().unsqueeze(-1).expand(N, K)
+        return cls(initial, sticky_transition(hazard.double(), K), means.double(), spread)
+
     def posterior(self, x: Tensor) -> HMMPosterior:
         """Return the posterior over tasks of sequences ``(N, B, T)``."""
         emission = log_emission(x, self.means.unsqueeze(1), self.sigma.unsqueeze(1))
@@ -47,7 +57,7 @@ class GaussianHMM(NamedTuple):
         return (posterior.log_predicted.exp() * self.means[:, None, None]).sum(-1)
 
 
-def baum_welch(x: Tensor, num_tasks: int, config: DiscoverConfig) -> GaussianHMM:
+def baum_welch(x: Tensor, num_tasks: int, config: UnsupervisedConfig) -> GaussianHMM:
     """Fit a hidden Markov model to each data set by maximum likelihood, the best of some starts.
 
     Every parameter is updated in closed form (Rabiner 1989, A tutorial on hidden Markov models,
@@ -63,7 +73,7 @@ def baum_welch(x: Tensor, num_tasks: int, config: DiscoverConfig) -> GaussianHMM
     starts = [window_labels(one, K, config.window, r) for one in x for r in range(R)]
     q = torch.nn.functional.one_hot(torch.stack(starts), K).to(x)
     model = _moments(data, q, q.new_ones(len(q), K, K) + STICKY * torch.eye(K).to(q))
-    for _ in range(config.rival_steps):
+    for _ in range(config.baseline_steps):
         found = model.posterior(data)
         pairs = log_pairwise(found, model.log_transition[:, None]).exp().sum((1, -3))
         model = _moments(data, found.log_smoothed.exp(), pairs)
@@ -87,8 +97,8 @@ def _moments(x: Tensor, q: Tensor, pairs: Tensor) -> GaussianHMM:
     )
 
 
-def with_labels(x: Tensor, z: Tensor, num_tasks: int, config: DiscoverConfig) -> GaussianHMM:
-    """Train the study's network on every label, and count how often tasks switch: the oracle.
+def with_labels(x: Tensor, z: Tensor, num_tasks: int, config: UnsupervisedConfig) -> GaussianHMM:
+    """Train the study's network on every label, and count how often tasks switch.
 
     Args:
         x: data sets, ``(N, B, T)``.
@@ -99,28 +109,20 @@ def with_labels(x: Tensor, z: Tensor, num_tasks: int, config: DiscoverConfig) ->
     N, K = len(x), num_tasks
     network = SideBySide(x.new_full((N, K), 0.5))
     optimiser = torch.optim.Adam(network.parameters(), lr=RATE)
-    steps = 10 * config.rival_steps
+    steps = 10 * config.baseline_steps
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     flat, one_hot = x.flatten(0, 1), torch.nn.functional.one_hot(z.flatten(0, 1), K).to(x)
-    for _ in range(steps):
-        optimiser.zero_grad()
-        clamped_loss(network, flat, one_hot).backward()
-        optimiser.step()
-        schedule.step()
+    batches = itertools.repeat((flat, one_hot), steps)
+    descend(lambda *batch: clamped_loss(network, *batch), batches, optimiser, schedule)
     leaves = (z.diff() != 0).double().flatten(1)
     hazard = (leaves.sum(-1) + config.switch) / (leaves.shape[1] + config.switch + config.stay)
-    return GaussianHMM(
-        torch.full((N, K), -math.log(K)).double(),
-        sticky(hazard, K),
-        network.means.detach().double(),
-        network.sigma.detach().double().unsqueeze(-1).expand(N, K),
-    )
+    return GaussianHMM.sticky(network.means.detach(), network.sigma.detach(), hazard)
 
 
-def sticky(hazard: Tensor, num_tasks: int) -> Tensor:
+def sticky_transition(hazard: Tensor, num_tasks: int) -> Tensor:
     """Return log A, ``(N, K, K)``, of chains that leave their task with a hazard, ``(N,)``.
 
-    >>> sticky(torch.tensor([0.25]), 2).exp()
+    >>> sticky_transition(torch.tensor([0.25]), 2).exp()
     tensor([[[0.7500, 0.2500], [0.2500, 0.7500]]])
     """
     leave = (hazard / (num_tasks - 1))[:, None, None].expand(-1, num_tasks, num_tasks)
