@@ -1,1 +1,1 @@
-"""The study of controls: what the task input is worth against any other extra input."""
+"""Ablations on the toy stream: task inputs, conditioners, regularisers, forgetting."""

@@ -1,35 +1,51 @@
-"""Ways to tell a network its task, compared at equal parameter count (C5)."""
+"""The ways a task enters a network, compared at equal parameter count (C5)."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
-from studies.ablations.config import ControlsConfig
-from studies.ablations.task_inputs import TRUE
-from studies.ablations.training import equal_size, train
-from studies.toy.evidence import filtered_estimates
+import numpy as np
+
 from gbi_pyro.models.conditioning import Conditioning, parameter_count
 from gbi_pyro.models.sequence import SequenceLSTM
+from studies.ablations.config import AblationsConfig, frozen_generator
+from studies.ablations.task_inputs import TRUE
+from studies.ablations.training import equal_size, train
+from studies.core.streams import calibrate_network, filtered_estimates
 
 
-def measure(config: ControlsConfig, conditioning: Conditioning) -> dict[str, Any]:
-    """Train a network for each seed and hold its evidence against the exact posterior.
+@dataclass(frozen=True)
+class ConditionerSeed:
+    """A network with the true task, which enters in one way.
 
-    Returns:
-        ``validation``, error over the noise floor at each check of the training, ``(seeds,
-        checks)``; ``divergence``, KL(exact filter || estimate) per step by estimate, see
-        ``filtered_estimates``, each by seed; ``parameters`` and ``hidden_size``.
+    Attributes:
+        validation: error over the noise floor at each check of the training, ``(checks,)``.
+        divergence: KL(exact filter || estimate) per step by estimate, in nats.
+        parameters: of the network.
+        hidden_size: of its LSTM.
     """
-    networks = [train(config, seed, TRUE, conditioning) for seed in config.all_seeds]
-    found = [
-        filtered_estimates(config.toy, seed, trained)
-        for seed, trained in zip(config.all_seeds, networks, strict=True)
-    ]
+
+    validation: np.ndarray
+    divergence: dict[str, float]
+    parameters: int
+    hidden_size: int
+
+
+def measure_conditioner(
+    config: AblationsConfig, conditioning: Conditioning, seed: int
+) -> ConditionerSeed:
+    """Train the network of one seed and compare its filters with the exact one."""
+    network, curve = train(config, seed, TRUE, conditioning)
+    x, other = (
+        config.stream.sample(config.test_sequences, config.test_length, draw).x
+        for draw in (frozen_generator(seed, "test"), frozen_generator(seed, "calibrate"))
+    )
+    calibration = calibrate_network(config.stream, network, other)
+    found = filtered_estimates(config.stream, network, x, calibration)
     size = equal_size(config, conditioning)
-    new = SequenceLSTM(len(config.means), size, conditioning=conditioning)
-    return {
-        "validation": [(t.validation_mse / t.floor).tolist() for t in networks],
-        "divergence": {name: [f[name][0] for f in found] for name in found[0]},
-        "parameters": parameter_count(new),
-        "hidden_size": size,
-    }
+    return ConditionerSeed(
+        curve.validation_mse / curve.floor,
+        {name: divergence for name, (divergence, _passes) in found.items()},
+        parameter_count(SequenceLSTM(len(config.means), size, conditioning=conditioning)),
+        size,
+    )

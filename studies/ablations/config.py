@@ -1,22 +1,23 @@
-"""The configuration of the study of controls."""
+"""The configuration of the ablations."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import torch
-
 from gbi_pyro.data.switching import GeometricBlocks, SwitchingStream
+from studies.core.blocks import LEFT_OUT
 from studies.core.protocol import Seeds
-from studies.toy.blocks import LEFT_OUT
-from studies.toy.config import ToyConfig
+from studies.core.seeds import Roles
 
-ROLES = ("weights", "train", "validate", "test", "task input")
-FIRST = 1_000_000  # far from the generators of the toy study, which other draws come from
+generator = Roles("weights", "train", "validate", "test", "task input", first=1_000_000)
+# Frozen networks are tested on the streams of the toy study, whose generators these are.
+frozen_generator = Roles("weights", "train", "validate", "calibrate", "test")
+VALIDATION_SEEDS = range(1000, 1003)  # choices are made on them, and no result uses them
+FOUR_MEANS = (0.2, 0.4, 0.6, 0.8)  # of the stream with four tasks
 
 
 @dataclass(frozen=True)
-class ControlsConfig(Seeds):
+class AblationsConfig(Seeds):
     """Everything the study depends on.
 
     Attributes:
@@ -25,8 +26,8 @@ class ControlsConfig(Seeds):
         means: the means of the two tasks.
         sigma: the noise of the stream.
         hazard: the probability that the task changes at a step.
-        hidden_size: of the LSTM; other ways to tell it the task have the size that comes closest
-            in parameters.
+        hidden_size: of the LSTM; with other conditioners than concatenation it has the size that
+            comes closest in parameters.
         sequences: training sequences per weight update.
         length: their length in steps.
         updates: weight updates of a network.
@@ -63,6 +64,7 @@ class ControlsConfig(Seeds):
     online_rates: tuple[float, ...] = (0.001, 0.01)
     probe_sequences: int = 32
     probe_length: int = 50
+    method_fields = frozenset({"hidden_size", "updates", "rate", "weight_decay"})
 
     def __post_init__(self) -> None:
         self.check_at_least_one("seeds", "hidden_size", "sequences", "updates", "latent_steps")
@@ -86,23 +88,8 @@ class ControlsConfig(Seeds):
         """The switching stream that networks learn."""
         return SwitchingStream(self.means, self.sigma, GeometricBlocks(self.hazard))
 
-    @property
-    def toy(self) -> ToyConfig:
-        """The same for what is taken from the toy study."""
-        return ToyConfig(
-            seeds=self.seeds,
-            first_seed=self.first_seed,
-            means=self.means,
-            sigma=self.sigma,
-            hazard=self.hazard,
-            test_sequences=self.test_sequences,
-            test_length=self.test_length,
-            block_length=self.block_length,
-            new_block=self.new_block,
-        )
-
-    def fast(self) -> ControlsConfig:
-        """Return a configuration that runs through everything in seconds and shows nothing."""
+    def fast(self) -> AblationsConfig:
+        """Return a smoke test: everything runs in seconds, and the numbers are meaningless."""
         return replace(
             self,
             seeds=min(self.seeds, 2),
@@ -120,8 +107,3 @@ class ControlsConfig(Seeds):
             probe_sequences=3,
             probe_length=22,
         )
-
-
-def generator(seed: int, role: str) -> torch.Generator:
-    """Return the generator of one seed and one role; no data serve two of them."""
-    return torch.Generator().manual_seed(FIRST + seed * len(ROLES) + ROLES.index(role))

@@ -1,153 +1,170 @@
-"""The figures of the study of controls, from its results."""
+"""The figures of the ablations, from their records."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gbi_pyro import plots
-from gbi_pyro.metrics.intervals import student_interval
+from gbi_pyro.metrics.intervals import paired_bootstrap, student_interval
 from gbi_pyro.metrics.modularity import THRESHOLDS
-from gbi_pyro.metrics.intervals import paired_bootstrap
-from studies.ablations import rivals
-from studies.ablations.forgetting import Schedule
+from studies.ablations.conditioners import ConditionerSeed
+from studies.ablations.forgetting import ForgettingSeed, Schedule
+from studies.ablations.gains import first_below
 from studies.ablations.generalisation import AS_TRAINED, MOVED
-from studies.ablations.task_inputs import CONTROLS, KINDS, NONE, SAME_START, TRUE
-from studies.ablations.rows import NAMES, forgotten
-from studies.toy.training import CHECK_EVERY
+from studies.ablations.inputs import InputSeed
+from studies.ablations.table import NAMES, NEAR, ByInput, forgotten
+from studies.ablations.task_inputs import CONTROLS, NONE, SAME_START, TRUE
+from studies.core.sequence_training import CHECK_EVERY
+from studies.core.style import STYLES
 
-Found = Mapping[str, Any]
-LABELS = {**NAMES, SAME_START: "plain, same start"}  # which a legend has room for
+LABELS = {**NAMES, SAME_START: "plain, same start"}
+ORDER = (TRUE, NONE, SAME_START, *CONTROLS)
+POOLED = "mean of the four controls"
 TINY = 1e-12  # nats; a divergence of zero has no logarithm
 
 
-def figure_inputs(folder: Path, found: Mapping[str, Found], undecayed: Mapping[str, Found]) -> Path:
+def figure_inputs(found: ByInput, undecayed: ByInput) -> Figure:
     """Draw learning, shared units and unseen means with each kind of task input (T4, T6, T9).
 
     Args:
-        folder: where to.
         found: by kind.
         undecayed: the same of networks trained without weight decay, whose unseen means are shown.
     """
-    figure = Figure(figsize=(13, 8.4), layout="constrained")
-    figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr,call-arg]
+    figure = Figure(figsize=(12, 8.6), layout="constrained")
     (learning, units), unseen = figure.subplots(2, 2)
-    curves = {LABELS[kind]: found[kind]["validation"] for kind in KINDS}
+    curves = _with_pooled_controls(
+        {kind: np.stack([r.validation for r in found[kind]]) for kind in ORDER}
+    )
     plots.curves(
         curves,
         learning,
         1.0,
-        x=_checks(curves),
+        x=CHECK_EVERY * np.arange(1, curves[LABELS[TRUE]].shape[-1] + 1),
         xlabel="weight update",
         ylabel="error / noise floor",
         log=True,
+        styles=STYLES,
+        title="A   Learning with each kind of task input",
+        better="lower",
     )
-    shared = {LABELS[kind]: found[kind]["modularity"]["shared"] for kind in KINDS}
+    learning.set_yticks([1, 2, 4], ["1", "2", "4"])
+    learning.set_yticks([], minor=True)
     plots.curves(
-        shared,
+        _with_pooled_controls(
+            {kind: np.stack([r.units.shared for r in found[kind]]) for kind in ORDER}
+        ),
         units,
         x=np.array(THRESHOLDS),
         xlabel="threshold on a unit's variance",
-        ylabel="ratio of shared units",
+        ylabel="units engaged in both tasks (fraction)",
+        styles=STYLES,
+        title="B   Units that the tasks share",
     )
-    titles = ("weight decay as in the study", "no weight decay")
+    titles = (
+        "C   Frozen networks on unseen means",
+        "D   The same, trained without weight decay",
+    )
     for ax, by_kind, title in zip(unseen, (found, undecayed), titles, strict=True):
-        _draw_unseen(ax, by_kind)
-        ax.set_xlabel(f"mean squared error, unseen means; {title}")
+        _draw_unseen(ax, by_kind, title)
     low, high = zip(*(ax.get_xlim() for ax in unseen), strict=True)
     for ax in unseen:
         ax.set_xlim(min(low), max(high))
-    return plots.save_figure(figure, folder, "inputs")
+    return figure
 
 
-def _draw_unseen(ax: Axes, found: Mapping[str, Found]) -> None:
-    errors = {kind: found[kind]["generalisation"] for kind in KINDS}
-    nothing = (np.nan,) * 3  # where a network has no such way
-    estimates = {
-        way: [
-            student_interval(errors[kind][way]["block"])[:3] if way in errors[kind] else nothing
-            for kind in KINDS
-        ]
-        for way in (AS_TRAINED, MOVED)
-    }
-    plots.intervals([LABELS[kind] for kind in KINDS], estimates, ax, xlabel="", reference=None)
+def _with_pooled_controls(by_kind: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Name the curves; those of the controls, which lie on one another, become one."""
+    curves = {LABELS[kind]: by_kind[kind] for kind in ORDER if kind not in CONTROLS}
+    return {**curves, POOLED: np.mean([by_kind[kind] for kind in CONTROLS], 0)}
 
 
-def figure_forgetting(folder: Path, found: Mapping[Schedule, Found]) -> Path:
+def _draw_unseen(ax: Axes, found: ByInput, title: str) -> None:
+    def interval(of_seeds: Sequence[InputSeed], way: str) -> tuple[float, ...]:
+        if way not in of_seeds[0].unseen:  # the true task of an unseen mean does not exist
+            return (np.nan,) * 3
+        return student_interval([record.unseen[way].block for record in of_seeds])[:3]
+
+    plots.intervals(
+        [LABELS[kind] for kind in ORDER],
+        {way: [interval(found[kind], way) for kind in ORDER] for way in (AS_TRAINED, MOVED)},
+        ax,
+        xlabel="mean squared error, mean and 95 % interval",
+        reference=None,
+        styles=STYLES,
+        title=title,
+        better="lower",
+    )
+    ax.get_yticklabels()[0].set(color=STYLES[LABELS[TRUE]].colour, fontweight="bold")
+
+
+def figure_forgetting(found: Mapping[Schedule, Sequence[ForgettingSeed]]) -> Figure:
     """Draw how many times more is forgotten without Z, by schedule and rate (T7)."""
     rates = list(dict.fromkeys(schedule.rate for schedule in found))
-    figure = Figure(figsize=(7 * len(rates), 4.4), layout="constrained")
-    for rate, ax in zip(rates, np.atleast_1d(figure.subplots(1, len(rates))), strict=True):
-        of_rate = {s: result for s, result in found.items() if s.rate == rate}
-        estimates = {
-            LABELS[kind]: [_ratio(result, kind) for result in of_rate.values()]
-            for kind in (TRUE, *CONTROLS, SAME_START)
-        }
-        names = [f"{s.steps} x {s.blocks}" for s in of_rate]
-        label = f"error forgotten, plain LSTM / with Z; rate {rate:g}"
-        plots.intervals(names, estimates, ax, xlabel=label, reference=1.0)
+    figure = Figure(figsize=(6 * len(rates), 5), layout="constrained")
+    panels = figure.subplots(1, len(rates), squeeze=False, sharex=True, sharey=True)[0]
+    for letter, rate, ax in zip("ABCDEF", rates, panels, strict=False):
+        of_rate = {s: of_seeds for s, of_seeds in found.items() if s.rate == rate}
+        plots.intervals(
+            [f"{s.blocks} blocks of {s.steps} steps" for s in of_rate],
+            {
+                LABELS[kind]: [_ratio(of_seeds, kind) for of_seeds in of_rate.values()]
+                for kind in (TRUE, SAME_START, *CONTROLS)
+            },
+            ax,
+            xlabel="error of the plain LSTM / error with Z on the earlier task",
+            reference=1.0,
+            styles=STYLES,
+            title=f"{letter}   What is kept of an earlier task, rate {rate:g}",
+            better="higher",
+        )
         ax.set_xscale("log")
-        ax.set_ylabel("steps of a block x blocks")
-    return plots.save_figure(figure, folder, "forgetting")
+        ax.tick_params(labelleft=True)
+    return figure
 
 
-def figure_conditioners(folder: Path, found: Mapping[str, Found]) -> Path:
-    """Draw how networks of one size learn and infer, by the way they are told (C5)."""
-    figure = Figure(figsize=(13, 4.4), layout="constrained")
-    learning, divergence = figure.subplots(1, 2)
-    curves = {way: result["validation"] for way, result in found.items()}
-    plots.curves(
-        curves,
+def figure_conditioners(found: Mapping[str, Sequence[ConditionerSeed]]) -> Figure:
+    """Draw how networks of one size learn and infer, by the way the task enters (C5)."""
+    figure = Figure(figsize=(12, 4.8), layout="constrained")
+    learning, divergence = figure.subplots(1, 2, sharey=True)
+    updates = [
+        first_below([record.validation for record in of_seeds], NEAR, CHECK_EVERY)[0]
+        for of_seeds in found.values()
+    ]
+    plots.intervals(
+        list(found),
+        {"true Z": [student_interval(values)[:3] for values in updates]},
         learning,
-        1.0,
-        x=_checks(curves),
-        xlabel="weight update",
-        ylabel="error / noise floor",
-        log=True,
+        xlabel="weight updates to within 2 % of the noise floor",
+        reference=None,
+        styles=STYLES,
+        title="A   Learning of networks of one size (95 % intervals)",
+        better="lower",
     )
-    estimates = {
-        name: [_log_interval(result["divergence"][name]) for result in found.values()]
-        for name in next(iter(found.values()))["divergence"]
-    }
-    label = "filtered KL to the exact posterior, geometric mean (nats)"
-    plots.intervals(list(found), estimates, divergence, xlabel=label, reference=None)
+    plots.intervals(
+        list(found),
+        {
+            name: [_log_interval([r.divergence[name] for r in rs]) for rs in found.values()]
+            for name in next(iter(found.values()))[0].divergence
+        },
+        divergence,
+        xlabel="filtered KL to the exact posterior, geometric mean (nats)",
+        reference=None,
+        styles=STYLES,
+        title="B   Inference with them",
+        better="lower",
+    )
     divergence.set_xscale("log")
-    return plots.save_figure(figure, folder, "conditioners")
+    divergence.tick_params(labelleft=True)
+    return figure
 
 
-def figure_rivals(folder: Path, found: Found) -> Path:
-    """Draw how often rivals name the task of an image, and how far from enumeration they are."""
-    figure = Figure(figsize=(13, 3.8), layout="constrained")
-    named, divergence = figure.subplots(1, 2)
-    right = {
-        kind: [student_interval(found[kind][m][rivals.ACCURACY])[:3] for m in rivals.METHODS]
-        for kind in rivals.KINDS
-    }
-    label = "share of test images named right"
-    plots.intervals(rivals.METHODS, right, named, xlabel=label, reference=None)
-    methods = [method for method in rivals.METHODS if method != rivals.EXACT]
-    estimates = {
-        kind: [_log_interval(found[kind][m][rivals.KL_TEMPERED]) for m in methods]
-        for kind in rivals.KINDS
-    }
-    label = "KL(enumeration || it), tempered, geometric mean (nats)"
-    plots.intervals(methods, estimates, divergence, xlabel=label, reference=None)
-    divergence.set_xscale("log")
-    return plots.save_figure(figure, folder, "rivals")
-
-
-def _checks(curves: Mapping[str, Any]) -> np.ndarray:
-    return CHECK_EVERY * (1.0 + np.arange(np.shape(next(iter(curves.values())))[-1]))
-
-
-def _ratio(result: Found, kind: str) -> tuple[float, ...]:
-    found = paired_bootstrap(np.log(forgotten(result, NONE)), np.log(forgotten(result, kind)))
-    return tuple(float(np.exp(v)) for v in found[:3])
+def _ratio(of_seeds: Sequence[ForgettingSeed], kind: str) -> tuple[float, ...]:
+    plain, other = (np.log(forgotten(of_seeds, k)) for k in (NONE, kind))
+    return tuple(float(np.exp(v)) for v in paired_bootstrap(plain, other)[:3])
 
 
 def _log_interval(values: list[float]) -> tuple[float, ...]:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gbi_pyro.data.switching import FixedBlocks, SwitchingStream
-from studies.ablations.config import ControlsConfig, generator
-from studies.ablations.task_inputs import KINDS, TaskInput
+from studies.ablations.config import AblationsConfig, generator
 from studies.ablations.stack import LearningStack
+from studies.ablations.task_inputs import TASK_INPUTS, TaskInput
 from studies.ablations.training import new_network
-from studies.toy.blocks import LEFT_OUT, WINDOW
+from studies.core.blocks import LEFT_OUT, WINDOW
+from studies.core.training import descend
+
+SIDE_BY_SIDE = 10  # seeds that learn in one tensor
 
 
 class Schedule(NamedTuple):
@@ -35,56 +40,76 @@ class Schedule(NamedTuple):
         return f"{self.steps} x {self.blocks} blocks, rate {self.rate:g}"
 
 
-def schedules(config: ControlsConfig) -> list[Schedule]:
+@dataclass(frozen=True)
+class ForgettingSeed:
+    """One stream learned with every kind of task input.
+
+    Two tasks matter: a, of the last block but one, and b, of the last one.
+
+    Attributes:
+        errors: by kind the squared errors on a and b after the block of a and after that of b,
+            ``(2, 2)``.
+        untrained: those before learning, ``(2,)``.
+    """
+
+    errors: dict[str, np.ndarray]
+    untrained: dict[str, np.ndarray]
+
+    def forgotten(self, kind: str) -> float:
+        """Return the error on a after the block of b."""
+        return float(self.errors[kind][1, 0])
+
+
+def schedules(config: AblationsConfig) -> list[Schedule]:
     """Return every stream that is learned, none left out."""
     return [Schedule(*s, rate) for rate in config.online_rates for s in config.schedules]
 
 
-def measure(config: ControlsConfig, schedule: Schedule) -> dict[str, Any]:
+def measure_forgetting(
+    config: AblationsConfig, schedule: Schedule, seeds: Sequence[int]
+) -> list[ForgettingSeed]:
     """Learn one stream for each seed with every kind of task input, one weight update per step.
 
-    Each update descends -log p of the last ``WINDOW`` steps, as in the toy study. Two tasks
-    matter: a, of the last block but one, and b, of the last one.
-
-    Returns:
-        ``errors``, by kind the squared errors on a and b after the block of a and after that of b,
-        ``(seeds, 2, 2)``; ``untrained``, those before learning, ``(seeds, 2)``.
+    Each update descends -log p of the last ``WINDOW`` steps, as in the toy study. Kinds and seeds
+    learn side by side; each network's data and weights are its own.
     """
     stream = SwitchingStream(config.means, config.sigma, FixedBlocks(schedule.steps))
     steps = schedule.steps * schedule.blocks
-    inputs = [TaskInput(k, stream.num_tasks, s) for k in KINDS for s in config.all_seeds]
+    inputs = [TaskInput(k, stream.num_tasks, s) for k in TASK_INPUTS for s in seeds]
     data = [stream.sample(1, steps, generator(i.seed, "train")) for i in inputs]
     x, true = torch.stack([d.x for d in data]), torch.stack([d.z for d in data])
-    given = [i(d.z, generator(i.seed, "task input")) for i, d in zip(inputs, data, strict=True)]
-    z = _stacked(given)
+    z = _stacked(
+        [i(d.z, generator(i.seed, "task input")) for i, d in zip(inputs, data, strict=True)]
+    )
     stack = LearningStack([new_network(config, i) for i in inputs])
     ends = true[:, 0, steps - schedule.steps - 1 :: schedule.steps]  # a and b
-    optimiser = torch.optim.Adam(stack.parameters(), lr=schedule.rate, fused=True)
     found = [task_errors(config, stack, inputs, ends)]
-    for t in range(steps):
-        past = slice(max(0, t + 1 - WINDOW), t + 1)
-        loss = stack.loss(x[..., past], z[..., past, :])
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        if t + 1 in (steps - schedule.steps, steps):
-            found.append(task_errors(config, stack, inputs, ends))
-    by_kind = torch.stack(found, -2).unflatten(0, (len(KINDS), config.seeds))
-    named = dict(zip(KINDS, by_kind, strict=True))
-    return {
-        "errors": {kind: e[:, 1:].tolist() for kind, e in named.items()},
-        "untrained": {kind: e[:, 0].tolist() for kind, e in named.items()},
-    }
+
+    def windows() -> Iterator[tuple[Tensor, Tensor]]:
+        for t in range(steps):
+            past = slice(max(0, t + 1 - WINDOW), t + 1)
+            yield x[..., past], z[..., past, :]
+            if t + 1 in (steps - schedule.steps, steps):
+                found.append(task_errors(config, stack, inputs, ends))
+
+    optimiser = torch.optim.Adam(stack.parameters(), lr=schedule.rate, fused=True)
+    descend(stack.loss, windows(), optimiser)
+    errors = torch.stack(found, -2).unflatten(0, (len(TASK_INPUTS), len(seeds))).double().numpy()
+    by_seed = [dict(zip(TASK_INPUTS, errors[:, i], strict=True)) for i in range(len(seeds))]
+    return [
+        ForgettingSeed({k: e[1:] for k, e in one.items()}, {k: e[0] for k, e in one.items()})
+        for one in by_seed
+    ]
 
 
 @torch.no_grad()
 def task_errors(
-    config: ControlsConfig, stack: LearningStack, inputs: Sequence[TaskInput], tasks: Tensor
+    config: AblationsConfig, stack: LearningStack, inputs: Sequence[TaskInput], tasks: Tensor
 ) -> Tensor:
     """Return the squared error of each network on fresh sequences of single tasks.
 
     The sequences are the same for every kind of a seed; their first steps, in which the plain LSTM
-    finds out, do not count.
+    finds out which task it is, do not count.
 
     Args:
         config: the study.

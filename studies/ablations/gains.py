@@ -1,4 +1,4 @@
-"""What one kind of network gains on another, seed by seed, said with its interval and in words."""
+"""What one kind of network gains on another, seed by seed, with its interval and in words."""
 
 from __future__ import annotations
 
@@ -6,43 +6,42 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from gbi_pyro.metrics.intervals import Difference, paired_bootstrap
-from studies.core.table import Bar, Row, format_number
+from gbi_pyro.metrics.table import format_number
+from studies.core.table import Row, Target
 
 
-def gain_rows(
-    statement: str,
+def gain_row(
+    claim: str,
     what: str,
     reference: ArrayLike,
     values: ArrayLike,
     *,
     ratio: bool = False,
     helps: bool | None = None,
-) -> list[Row]:
-    """Return what is gained where smaller is better, and the lower end of its paired interval.
+) -> Row:
+    """Return what is gained where smaller is better, with its paired interval.
 
     Args:
-        statement, what: as in ``Row``.
-        reference: of what it is held against, by seed.
+        claim, what: as in ``Row``.
+        reference: the values it is compared with, by seed.
         values: of what may gain, for the same seeds.
-        ratio: whether the gain is reference over value; its interval is that of the logarithm.
-        helps: the bar on the lower end: True asks for a gain, False that there is none, None for
-            no bar.
+        ratio: whether the gain is reference over value; its interval is that of the geometric mean.
+        helps: the target on the lower end: True asks for a gain, False that there is none, None for
+            no target.
 
-    >>> rows = gain_rows("C1", "gain", [3.0, 3.1, 3.2], [1.0, 1.2, 1.1], helps=False)
-    >>> rows[0].note, rows[1].verdict
-    ('95 % interval 1.90 to 2.10: a benefit', 'not met')
+    >>> row = gain_row("C1", "gain", [3.0, 3.1, 3.2], [1.0, 1.2, 1.1], helps=False)
+    >>> row.note, row.ends, row.verdict
+    ('a benefit', '1.90 to 2.10', 'not reached')
     """
     a, b = (np.asarray(v, dtype=float) for v in (reference, values))
     found = paired_bootstrap(np.log(a), np.log(b)) if ratio else paired_bootstrap(a, b)
-    low, high, mean = (np.exp(v) if ratio else v for v in (found.low, found.high, found.mean))
-    note = f"95 % interval {format_number(low)} to {format_number(high)}: {in_words(found)}"
+    interval, note = found, in_words(found)
     if ratio:
+        mean, low, high = (float(np.exp(v)) for v in found[:3])
+        interval = Difference(mean, low, high, found.pairs)
         note = f"geometric mean {format_number(mean)}, {note}"
-    rows = [Row.of(statement, what, a / b if ratio else a - b, note=note)]
-    if helps is not None:
-        bar = Bar(float(ratio), at_least=helps)
-        rows.append(Row.of(statement, f"{what}: lower end of its interval", [low], bar))
-    return rows
+    target = None if helps is None else Target(float(ratio), "lower end", at_least=helps)
+    return Row.of(claim, what, a / b if ratio else a - b, target, note, interval)
 
 
 def in_words(gain: Difference) -> str:

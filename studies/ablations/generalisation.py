@@ -3,69 +3,98 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from studies.ablations.config import ControlsConfig, generator
-from studies.ablations.task_inputs import TRUE, Kind, TaskInput
-from studies.toy.adaptation import (
+from gbi_pyro.inference.online import StepsAhead
+from gbi_pyro.models.sequence import SequenceLSTM, SequenceLSTMStack
+from studies.ablations.config import VALIDATION_SEEDS, AblationsConfig, frozen_generator, generator
+from studies.ablations.task_inputs import TRUE, InputKind, TaskInput
+from studies.ablations.training import train
+from studies.core.unseen_means import (
     BETWEEN,
     EDGE,
     UNSEEN,
     OptimisedInput,
-    choose,
+    Rate,
+    adapt,
+    choose_rate,
     new_blocks,
 )
-from studies.toy.training import Trained
-from gbi_pyro.models.sequence import SequenceLSTMStack
 
 AS_TRAINED = "input as in training"  # zero-shot: nothing moves
 MOVED = "input optimised"  # adaptation
+SPACE = "free"
+
+
+@dataclass(frozen=True)
+class UnseenErrors:
+    """Squared error on blocks of unseen means, mean over the means.
+
+    Attributes:
+        block: over the whole new block.
+        end: over its last ``EDGE`` steps.
+    """
+
+    block: float
+    end: float
+
+
+def choose_moved(config: AblationsConfig, kind: InputKind) -> Rate:
+    """Choose how the input moves, on networks of the validation seeds and on other means."""
+    moved = _moved([train(config, seed, kind).network for seed in VALIDATION_SEEDS])
+    x = _blocks(config, BETWEEN, "validate", VALIDATION_SEEDS)
+    return choose_rate(*moved, SPACE, x, config.block_length)
 
 
 def generalise(
-    config: ControlsConfig, kind: Kind, networks: Sequence[Trained]
-) -> dict[str, dict[str, list[float]]]:
-    """Predict blocks of unseen means, which follow a known one, with frozen networks.
+    config: AblationsConfig, kind: InputKind, rate: Rate, seed: int, network: SequenceLSTM
+) -> dict[str, UnseenErrors]:
+    """Predict blocks of unseen means, which follow a known one, with a frozen network.
 
     Zero-shot, a network is given what it was given in training; the true task of an unseen mean
     does not exist, so the network with the true task has no zero-shot value. Adapting, its Z moves
     freely by the gradient from maximum entropy on; of the plain LSTM a number that is added to its
-    input moves instead. Rate and horizon of what moves are chosen on other means.
+    input moves instead.
 
     Args:
         config: the study.
-        kind: of their task input.
-        networks: by seed.
+        kind: of its task input.
+        rate: and horizon of what moves, see ``choose_moved``.
+        seed: of the streams.
+        network: trained with that kind.
 
     Returns:
-        By way, squared error ``"block"`` over the whole new block and ``"end"`` over its last
-        steps, one mean over the unseen means for each seed.
+        By way.
     """
-    x, K = new_blocks(config.toy, UNSEEN, "test"), len(config.means)
-    unknown = torch.zeros(x.shape[1:]).long()
-    found = {}
+    x, found = _blocks(config, UNSEEN, "test", [seed]), {}
     if kind != TRUE:
-        given = [
-            t.network.mean(row, TaskInput(kind, K, s).on_one_task(unknown, generator(s, "test")))
-            for s, t, row in zip(config.all_seeds, networks, x, strict=True)
-        ]
-        found[AS_TRAINED] = _errors(config, torch.stack(given), x)
-    stack = SequenceLSTMStack([t.network for t in networks])
-    plain = networks[0].network.num_tasks is None
-    start = torch.zeros(1) if plain else torch.full((K,), 1 / K)
-    between = new_blocks(config.toy, BETWEEN, "validate")
-    network = OptimisedInput(stack) if plain else stack
-    adapter = choose(network, start, "free", between, config.block_length)
-    found[MOVED] = _errors(config, adapter(x).mean, x)
+        unknown = torch.zeros(x.shape[1:]).long()
+        task = TaskInput(kind, len(config.means), seed)
+        given = network.mean(x[0], task.on_one_task(unknown, generator(seed, "test")))
+        found[AS_TRAINED] = _errors(config, given, x[0])
+    moved = adapt(*_moved([network]), rate, SPACE, x)
+    found[MOVED] = _errors(config, moved.mean[0], x[0])
     return found
 
 
-def _errors(config: ControlsConfig, mean: Tensor, x: Tensor) -> dict[str, list[float]]:
+def _blocks(config: AblationsConfig, means: Tensor, role: str, seeds: Sequence[int]) -> Tensor:
+    steps = config.block_length, config.new_block
+    draws = [frozen_generator(seed, role) for seed in seeds]
+    return new_blocks(means, config.means[0], config.sigma, steps, draws)
+
+
+def _moved(networks: Sequence[SequenceLSTM]) -> tuple[StepsAhead, Tensor]:
+    """Return networks stacked, and where what moves starts."""
+    stack, num_tasks = SequenceLSTMStack(networks), networks[0].num_tasks
+    if num_tasks is None:
+        return OptimisedInput(stack), torch.zeros(1)
+    return stack, torch.full((num_tasks,), 1 / num_tasks)
+
+
+def _errors(config: AblationsConfig, mean: Tensor, x: Tensor) -> UnseenErrors:
     error = (mean - x).square()[..., config.block_length :].numpy()
-    return {
-        "block": np.mean(error, (1, 2)).tolist(),
-        "end": np.mean(error[..., -EDGE:], (1, 2)).tolist(),
-    }
+    return UnseenErrors(float(np.mean(error)), float(np.mean(error[..., -EDGE:])))

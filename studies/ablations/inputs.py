@@ -2,63 +2,79 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from gbi_pyro.metrics.modularity import shared_unit_sweep, task_variance
-from studies.ablations.config import ControlsConfig, generator
-from studies.ablations.generalisation import generalise
-from studies.ablations.task_inputs import Kind, TaskInput
-from studies.ablations.training import train
-from studies.toy.training import Trained
-from gbi_pyro.models.conditioning import parameter_count
 from gbi_pyro.models.sequence import SequenceLSTM
+from studies.ablations.config import AblationsConfig, generator
+from studies.ablations.generalisation import UnseenErrors, generalise
+from studies.ablations.task_inputs import InputKind, TaskInput
+from studies.ablations.training import train
+from studies.core.unseen_means import Rate
 
 
-def measure(config: ControlsConfig, kind: Kind) -> dict[str, Any]:
-    """Train a network for each seed and measure it.
+@dataclass(frozen=True)
+class Units:
+    """How the hidden units of a network are divided among the tasks.
 
-    Returns:
-        ``validation``, error over the noise floor at each check of the training, ``(seeds,
-        checks)``; ``generalisation``, see ``generalise``; ``modularity``, see ``modularity``, by
-        seed; and ``parameters``.
+    No unit counts as silent: one whose input is the task hardly moves within it.
+
+    Attributes:
+        task_share: the variance between task means over the whole variance, both summed over units.
+        shared: the ratio of units engaged in both tasks at each of ``THRESHOLDS``.
+        area: under that ratio.
     """
-    networks = [train(config, seed, kind, "concat") for seed in config.all_seeds]
-    units = [
-        modularity(config, kind, s, t) for s, t in zip(config.all_seeds, networks, strict=True)
-    ]
-    new = SequenceLSTM(networks[0].network.num_tasks, config.hidden_size)
-    return {
-        "validation": [(t.validation_mse / t.floor).tolist() for t in networks],
-        "generalisation": generalise(config, kind, networks),
-        "modularity": {name: [u[name] for u in units] for name in units[0]},
-        "parameters": parameter_count(new),
-    }
+
+    task_share: float
+    shared: np.ndarray
+    area: float
+
+
+@dataclass(frozen=True)
+class InputSeed:
+    """A network with one kind of task input.
+
+    Attributes:
+        validation: error over the noise floor at each check of the training, ``(checks,)``.
+        unseen: errors on unseen means, see ``generalise``.
+        units: on test streams.
+        weights: of the trained network.
+    """
+
+    validation: np.ndarray
+    unseen: dict[str, UnseenErrors]
+    units: Units
+    weights: dict[str, Tensor]
+
+
+def measure_input(config: AblationsConfig, kind: InputKind, rate: Rate, seed: int) -> InputSeed:
+    """Train the network of one seed and measure it; ``rate`` is that of a moved input."""
+    network, curve = train(config, seed, kind)
+    return InputSeed(
+        curve.validation_mse / curve.floor,
+        generalise(config, kind, rate, seed, network),
+        measure_units(config, kind, seed, network),
+        dict(network.state_dict()),
+    )
 
 
 @torch.no_grad()
-def modularity(config: ControlsConfig, kind: Kind, seed: int, trained: Trained) -> dict[str, Any]:
-    """Return how the hidden units of one network are divided among the tasks on test streams.
-
-    Returns:
-        ``task_share``, the variance between task means over the whole variance, both summed over
-        units; ``shared``, the ratio of units engaged in both tasks at each of ``THRESHOLDS``;
-        ``area`` under it. No unit counts as silent: one that is told its task hardly moves within
-        it.
-    """
-    draw = generator(seed, "test")
+def measure_units(
+    config: AblationsConfig, kind: InputKind, seed: int, network: SequenceLSTM
+) -> Units:
+    """Return how the hidden units of one network are divided among the tasks on test streams."""
+    draw, tasks = generator(seed, "test"), range(len(config.means))
     x, z = config.stream.sample(config.test_sequences, config.test_length, draw)
-    hidden: list[torch.Tensor] = []
-    hook = trained.network.lstm.register_forward_hook(lambda _m, _a, out: hidden.append(out[0]))
-    trained.network.mean(x, TaskInput(kind, len(config.means), seed)(z, draw))
+    hidden: list[Tensor] = []
+    hook = network.lstm.register_forward_hook(lambda _m, _a, out: hidden.append(out[0]))
+    network.mean(x, TaskInput(kind, len(tasks), seed)(z, draw))
     hook.remove()
     activity = hidden[0]
-    by_task = [activity[z == k] for k in range(len(config.means))]
-    sweep = shared_unit_sweep(by_task, silent=0.0)
+    sweep = shared_unit_sweep([activity[z == k] for k in tasks], silent=0.0)
     whole = activity.flatten(0, 1).var(0, correction=0).sum()
-    return {
-        "task_share": (task_variance(activity, z).sum() / whole).item(),
-        "shared": sweep.ratio.tolist(),
-        "area": sweep.area,
-    }
+    share = (task_variance(activity, z).sum() / whole).item()
+    return Units(share, sweep.ratio.numpy(), sweep.area)

@@ -3,93 +3,116 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from gbi_pyro.inference.iterative import IterativeGradient
+from gbi_pyro.inference.stepwise import stepwise
 from gbi_pyro.metrics.agreement import kl
-from studies.ablations.config import ControlsConfig, generator
+from gbi_pyro.models.sequence import SequenceLSTM
+from studies.ablations.config import FOUR_MEANS, VALIDATION_SEEDS, AblationsConfig, generator
 from studies.ablations.task_inputs import TRUE
 from studies.ablations.training import train
-from studies.toy.config import FOUR_MEANS
-from studies.toy.evidence import exact_filter, in_filter
-from studies.toy.training import Trained
-from gbi_pyro.inference.stepwise import stepwise
-from gbi_pyro.inference.iterative import IterativeGradient
-from gbi_pyro.models.sequence import SequenceLSTM
+from studies.core.streams import exact_filter, in_filter
 
 RATES = (0.1, 0.5, 2.0)
 WEIGHTS = (1.0, 0.1, 0.01)
-CHOOSERS, VALIDATION_SEQUENCES, VALIDATION_STEPS = 3, 4, 150  # what rates are chosen on
+VALIDATION_SEQUENCES, VALIDATION_STEPS = 4, 150  # what rates are chosen on
 ENTROPY, L2, L2_CHOSEN = "entropy", "L2, weight 1", "L2, weight chosen"
+METHODS = {ENTROPY: (1.0,), L2: (1.0,), L2_CHOSEN: WEIGHTS}  # weights to choose from
 
 
-def cases(config: ControlsConfig) -> dict[str, ControlsConfig]:
+@dataclass(frozen=True)
+class LatentUpdate:
+    """Plain gradient ascent on the logits of single steps, with a regulariser.
+
+    Attributes:
+        regularizer: the entropy, or L2 on the logits.
+        rate: step size.
+        weight: of the regulariser.
+    """
+
+    regularizer: Literal["entropy", "l2"]
+    rate: float
+    weight: float
+
+    def ascent(self, config: AblationsConfig) -> IterativeGradient:
+        """Return the inference."""
+        return IterativeGradient(
+            config.latent_steps, self.rate, "sgd", self.weight, self.regularizer
+        )
+
+    def __str__(self) -> str:
+        return f"rate {self.rate:g}, weight {self.weight:g}"
+
+
+@dataclass(frozen=True)
+class LatentScores:
+    """How close a latent update comes to the exact posterior, on test streams.
+
+    Attributes:
+        divergence: KL(exact || q) of single steps, in nats.
+        filtered: the same inside the Bayes filter.
+        accuracy: of the filter's most probable task.
+        cosine: of both regularisers' gradients where the update led, mean.
+    """
+
+    divergence: float
+    filtered: float
+    accuracy: float
+    cosine: float
+
+
+@dataclass(frozen=True)
+class RegularizerSeed:
+    """The latent updates of one network with the true task, by name in ``METHODS``."""
+
+    scores: dict[str, LatentScores]
+
+
+def cases(config: AblationsConfig) -> dict[str, AblationsConfig]:
     """Return the streams: two tasks, for which both gradients have one direction, and four."""
     return {
         f"K = {len(means)}": replace(config, means=means) for means in (config.means, FOUR_MEANS)
     }
 
 
-def measure(config: ControlsConfig) -> dict[str, Any]:
-    """Ascend the evidence of single steps with either regulariser, and filter it.
+def choose_update(config: AblationsConfig, method: str) -> LatentUpdate:
+    """Choose rate and weight: those whose steps come closest to the exact ones.
 
-    Rates, and the weight of ``L2_CHOSEN``, are those with the least step divergence on validation
-    streams.
-
-    Returns:
-        By method ``divergence``, KL(exact || q) of single steps; ``filtered``, the same inside the
-        Bayes filter; ``accuracy`` of that; each by seed, and ``rate`` and ``weight``. For
-        ``"cosine"`` the mean cosine of both regularisers' gradients where the entropy led.
+    On networks and streams of the validation seeds.
     """
-    networks = [train(config, seed, TRUE, "concat") for seed in config.all_seeds]
-    found: dict[str, Any] = {}
-    for name, weights, kind in (
-        (ENTROPY, (1.0,), "entropy"),
-        (L2, (1.0,), "l2"),
-        (L2_CHOSEN, WEIGHTS, "l2"),
-    ):
-        infer = choose(config, networks[:CHOOSERS], kind, weights)
-        scores = [
-            _score(config, s, t, infer) for s, t in zip(config.all_seeds, networks, strict=True)
-        ]
-        found[name] = {key: [score[key] for score in scores] for key in scores[0]}
-        found[name] |= {"rate": infer.rate, "weight": infer.temperature}
-    found["cosine"] = found[ENTROPY]["cosine"]
-    return found
+    networks = [train(config, seed, TRUE).network for seed in VALIDATION_SEEDS]
+    shape = VALIDATION_SEQUENCES, VALIDATION_STEPS
+    draws = [generator(seed, "validate") for seed in VALIDATION_SEEDS]
+    streams = [config.stream.sample(*shape, draw).x for draw in draws]
+
+    def divergence(update: LatentUpdate) -> float:
+        pairs = zip(networks, streams, strict=True)
+        return sum(step_divergence(config, n, x, update).item() for n, x in pairs)
+
+    regularizer: Literal["entropy", "l2"] = "entropy" if method == ENTROPY else "l2"
+    options = itertools.product(RATES, METHODS[method])
+    return min((LatentUpdate(regularizer, *option) for option in options), key=divergence)
 
 
-def choose(
-    config: ControlsConfig, networks: Sequence[Trained], kind: str, weights: Sequence[float]
-) -> IterativeGradient:
-    """Return the latent update whose steps come closest to the exact ones on validation streams."""
-    options = [
-        IterativeGradient(config.latent_steps, rate, "sgd", weight, kind)  # type: ignore[arg-type]
-        for rate, weight in itertools.product(RATES, weights)
-    ]
-    drawn = [
-        config.stream.sample(VALIDATION_SEQUENCES, VALIDATION_STEPS, generator(seed, "validate")).x
-        for seed, _ in zip(config.all_seeds, networks, strict=False)
-    ]
-    loss = {
-        option: sum(
-            step_divergence(config, t.network, x, option).item()
-            for t, x in zip(networks, drawn, strict=True)
-        )
-        for option in options
-    }
-    return min(loss, key=loss.__getitem__)
+def measure_regularizers(
+    config: AblationsConfig, updates: dict[str, LatentUpdate], seed: int
+) -> RegularizerSeed:
+    """Ascend the log likelihood of single steps with each regulariser, and filter it."""
+    network = train(config, seed, TRUE).network
+    return RegularizerSeed({m: _score(config, seed, network, u) for m, u in updates.items()})
 
 
 def step_divergence(
-    config: ControlsConfig, network: SequenceLSTM, x: Tensor, infer: IterativeGradient
+    config: AblationsConfig, network: SequenceLSTM, x: Tensor, update: LatentUpdate
 ) -> Tensor:
     """Return KL(exact || q) of single steps of streams ``(sequence, time)``, mean, in nats."""
     exact = config.stream.log_emission(x.double()).log_softmax(-1)
-    return kl(exact, infer(stepwise(network, x)).logits()).mean()
+    return kl(exact, update.ascent(config)(stepwise(network, x)).logits()).mean()
 
 
 def penalty_cosine(log_q: Tensor) -> Tensor:
@@ -105,17 +128,17 @@ def penalty_cosine(log_q: Tensor) -> Tensor:
 
 
 def _score(
-    config: ControlsConfig, seed: int, trained: Trained, infer: IterativeGradient
-) -> dict[str, float]:
-    stream, network = config.stream, trained.network
+    config: AblationsConfig, seed: int, network: SequenceLSTM, update: LatentUpdate
+) -> LatentScores:
+    stream = config.stream
     x, z = stream.sample(config.test_sequences, config.test_length, generator(seed, "test"))
     steps = stepwise(network, x)
-    ascended = infer(steps)
+    ascended = update.ascent(config)(steps)
     log_q = ascended.logits().double()
     filtered = in_filter(stream, lambda _model: ascended)(steps).logits()
-    return {
-        "divergence": kl(stream.log_emission(x.double()).log_softmax(-1), log_q).mean().item(),
-        "filtered": kl(exact_filter(stream, x).logits(), filtered).mean().item(),
-        "accuracy": (filtered.argmax(-1) == z).double().mean().item(),
-        "cosine": penalty_cosine(log_q).nanmean().item(),
-    }
+    return LatentScores(
+        kl(stream.log_emission(x.double()).log_softmax(-1), log_q).mean().item(),
+        kl(exact_filter(stream, x).logits(), filtered).mean().item(),
+        (filtered.argmax(-1) == z).double().mean().item(),
+        penalty_cosine(log_q).nanmean().item(),
+    )

@@ -14,17 +14,18 @@ class LearningStack(nn.Module):
     """Networks of the same hidden size, each with its own data, trained side by side.
 
     Given their data the networks are independent, and Adam moves each weight by its own gradient
-    alone: as many trainings as networks, at the price of few. ``SequenceLSTMStack`` is for networks
+    alone: as many trainings as networks, at the cost of few. ``SequenceLSTMStack`` is for networks
     that have learned; it has the embedding folded into the gates.
 
     The plain LSTM is among them as a network whose weights of the task are zero. As long as its
     task is zero too, these have no gradient and stay so.
 
     Args:
-        networks: told by concatenation, of the same K, or the plain LSTM; their weights are copied.
+        networks: conditioned by concatenation, of the same K, or the plain LSTM; their weights are
+            copied.
 
     Raises:
-        ValueError: for none, different sizes, or told other than by concatenation.
+        ValueError: for none, different sizes, or conditioning other than concatenation.
 
     >>> stack = LearningStack([SequenceLSTM(2, 4), SequenceLSTM(None, 4)])
     >>> stack.mean(torch.zeros(2, 1, 5), torch.zeros(2, 1, 5, 2)).shape
@@ -37,9 +38,9 @@ class LearningStack(nn.Module):
         sizes = {(n.lstm.hidden_size, n.conditioning) for n in networks}
         if len(tasks) > 1 or len(sizes) != 1 or next(iter(sizes))[1] != "concat":
             raise ValueError(
-                "a stack takes one network or more of one hidden size and number of tasks, told by "
-                f"concatenation; got sizes and ways {sorted(sizes)}, numbers of tasks "
-                f"{sorted(t for t in tasks if t)}"
+                "a stack takes one network or more of one hidden size and number of tasks, "
+                f"conditioned by concatenation; got sizes and conditioning {sorted(sizes)}, "
+                f"numbers of tasks {sorted(t for t in tasks if t)}"
             )
         width = 1 + max((n.num_tasks or 0) for n in networks)
 
@@ -92,7 +93,8 @@ class LearningStack(nn.Module):
         noise = torch.distributions.Normal(
             self.mean(x, z), self.sigma[:, None, None], validate_args=False
         )
-        return -noise.log_prob(x).mean((-1, -2)).sum()
+        loss: Tensor = -noise.log_prob(x).mean((-1, -2)).sum()
+        return loss
 
 
 def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

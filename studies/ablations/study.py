@@ -1,153 +1,195 @@
-"""The study of controls from one call: everything measured and written down."""
+"""The ablations: what the task input, its conditioner and the regulariser contribute."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+
+from arviz import InferenceData
+from matplotlib.figure import Figure
 
 from gbi_pyro.export.inference_data import to_inference_data
-from studies.ablations import (
-    conditioners,
-    digit_rows,
-    digits,
-    figures,
-    forgetting,
-    inputs,
-    regularizers,
-    rival_rows,
-    rivals,
-    rows,
-)
-from studies.ablations.config import ControlsConfig, generator
-from studies.split_digits.measure import DigitsConfig
-from studies.ablations.task_inputs import KINDS, TRUE
-from studies.baselines.measure import RivalsConfig
-from studies.ablations.training import train
-from studies.core.cache import Pieces
-from studies.core.run_folder import RunFolder
-from studies.core.protocol import Progress, StudyResults, bars_first
-from studies.toy.evidence import exact_filter, in_filter
-from gbi_pyro.inference.stepwise import stepwise
 from gbi_pyro.inference.gradient import OneStepGradient
-from gbi_pyro.models.conditioning import CONDITIONERS
+from gbi_pyro.inference.stepwise import stepwise
+from gbi_pyro.models.conditioning import CONDITIONERS, Conditioning
+from gbi_pyro.models.sequence import SequenceLSTM
+from studies.ablations import figures, table
+from studies.ablations.conditioners import ConditionerSeed, measure_conditioner
+from studies.ablations.config import AblationsConfig, generator
+from studies.ablations.forgetting import (
+    SIDE_BY_SIDE,
+    ForgettingSeed,
+    Schedule,
+    measure_forgetting,
+    schedules,
+)
+from studies.ablations.generalisation import choose_moved
+from studies.ablations.inputs import InputSeed, measure_input
+from studies.ablations.regularizers import (
+    METHODS,
+    LatentUpdate,
+    RegularizerSeed,
+    cases,
+    choose_update,
+    measure_regularizers,
+)
+from studies.ablations.task_inputs import TASK_INPUTS, TRUE, InputKind
+from studies.core.cache import Cache, as_json
+from studies.core.protocol import Found, Part, Report, Study
+from studies.core.streams import exact_filter, in_filter
+from studies.core.table import Row
+from studies.core.unseen_means import Rate
 
-Found = dict[str, dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class StudyConfig:
-    """What the parts of the study depend on, each with the same seeds.
-
-    Attributes:
-        toy: kinds of task input, conditioners, regularisers and forgetting on the toy stream.
-        rivals: recognisers and centroids on images.
-        digits: split digits in sequence.
-    """
-
-    toy: ControlsConfig = ControlsConfig()
-    rivals: RivalsConfig = RivalsConfig()
-    digits: DigitsConfig = DigitsConfig()
-
-    @classmethod
-    def of(cls, seeds: int, first_seed: int = 0) -> StudyConfig:
-        """Return the study with so many seeds."""
-        return cls(
-            ControlsConfig(seeds=seeds, first_seed=first_seed),
-            RivalsConfig(seeds=seeds, first_seed=first_seed),
-            DigitsConfig(seeds=seeds, first_seed=first_seed),
-        )
-
-    def fast(self) -> StudyConfig:
-        """Return a configuration that runs through everything in seconds and shows nothing."""
-        return StudyConfig(self.toy.fast(), self.rivals.fast(), self.digits.fast())
-
-
-def num_stages(config: StudyConfig) -> int:
-    """Return how many stages ``run`` reports."""
-    toy = config.toy
-    counts = KINDS, KINDS, CONDITIONERS, regularizers.cases(toy), forgetting.schedules(toy)
-    return sum(map(len, counts)) + 2 + 1
+Choice = TypeVar("Choice", Rate, LatentUpdate)
 
 
-def run(config: StudyConfig, folder: Path, progress: Progress = lambda _what: None) -> StudyResults:
-    """Run the study and write it to a folder; pieces finished by an earlier run are taken up.
+class AblationsStudy(Study[AblationsConfig]):
+    """Task inputs, conditioners, regularisers and forgetting on the toy stream."""
 
-    Args:
-        config: what to do.
-        folder: where the results go; finished pieces in ``pieces/``.
-        progress: called with what is being done, ``num_stages`` times.
+    name = "ablations"
+    title = "The true task input compared with shuffled, random and constant ones; conditioners"
+    config_type = AblationsConfig
+    rates: dict[str, Rate]
+    updates: dict[str, dict[str, LatentUpdate]]
 
-    Returns:
-        What was measured and where the files lie.
-    """
-    start = time.perf_counter()
-    store = RunFolder(folder)
-    store.write_config("controls", config)
+    @property
+    def decays(self) -> dict[str, AblationsConfig]:
+        """The study with its weight decay and without any, by what part names end with."""
+        return {"": self.config, ", no weight decay": replace(self.config, weight_decay=0.0)}
 
-    pieces = Pieces(folder / "pieces")
+    def prepare(self, cache: Cache, report: Report) -> None:
+        """Choose how inputs are moved, and the latent updates, on validation seeds."""
+        settings = {**as_json(self.config), "seeds": None, "first_seed": None}
 
-    def piece(name: str, measure: Callable[..., Any], key: Any, *args: Any) -> dict[str, Any]:
-        progress(name)
-        return pieces.get(name, key, lambda: measure(key, *args))
+        def choose(name: str, record: type[Choice], compute: Callable[[], Choice]) -> Choice:
+            report(f"choice on validation seeds: {name}")
+            return cache.get(f"choice, {name}", settings, record, compute)
 
-    toy = config.toy
-    by_kind: Found = {k: piece(f"Z: {k}", inputs.measure, toy, k) for k in KINDS}
-    plain = replace(toy, weight_decay=0.0)
-    undecayed: Found = {
-        k: piece(f"Z: {k}, no weight decay", inputs.measure, plain, k) for k in KINDS
-    }
-    by_way: Found = {w: piece(f"told by {w}", conditioners.measure, toy, w) for w in CONDITIONERS}
-    by_stream = {
-        name: piece(f"entropy against L2: {name}", regularizers.measure, case)
-        for name, case in regularizers.cases(toy).items()
-    }
-    by_schedule = {
-        schedule: piece(f"blocks: {schedule.name}", forgetting.measure, toy, schedule)
-        for schedule in forgetting.schedules(toy)
-    }
-    recognised = piece("rival recognisers", rivals.measure, config.rivals)
-    split = piece("split digits", digits.measure, config.digits)
-    table = [
-        *rows.speed_rows(by_kind),
-        *rows.generalisation_rows(by_kind, toy.weight_decay),
-        *rows.generalisation_rows(undecayed, plain.weight_decay),
-        *rows.modularity_rows(by_kind),
-        *rows.reference_rows(toy),
-        *rows.forgetting_rows(by_schedule),
-        *rows.conditioner_rows(by_way),
-        *rows.regularizer_rows(by_stream),
-        *rival_rows.rival_rows(recognised),
-        *digit_rows.digit_rows(split),
-    ]
-    progress("figures and files")
-    drawn = [
-        figures.figure_inputs(store.figures, by_kind, undecayed),
-        figures.figure_forgetting(store.figures, by_schedule),
-        figures.figure_conditioners(store.figures, by_way),
-        figures.figure_rivals(store.figures, recognised),
-        digit_rows.figure_digits(store.figures, split),
-    ]
-    _write_network(store, toy)
-    seconds = time.perf_counter() - start + pieces.earlier
-    store.write_metrics(bars_first(table), seconds)
-    return StudyResults(table, folder, drawn)
+        self.rates = {
+            kind + decay: choose(_input(kind, decay), Rate, partial(choose_moved, config, kind))
+            for decay, config in self.decays.items()
+            for kind in TASK_INPUTS
+        }
+        self.updates = {
+            case: {
+                m: choose(
+                    f"{_regularized(case)}, {m}", LatentUpdate, partial(choose_update, config, m)
+                )
+                for m in METHODS
+            }
+            for case, config in cases(self.config).items()
+        }
 
+    def inputs(self) -> dict[str, Any]:
+        """Return the choices that were made."""
+        return {"moved inputs": as_json(self.rates), "latent updates": as_json(self.updates)}
 
-def _write_network(store: RunFolder, config: ControlsConfig) -> None:
-    """Write the first network with the true task, and its filter beside the exact one."""
-    seed, stream = config.first_seed, config.stream
-    network = train(config, seed, TRUE, "concat").network
-    x, z = stream.sample(config.test_sequences, config.test_length, generator(seed, "test"))
-    store.write_posterior(
-        to_inference_data(
-            in_filter(stream, OneStepGradient())(stepwise(network, x)),
+    def parts(self) -> list[Part[Any]]:
+        """Return a part for each kind of input, conditioner, regulariser's stream and schedule."""
+        parts: list[Part[Any]] = []
+        for decay in self.decays:
+            for kind in TASK_INPUTS:
+                measure = partial(self._measure_input, decay, kind)
+                parts.append(Part.of_seed(_input(kind, decay), InputSeed, measure))
+        for way in CONDITIONERS:
+            parts.append(
+                Part.of_seed(
+                    _conditioned(way), ConditionerSeed, partial(self._measure_conditioner, way)
+                )
+            )
+        for case in cases(self.config):
+            scored = partial(self._measure_regularizers, case)
+            parts.append(Part.of_seed(_regularized(case), RegularizerSeed, scored))
+        for schedule in schedules(self.config):
+            learned = partial(self._measure_forgetting, schedule)
+            parts.append(Part(_learned(schedule), ForgettingSeed, learned, SIDE_BY_SIDE))
+        return parts
+
+    def _measure_input(self, decay: str, kind: InputKind, seed: int, report: Report) -> InputSeed:
+        return measure_input(self.decays[decay], kind, self.rates[kind + decay], seed)
+
+    def _measure_conditioner(self, way: Conditioning, seed: int, report: Report) -> ConditionerSeed:
+        return measure_conditioner(self.config, way, seed)
+
+    def _measure_regularizers(self, case: str, seed: int, report: Report) -> RegularizerSeed:
+        return measure_regularizers(cases(self.config)[case], self.updates[case], seed)
+
+    def _measure_forgetting(
+        self, schedule: Schedule, seeds: Sequence[int], report: Report
+    ) -> list[ForgettingSeed]:
+        return measure_forgetting(self.config, schedule, seeds)
+
+    def _by_input(self, found: Found, decay: str = "") -> dict[str, Sequence[InputSeed]]:
+        return {kind: found[_input(kind, decay)] for kind in TASK_INPUTS}
+
+    def _by_conditioner(self, found: Found) -> dict[str, Sequence[ConditionerSeed]]:
+        return {way: found[_conditioned(way)] for way in CONDITIONERS}
+
+    def _by_schedule(self, found: Found) -> dict[Schedule, Sequence[ForgettingSeed]]:
+        return {schedule: found[_learned(schedule)] for schedule in schedules(self.config)}
+
+    def table(self, found: Found) -> list[Row]:
+        """Return what each ingredient does, with targets for the task input."""
+        by_input = self._by_input(found)
+        return [
+            *table.speed_rows(by_input),
+            *(
+                row
+                for decay, config in self.decays.items()
+                for row in table.generalisation_rows(
+                    self._by_input(found, decay), config.weight_decay
+                )
+            ),
+            *table.modularity_rows(by_input),
+            *table.reference_rows(self.config),
+            *table.forgetting_rows(self._by_schedule(found)),
+            *table.conditioner_rows(self._by_conditioner(found)),
+            *table.regularizer_rows(
+                {case: found[_regularized(case)] for case in cases(self.config)}, self.updates
+            ),
+        ]
+
+    def figures(self, found: Found) -> Iterator[tuple[str, Figure]]:
+        """Draw task inputs, forgetting and conditioners."""
+        usual, undecayed = (self._by_input(found, decay) for decay in self.decays)
+        yield "inputs", figures.figure_inputs(usual, undecayed)
+        yield "forgetting", figures.figure_forgetting(self._by_schedule(found))
+        yield "conditioners", figures.figure_conditioners(self._by_conditioner(found))
+
+    def posterior(self, found: Found) -> InferenceData:
+        """Return the filter of the first network with the true task, beside the exact one."""
+        config, seed = self.config, self.config.first_seed
+        draw = generator(seed, "test")
+        x, z = config.stream.sample(config.test_sequences, config.test_length, draw)
+        (network,) = self.networks(found).values()
+        return to_inference_data(
+            in_filter(config.stream, OneStepGradient())(stepwise(network, x)),
             observed={"x": x},
             labels={"z": z},
-            exact=exact_filter(stream, x),
-            attributes={"study": "controls", "seed": seed},
+            exact=exact_filter(config.stream, x),
+            attributes={"study": self.name, "seed": seed},
         )
-    )
-    store.write_weights({"true": network})
+
+    def networks(self, found: Found) -> dict[str, SequenceLSTM]:
+        """Return the first network with the true task."""
+        network = SequenceLSTM(len(self.config.means), self.config.hidden_size)
+        network.load_state_dict(self._by_input(found)[TRUE][0].weights)
+        return {"true": network.requires_grad_(False).eval()}
+
+
+def _input(kind: str, decay: str) -> str:
+    return f"input: {kind}{decay}"
+
+
+def _conditioned(way: str) -> str:
+    return f"conditioned by {way}"
+
+
+def _regularized(case: str) -> str:
+    return f"entropy and L2: {case}"
+
+
+def _learned(schedule: Schedule) -> str:
+    return f"blocks: {schedule.name}"

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from studies.ablations.config import generator
 
-Kind = Literal[
+InputKind = Literal[
     "none", "none, same start", "true", "shuffled", "random", "constant", "frozen random"
 ]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-NONE, SAME_START, TRUE = KINDS[:3]
-CONTROLS: tuple[Kind, ...] = KINDS[3:]  # as wide as the true task, and empty of it
+TASK_INPUTS: tuple[InputKind, ...] = get_args(InputKind)
+NONE, SAME_START, TRUE = TASK_INPUTS[:3]
+CONTROLS: tuple[InputKind, ...] = TASK_INPUTS[3:]  # as wide as the true task, and empty of it
 SLOTS = 256  # sequence indices that have a frozen point
 
 
@@ -56,13 +56,13 @@ class TaskInput:
     tensor([1., 2.])
     """
 
-    kind: Kind
+    kind: InputKind
     num_tasks: int
     seed: int
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"kind must be one of {KINDS}, got {self.kind!r}")
+        if self.kind not in TASK_INPUTS:
+            raise ValueError(f"kind must be one of {TASK_INPUTS}, got {self.kind!r}")
 
     @property
     def width(self) -> int | None:

@@ -1,43 +1,39 @@
-"""The study of controls on tiny data: what it computes is checked against what must hold."""
+"""The ablations on tiny data: what is computed is checked against what must hold."""
 
-import json
 import math
 from dataclasses import replace
 
-import arviz as az
 import numpy as np
 import pytest
 import torch
-import typer
 from scipy.stats import chi2
-from typer.testing import CliRunner
 
-from studies.cli_controls import controls
 from gbi_pyro.data.switching import FixedBlocks, SwitchingStream
-from studies.ablations import forgetting, inputs, regularizers, study
-from studies.ablations.config import ROLES, ControlsConfig, generator
-from studies.ablations.gains import first_below, gain_rows
-from studies.ablations.task_inputs import (
-    CONTROLS,
-    KINDS,
-    NONE,
-    SAME_START,
-    SLOTS,
-    TRUE,
-    TaskInput,
-)
-from studies.ablations.stack import LearningStack
-from studies.ablations.study import StudyConfig, num_stages, run
-from studies.ablations.training import equal_size, new_network, train
-from studies.toy.adaptation import BETWEEN, UNSEEN
-from studies.toy.blocks import reference_errors
 from gbi_pyro.learning.weights import clamped_loss
 from gbi_pyro.models.conditioning import CONDITIONERS, parameter_count
 from gbi_pyro.models.sequence import SequenceLSTM
+from studies.ablations import forgetting, generalisation, inputs, regularizers, study
+from studies.ablations.config import VALIDATION_SEEDS, AblationsConfig, generator
+from studies.ablations.gains import first_below, gain_row
+from studies.ablations.stack import LearningStack
+from studies.ablations.study import AblationsStudy
+from studies.ablations.task_inputs import (
+    CONTROLS,
+    NONE,
+    SAME_START,
+    SLOTS,
+    TASK_INPUTS,
+    TRUE,
+    TaskInput,
+)
+from studies.ablations.training import equal_size, new_network, train
+from studies.core.blocks import reference_errors
+from studies.core.runner import num_stages, run
+from studies.core.unseen_means import BETWEEN, UNSEEN, Rate
 
-FAST = StudyConfig.of(2).fast()
-TOY = FAST.toy
+TOY = replace(AblationsConfig(seeds=2).fast(), updates=10)
 RARE = 1e-9  # probability that a statistical test fails by chance
+MEASURES = ("input", "conditioner", "regularizers", "forgetting")
 
 
 def draw(seed=0):
@@ -45,75 +41,104 @@ def draw(seed=0):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("ablations")
+
+
+@pytest.fixture(scope="module")
+def stages():
+    return []
+
+
+@pytest.fixture(scope="module")
+def finished(folder, stages):
     """One run through everything, too short to show anything."""
     torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("controls")
-    stages: list[str] = []
-    return run(FAST, folder, stages.append), folder, stages
+    with pytest.MonkeyPatch.context() as patch:  # the choice of 14 rates takes longer than the rest
+        patch.setattr(study, "choose_moved", lambda config, kind: Rate(0.01, 1))
+        return run(AblationsStudy(TOY), folder, progress=stages.append)
 
 
-def test_every_file_is_written_and_every_number_has_a_row(finished):
-    results, folder, _ = finished
-    names = {str(p.relative_to(folder)) for p in folder.iterdir() if p.is_file()}
+def test_every_file_is_written_and_every_number_has_a_row(finished, folder):
+    names = {path.name for path in folder.iterdir() if path.is_file()}
     files = {"config.json", "metrics.json", "table.md", "posterior.nc"}
     assert names == files | {"weights.safetensors", "weights.json"}
-    assert all(path.exists() for path in results.figures)
-    written = json.loads((folder / "metrics.json").read_text())["rows"]
-    assert len(written) == len(results.rows)
-    assert len({(r["statement"], r["what"]) for r in written}) == len(written)
-    assert [r["what"] for r in written if r["verdict"]] == [r.what for r in results.bars]
-    statements = {row.statement for row in results.rows}
-    assert statements == {"C1", "C2", "C5", "M6", "T4", "T6", "T7", "T9"}
+    assert [p.name for p in finished.figures] == [
+        "inputs.png",
+        "forgetting.png",
+        "conditioners.png",
+    ]
+    assert len({(row.claim, row.what) for row in finished.rows}) == len(finished.rows)
+    assert {row.claim for row in finished.rows} == {"C1", "C2", "C5", "M6", "T4", "T6", "T7", "T9"}
 
 
 def test_no_schedule_and_no_kind_is_left_out(finished):
-    results, _, _ = finished
-    told = " ".join(row.what for row in results.rows if row.statement == "T7")
+    what = {row.what for row in finished.rows if row.claim == "T7"}
     for schedule in forgetting.schedules(TOY):
         for kind in (TRUE, *CONTROLS):
-            assert f"{schedule.name}: forgetting, plain LSTM / {kind} Z" in told
-    barred = {row.what for row in results.bars}
-    for kind in CONTROLS:
-        assert f"{kind} Z: updates saved on the plain LSTM: lower end of its interval" in barred
+            assert f"{schedule.name}: forgetting, plain LSTM / {kind} Z" in what
+    targets = {row.what: row.target for row in finished.targets}
+    assert all(target.statistic == "lower end" for target in targets.values())
+    for kind in (TRUE, *CONTROLS):
+        target = targets[f"{kind} Z: updates saved on the plain LSTM"]
+        assert target.at_least == (kind == TRUE)
 
 
-def test_the_posterior_lies_beside_the_exact_one(finished):
-    _, folder, _ = finished
-    data = az.from_netcdf(folder / "posterior.nc")
+def test_the_weights_and_the_posterior_are_those_of_the_first_true_network(finished):
+    network = AblationsStudy(TOY).networks(finished.found)["true"]
+    trained = train(TOY, 0, TRUE).network
+    for name, tensor in trained.state_dict().items():
+        assert torch.equal(network.state_dict()[name], tensor)
+    data = AblationsStudy(TOY).posterior(finished.found)
     probs, exact = data["task_probs"]["z"], data["exact_task_probs"]["z"]
     assert probs.dims == exact.dims == ("sequence", "time", "z_task")
     np.testing.assert_allclose(probs.sum("z_task"), 1, atol=1e-5)
 
 
-def test_every_stage_is_reported(finished):
-    _, _, stages = finished
-    assert len(stages) == len(set(stages)) == num_stages(FAST)
+def test_every_stage_is_reported(finished, stages):
+    assert len(stages) == len(set(stages)) == num_stages(AblationsStudy(TOY))
 
 
-def test_the_command_does_no_finished_piece_twice(finished, monkeypatch):
-    results, folder, _ = finished
-    for module in ("inputs", "conditioners", "regularizers", "forgetting", "rivals", "digits"):
-        monkeypatch.setattr(getattr(study, module), "measure", None)  # which no one can call
-    before = json.loads((folder / "metrics.json").read_text())["rows"]
-    app = typer.Typer()
-    app.command()(controls)
-    told = CliRunner().invoke(app, ["--fast", "--seeds", "2", "--out", str(folder)])
-    assert told.exit_code == 0, told.output
-    assert json.loads((folder / "metrics.json").read_text())["rows"] == before
-    said = " ".join(told.output.split())
-    assert all(row.measured.split(" <=")[0].split(" >=")[0] in said for row in results.bars)
+def test_more_seeds_measure_the_new_ones_alone(finished, folder, monkeypatch):
+    monkeypatch.setattr(AblationsStudy, "figures", lambda _study, _found: iter(()))
+    measured = []
+    for name in MEASURES:
+        one = getattr(study, f"measure_{name}")
+
+        def spy(*args, one=one):
+            measured.append(args[-1])
+            return one(*args)
+
+        monkeypatch.setattr(study, f"measure_{name}", spy)
+    again = run(AblationsStudy(TOY), folder)
+    assert not measured
+    assert [row.as_dict() for row in again.rows] == [row.as_dict() for row in finished.rows]
+    more = run(AblationsStudy(replace(TOY, seeds=3)), folder)
+    assert all(seeds in (2, (2,)) for seeds in measured)
+    assert len(measured) == len(AblationsStudy(TOY).parts())
+    for one, other in zip(finished.rows, more.rows, strict=True):
+        assert one.values == other.values[: len(one.values)]
 
 
-def test_an_interrupted_study_ends_like_one_that_was_not(finished, tmp_path):
-    results, folder, _ = finished
-    (tmp_path / "pieces").mkdir()
-    for path in (folder / "pieces").glob("*.json"):
-        if not path.name.startswith(("Z-true", "blocks-4")):
-            (tmp_path / "pieces" / path.name).write_text(path.read_text())
-    train.cache_clear()
-    again = run(FAST, tmp_path)
-    assert [row.as_dict() for row in again.rows] == [row.as_dict() for row in results.rows]
+def test_choices_are_made_on_seeds_and_means_that_no_result_uses(monkeypatch):
+    assert min(VALIDATION_SEEDS) >= 1000
+    assert (UNSEEN[:, None] - BETWEEN).abs().min().item() > 0.04
+    used = []
+    for module in (generalisation, regularizers):
+        for name in ("generator", "frozen_generator"):
+            if hasattr(module, name):
+                one = getattr(module, name)
+                monkeypatch.setattr(
+                    module, name, lambda seed, role, one=one: used.append(seed) or one(seed, role)
+                )
+        trained = module.train
+        monkeypatch.setattr(
+            module, "train", lambda c, s, k, one=trained: used.append(s) or one(c, s, k)
+        )
+    generalisation.choose_moved(TOY, NONE)
+    found = regularizers.choose_update(TOY, regularizers.L2_CHOSEN)
+    assert set(used) == set(VALIDATION_SEEDS)
+    assert (found.rate in regularizers.RATES, found.weight in regularizers.WEIGHTS) == (True, True)
 
 
 def test_shuffled_labels_are_the_labels_and_say_nothing():
@@ -175,7 +200,7 @@ def test_shuffled_labels_of_one_task_are_not_the_right_ones():
     assert TaskInput(TRUE, 2, 0).on_one_task(z, draw()).argmax(-1).equal(z)
 
 
-def test_unfit_inputs_are_refused():
+def test_invalid_inputs_are_refused():
     with pytest.raises(ValueError, match="kind must be one of"):
         TaskInput("shufled", 2, 0)
     with pytest.raises(ValueError, match=f"more than the {SLOTS} frozen points"):
@@ -184,7 +209,7 @@ def test_unfit_inputs_are_refused():
 
 @pytest.mark.parametrize("way", CONDITIONERS)
 def test_networks_are_of_equal_size(way):
-    config = ControlsConfig()
+    config = AblationsConfig()
     budget = parameter_count(SequenceLSTM(2, config.hidden_size))
     size = equal_size(config, way)
     count = parameter_count(SequenceLSTM(2, size, conditioning=way))
@@ -194,13 +219,13 @@ def test_networks_are_of_equal_size(way):
     )
 
 
-def test_the_plain_network_of_the_same_start_is_a_told_one_whose_task_is_zero():
-    told, plain = (new_network(TOY, TaskInput(kind, 2, 3)) for kind in (TRUE, SAME_START))
+def test_the_plain_network_of_the_same_start_is_a_conditioned_one_whose_task_is_zero():
+    conditioned, plain = (new_network(TOY, TaskInput(kind, 2, 3)) for kind in (TRUE, SAME_START))
     x = torch.rand(2, 9, generator=draw())
     with torch.no_grad():
-        torch.testing.assert_close(plain.mean(x, None), told.mean(x, torch.zeros(2, 9, 2)))
+        torch.testing.assert_close(plain.mean(x, None), conditioned.mean(x, torch.zeros(2, 9, 2)))
     assert plain.num_tasks is None
-    # torch's bound is 1 / sqrt(inputs of the layer): 1 for the plain one, less for those told.
+    # torch's bound is 1 / sqrt(inputs of the layer): 1 for the plain one, less for the others.
     usual = new_network(TOY, TaskInput(NONE, 2, 3))
     assert plain.embed.weight.abs().max() <= 3**-0.5
     assert usual.embed.weight.abs().max() > 3**-0.5
@@ -208,7 +233,7 @@ def test_the_plain_network_of_the_same_start_is_a_told_one_whose_task_is_zero():
 
 def test_every_kind_of_a_seed_sees_the_same_data(monkeypatch):
     seen = {}
-    for kind in KINDS:
+    for kind in TASK_INPUTS:
         xs = seen.setdefault(kind, [])
         sample = SwitchingStream.sample
 
@@ -219,8 +244,8 @@ def test_every_kind_of_a_seed_sees_the_same_data(monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(SwitchingStream, "sample", spy)
-            train.__wrapped__(replace(TOY, updates=5), 0, kind, "concat")
-    for kind in KINDS:
+            train.__wrapped__(replace(TOY, updates=5), 0, kind)
+    for kind in TASK_INPUTS:
         assert len(seen[kind]) == 6  # the validation set and five batches
         assert all(a.equal(b) for a, b in zip(seen[kind], seen[NONE], strict=True))
 
@@ -258,7 +283,7 @@ def test_a_stack_learns_as_each_network_alone():
 def test_networks_that_do_not_fit_in_a_stack(others):
     with pytest.raises(ValueError, match="a stack takes one network or more"):
         LearningStack([SequenceLSTM(2, 5), *others] if others else [])
-    with pytest.raises(ValueError, match="told by concatenation"):
+    with pytest.raises(ValueError, match="conditioned by concatenation"):
         LearningStack([SequenceLSTM(2, 5, conditioning="film")])
 
 
@@ -273,7 +298,7 @@ def test_the_reference_errors_are_those_of_such_predictors():
     """Of n independent squares the mean has standard error sqrt(2) sigma^2 / sqrt(n) and more."""
     config = replace(TOY, probe_sequences=40, probe_length=120)
     n = 40 * 100
-    reference = reference_errors(config.toy)
+    reference = reference_errors(config.means, config.sigma)
     assert [round(v, 2) for v in reference.values()] == [0.01, 0.1, 0.37]
     for value, errors in (
         (0.2, ("knows the task", "always the wrong mean")),
@@ -291,24 +316,23 @@ def test_the_reference_errors_are_those_of_such_predictors():
 
 def test_the_two_tasks_of_a_schedule_are_those_of_the_last_two_blocks():
     schedule = forgetting.Schedule(30, 4, 0.05)
-    config = replace(TOY, seeds=3, hidden_size=16, probe_sequences=8)
-    found = forgetting.measure(config, schedule)
-    assert set(found["errors"]) == set(KINDS)
-    errors = {kind: np.array(e) for kind, e in found["errors"].items()}
-    assert errors[NONE].shape == (3, 2, 2)
+    config = replace(TOY, hidden_size=16, probe_sequences=8)
+    found = forgetting.measure_forgetting(config, schedule, range(3))
     # Right after its own block a task is known better than the one that is to come.
-    for kind in KINDS:
-        after_a, after_b = errors[kind].mean(0)
+    for kind in TASK_INPUTS:
+        errors = np.stack([record.errors[kind] for record in found])
+        assert errors.shape == (3, 2, 2)
+        after_a, after_b = errors.mean(0)
         assert after_b[1] < after_a[1] or kind == TRUE
-        assert after_a[0] < np.array(found["untrained"][kind]).mean(0)[0]
+        assert after_a[0] < np.mean([record.untrained[kind] for record in found], 0)[0]
 
 
 def test_a_stack_of_all_kinds_learns_as_one_of_fewer_seeds():
     schedule = forgetting.Schedule(5, 3, 0.01)
-    both = forgetting.measure(TOY, schedule)["errors"]
-    one = forgetting.measure(replace(TOY, seeds=1, first_seed=1), schedule)["errors"]
-    for kind in KINDS:
-        np.testing.assert_allclose(both[kind][1], one[kind][0], rtol=1e-3)
+    _, both = forgetting.measure_forgetting(TOY, schedule, (0, 1))
+    (one,) = forgetting.measure_forgetting(TOY, schedule, (1,))
+    for kind in TASK_INPUTS:
+        np.testing.assert_allclose(both.errors[kind], one.errors[kind], rtol=1e-3)
 
 
 def test_the_cosine_is_that_of_the_gradients():
@@ -326,35 +350,30 @@ def test_the_cosine_is_that_of_the_gradients():
     torch.testing.assert_close(two, torch.ones(50, dtype=torch.float64))
 
 
-def test_rates_are_chosen_on_other_means_than_those_reported():
-    nearest = (UNSEEN[:, None] - BETWEEN).abs().min()
-    assert nearest.item() > 0.04
-
-
 def test_units_that_only_follow_the_task_vary_between_tasks_alone():
     network = SequenceLSTM(2, 6, generator=draw())
     with torch.no_grad():
-        network.embed.weight[:, 0] = 0  # deaf to x
-        network.lstm.weight_hh_l0.zero_()  # and without memory
+        network.embed.weight[:, 0] = 0  # x does not enter
+        network.lstm.weight_hh_l0.zero_()  # and nothing is remembered
         network.lstm.bias_hh_l0[6:12] = -1e4
-    found = inputs.modularity(TOY, TRUE, 0, replace(train(TOY, 0, TRUE, "concat"), network=network))
+    found = inputs.measure_units(TOY, TRUE, 0, network)
     z = TOY.stream.sample(TOY.test_sequences, TOY.test_length, generator(0, "test")).z
     p = z.double().mean().item()
     # The means of two tasks, d apart, have variance d^2 / 4; steps p (1 - p) d^2.
-    assert found["task_share"] == pytest.approx(1 / (4 * p * (1 - p)), rel=1e-5)
+    assert found.task_share == pytest.approx(1 / (4 * p * (1 - p)), rel=1e-5)
 
 
 def test_a_gain_and_its_interval():
-    same = gain_rows("C1", "gain", [1.0, 2.0, 3.0], [1.0, 2.0, 3.0], helps=False)
-    assert same[0].mean == 0
-    assert [row.verdict for row in same] == ["", "met"]
-    half = gain_rows("C1", "gain", [2.0, 4.0, 8.0], [1.0, 2.0, 4.0], ratio=True, helps=True)
-    assert half[0].values == (2, 2, 2)
-    assert half[1].values[0] == pytest.approx(2)
-    assert half[1].verdict == "met"
-    loss = gain_rows("C1", "gain", [1.0, 1.1, 1.2], [2.0, 2.2, 2.1], helps=True)
-    assert loss[0].note.endswith("a loss")
-    assert loss[1].verdict == "not met"
+    same = gain_row("C1", "gain", [1.0, 2.0, 3.0], [1.0, 2.0, 3.0], helps=False)
+    assert same.mean == 0
+    assert (same.verdict, same.note) == ("reached", "no difference shown")
+    half = gain_row("C1", "gain", [2.0, 4.0, 8.0], [1.0, 2.0, 4.0], ratio=True, helps=True)
+    assert half.values == (2, 2, 2)
+    assert half.interval.low == pytest.approx(2)
+    assert (half.verdict, half.note) == ("reached", "geometric mean 2.00, a benefit")
+    loss = gain_row("C1", "gain", [1.0, 1.1, 1.2], [2.0, 2.2, 2.1], helps=True)
+    assert (loss.verdict, loss.note) == ("not reached", "a loss")
+    assert gain_row("C1", "gain", [1.0], [2.0]).verdict == ""
 
 
 def test_a_curve_that_never_comes_to_the_level_counts_as_late():
@@ -363,15 +382,8 @@ def test_a_curve_that_never_comes_to_the_level_counts_as_late():
     assert note == "1 of 2 never"
 
 
-def test_no_seed_and_role_share_a_generator():
-    seeds = {generator(s, role).initial_seed() for s in range(50) for role in ROLES}
-    assert len(seeds) == 50 * len(ROLES)
-
-
 def test_the_fast_study_keeps_what_was_asked_for():
-    fast = StudyConfig.of(1, first_seed=7).fast()
-    for part in (fast.toy, fast.rivals, fast.digits):
-        assert (part.seeds, part.first_seed) == (1, 7)
+    assert AblationsConfig(seeds=1, first_seed=7).fast().all_seeds == range(7, 8)
 
 
 @pytest.mark.parametrize(
@@ -386,4 +398,4 @@ def test_the_fast_study_keeps_what_was_asked_for():
 )
 def test_a_config_out_of_range_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        replace(ControlsConfig(), **change)
+        replace(AblationsConfig(), **change)
