@@ -1,1 +1,1 @@
-"""One kind of network, trained on several seeds, as a run to compare with others."""
+"""One network conditioned on its task or not, trained on several seeds: runs to compare."""

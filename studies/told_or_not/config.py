@@ -5,30 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-import torch
-
 from gbi_pyro.data.switching import GeometricBlocks, SwitchingStream
 from studies.core.protocol import Seeds
+from studies.core.seeds import Roles
 
 Task = Literal["labels", "none", "shuffled", "unlabelled"]
-KINDS = {
-    "labels": "GBI-LSTM",
-    "none": "plain LSTM",
-    "shuffled": "LSTM with shuffled Z",
-    "unlabelled": "GBI-LSTM without labels",
+NETWORKS: dict[Task, str] = {
+    "labels": "conditioned on its task",
+    "none": "unconditioned",
+    "shuffled": "given shuffled labels",
+    "unlabelled": "task found without labels",
 }
-ROLES = ("weights", "train", "test")
+"""The kinds of network in words."""
+generator = Roles("weights", "train", "test")
 
 
 @dataclass(frozen=True)
-class FitConfig(Seeds):
+class ToldOrNotConfig(Seeds):
     """Everything the study depends on; rates were chosen on seeds from 1000 on.
 
     Attributes:
-        task: what the network is told of its task while it learns. ``"labels"``: the true one;
-            ``"none"``: nothing, it has no task; ``"shuffled"``: that of another sequence, which is
-            as long in each task and knows nothing of this one; ``"unlabelled"``: nothing, but it
-            has tasks, which EM finds.
+        task: what the network is conditioned on while it learns. ``labels``: the true task;
+            ``none``: nothing, it has no task; ``shuffled``: the task of another sequence, which
+            carries no information about this one; ``unlabelled``: tasks that EM finds.
         seeds: how many networks are trained.
         first_seed: their seeds are ``first_seed``, ``first_seed + 1``, ... The same seed sees the
             same data whatever ``task`` is.
@@ -67,10 +66,16 @@ class FitConfig(Seeds):
     hazard_guess: float = 0.04
     start_rounds: int = 10
     window: int = 5
+    method_fields = frozenset(
+        {
+            *("task", "hidden_size", "rate", "noise_rate", "weight_decay"),
+            *("hazard_guess", "start_rounds", "window"),
+        }
+    )
 
     def __post_init__(self) -> None:
         if self.task not in get_args(Task):
-            raise ValueError(f"task should be one of {', '.join(KINDS)}; got {self.task!r}")
+            raise ValueError(f"task should be one of {', '.join(NETWORKS)}; got {self.task!r}")
         self.check_at_least_one(
             "seeds", "rounds", "length", "test_sequences", "test_length", "hidden_size"
         )
@@ -87,8 +92,8 @@ class FitConfig(Seeds):
         """What the data are drawn from."""
         return SwitchingStream(self.means, self.sigma, GeometricBlocks(self.hazard))
 
-    def fast(self) -> FitConfig:
-        """Return a configuration that runs through everything in seconds and shows nothing."""
+    def fast(self) -> ToldOrNotConfig:
+        """Return a smoke test: everything runs in seconds, and the numbers are meaningless."""
         return replace(
             self,
             seeds=min(self.seeds, 3),
@@ -100,8 +105,3 @@ class FitConfig(Seeds):
             hidden_size=6,
             start_rounds=2,
         )
-
-
-def generator(seed: int, role: str) -> torch.Generator:
-    """Return the generator of one seed and one role; no data serve two of them."""
-    return torch.Generator().manual_seed(seed * len(ROLES) + ROLES.index(role))
