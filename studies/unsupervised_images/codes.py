@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from studies.core.training import train_epochs
-from studies.unsupervised_images.config import DiscoverImagesConfig, image_generator
-from gbi_pyro.models.affine_head import PCABasis
+from gbi_pyro.data.images import ImageSets
+from gbi_pyro.models.affine_head import PCABasis, pca_basis
 from gbi_pyro.models.initial import initialise, weights_from
+from studies.core.image_data import checksum
+from studies.core.protocol import Report
+from studies.core.training import descend, train_epochs
+from studies.unsupervised_images.config import UnsupervisedImagesConfig, generator
 
+CHUNK = 10_000  # images compressed at a time
 LAYERS = 3  # hidden layers of an encoder, and of the decoder
 
 
@@ -27,13 +33,13 @@ class CodeEncoder(nn.Module):
     s is the root of the mean variance along the directions P.
 
     Args:
-        basis: of the training images, see ``pca_basis``; kept in buffers.
-        hidden_size: units of each hidden layer.
-        code_size: d.
+        config: the study: layers and size of the code.
+        basis: of the training images; kept in buffers.
+        draw: of the first weights.
 
-    >>> from gbi_pyro.models.affine_head import pca_basis
     >>> x = torch.rand(20, 1, 4, 4)
-    >>> CodeEncoder(pca_basis(x, 5), hidden_size=8, code_size=3)(x).shape
+    >>> config = UnsupervisedImagesConfig(pixels=5, code=3)
+    >>> CodeEncoder(config, pca_basis(x, 5), torch.Generator())(x).shape
     torch.Size([20, 3])
     """
 
@@ -41,12 +47,14 @@ class CodeEncoder(nn.Module):
     directions: Tensor
     scale: Tensor
 
-    def __init__(self, basis: PCABasis, *, hidden_size: int, code_size: int) -> None:
+    def __init__(
+        self, config: UnsupervisedImagesConfig, basis: PCABasis, draw: torch.Generator
+    ) -> None:
         super().__init__()
         self.register_buffer("mean", basis.mean.clone())
         self.register_buffer("directions", basis.directions.clone())
         self.register_buffer("scale", basis.variances.mean().sqrt())
-        self.layers = deep(basis.directions.shape[1], hidden_size, code_size)
+        self.layers = deep(config.pixels, config.hidden, config.code, draw)
 
     def features(self, x: Tensor) -> Tensor:
         """Return what the layers see, ``(N, r)``, of images ``(N,) + image_shape``."""
@@ -54,36 +62,36 @@ class CodeEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the codes, ``(N, d)``, of images ``(N,) + image_shape``."""
-        return self.layers(self.features(x))
+        codes: Tensor = self.layers(self.features(x))
+        return codes
 
 
 class CodeAutoencoder(nn.Module):
     """The encoder with a decoder to the same principal components; no task takes part.
 
     Args:
-        encoder: the encoder.
-        hidden_size: units of each hidden layer of the decoder.
+        config: the study.
+        basis: of the training images.
+        seed: of the first weights.
     """
 
-    def __init__(self, encoder: CodeEncoder, *, hidden_size: int) -> None:
+    def __init__(self, config: UnsupervisedImagesConfig, basis: PCABasis, seed: int) -> None:
         super().__init__()
-        last, first = encoder.layers[-1], encoder.layers[0]
-        assert isinstance(last, nn.Linear)
-        assert isinstance(first, nn.Linear)
-        self.encoder = encoder
-        self.decoder = deep(last.out_features, hidden_size, first.in_features)
+        draw = generator(seed, "autoencoder")
+        self.encoder = CodeEncoder(config, basis, draw)
+        self.decoder = deep(config.code, config.hidden, config.pixels, draw)
 
     def loss(self, x: Tensor) -> Tensor:
         """Return the mean squared error of the principal components, summed over them."""
         features = self.encoder.features(x)
-        error = self.decoder(self.encoder.layers(features)) - features
+        error: Tensor = self.decoder(self.encoder.layers(features)) - features
         return error.square().sum(-1).mean()
 
     def image(self, codes: Tensor) -> Tensor:
         """Return the images, ``(N,) + image_shape``, that codes ``(N, d)`` stand for."""
         encoder = self.encoder
-        pixels = encoder.scale * self.decoder(codes) @ encoder.directions.mT
-        return pixels.unflatten(-1, encoder.mean.shape) + encoder.mean
+        pixels: Tensor = encoder.scale * self.decoder(codes) @ encoder.directions.mT
+        return pixels.reshape(-1, *encoder.mean.shape) + encoder.mean
 
 
 class CodeClassifier(nn.Module):
@@ -92,27 +100,24 @@ class CodeClassifier(nn.Module):
     The code is normalised, and noise is added in training: without, few labels are overfitted.
 
     Args:
+        config: the study.
         encoder: the encoder; trained with the rest.
         num_classes: C.
-        noise: standard deviation of the noise in training.
-        generator: for the first weights of the head.
+        draw: of the first weights of the head.
     """
 
     def __init__(
         self,
+        config: UnsupervisedImagesConfig,
         encoder: CodeEncoder,
         num_classes: int,
-        *,
-        noise: float,
-        generator: torch.Generator,
+        draw: torch.Generator,
     ) -> None:
         super().__init__()
-        last = encoder.layers[-1]
-        assert isinstance(last, nn.Linear)
-        self.encoder, self.noise = encoder, noise
-        with weights_from(generator):
-            self.head = nn.Linear(last.out_features, num_classes)
-        initialise(self.head, generator)
+        self.encoder, self.noise = encoder, config.classifier_noise
+        with weights_from(draw):
+            self.head = nn.Linear(config.code, num_classes)
+        initialise(self.head, draw)
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return log probabilities, ``(N, C)``; the generator is for the noise in training."""
@@ -120,48 +125,39 @@ class CodeClassifier(nn.Module):
         code = nn.functional.layer_norm(code, code.shape[-1:])
         if self.training:
             code = code + self.noise * torch.randn(code.shape, generator=generator)
-        return self.head(code).log_softmax(-1)
+        logits: Tensor = self.head(code)
+        return logits.log_softmax(-1)
 
 
-def deep(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+def deep(inputs: int, hidden: int, outputs: int, draw: torch.Generator) -> nn.Sequential:
     """Return ``LAYERS`` hidden layers of ReLUs."""
-    sizes = [inputs, *[hidden] * LAYERS]
-    hidden_layers: list[nn.Module] = []
-    for i in range(LAYERS):
-        hidden_layers += [nn.Linear(sizes[i], sizes[i + 1]), nn.ReLU()]
-    return nn.Sequential(*hidden_layers, nn.Linear(hidden, outputs))
-
-
-def make_encoder(
-    config: DiscoverImagesConfig, basis: PCABasis, draw: torch.Generator
-) -> CodeEncoder:
-    """Return the encoder that all networks of the comparison have, its weights drawn."""
-    encoder = CodeEncoder(basis, hidden_size=config.hidden, code_size=config.code)
-    initialise(encoder, draw)
-    return encoder
+    sizes = itertools.pairwise([inputs, *[hidden] * LAYERS])
+    with weights_from(draw):
+        layers = itertools.chain(*((nn.Linear(a, b), nn.ReLU()) for a, b in sizes))
+        network = nn.Sequential(*layers, nn.Linear(hidden, outputs))
+    initialise(network, draw)
+    return network
 
 
 def train_autoencoder(
-    config: DiscoverImagesConfig,
+    config: UnsupervisedImagesConfig,
     basis: PCABasis,
     x: Tensor,
     seed: int,
-    checkpoint: Path,
-    report: Callable[[int], None] = lambda _epoch: None,
+    checkpoint: Path | None,
+    report: Report = lambda _what: None,
 ) -> CodeAutoencoder:
-    """Train the autoencoder of one seed on images alone; taken up where it was interrupted.
+    """Train the autoencoder of one seed on images alone; an interrupted training resumes.
 
     Args:
         config: the study.
         basis: of the training images.
         x: the training images.
         seed: of weights and order.
-        checkpoint: where its state is kept.
-        report: called with the number of epochs done, before the first and after each.
+        checkpoint: where its state is kept; None keeps none.
+        report: called before the first epoch and after each.
     """
-    draw = image_generator(seed, "autoencoder")
-    network = CodeAutoencoder(make_encoder(config, basis, draw), hidden_size=config.hidden)
-    initialise(network.decoder, draw)
+    network = CodeAutoencoder(config, basis, seed)
     size = min(config.batch, len(x))
     steps = len(x) // size
     optimiser = torch.optim.Adam(network.parameters(), lr=config.rate)
@@ -173,6 +169,7 @@ def train_autoencoder(
         for index in torch.randperm(len(x), generator=order).split(size)[:steps]:
             yield (x[index],)
 
+    of_any_seeds = replace(config, seeds=1, first_seed=0)
     train_epochs(
         network,
         network.loss,
@@ -182,29 +179,29 @@ def train_autoencoder(
         epochs=config.epochs,
         seed=seed,
         checkpoint=checkpoint,
-        key=f"codes, seed {seed}, {config}",
-        report=report,
+        key=f"codes, seed {seed}, images {checksum(x)}, {of_any_seeds}",
+        report=lambda done: report(f"autoencoder, epoch {done} of {config.epochs}"),
     )
     return network.requires_grad_(False).eval()
 
 
 def train_classifier(
-    config: DiscoverImagesConfig, network: CodeClassifier, x: Tensor, y: Tensor, seed: int
+    config: UnsupervisedImagesConfig, network: CodeClassifier, x: Tensor, y: Tensor, seed: int
 ) -> CodeClassifier:
     """Train a classifier on labelled images ``(n,) + image_shape`` and their classes ``(n,)``."""
-    draw = image_generator(seed, "classifier")
+    draw = generator(seed, "classifier")
     rate, steps = config.classifier_rate, config.classifier_steps
     optimiser = torch.optim.Adam(network.requires_grad_(True).train().parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, rate, total_steps=max(steps, 2), pct_start=0.2
     )
-    for _ in range(steps):
-        index = torch.randint(len(x), (config.classifier_batch,), generator=draw)
-        loss = nn.functional.nll_loss(network(x[index], draw), y[index])
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
+
+    def loss(index: Tensor) -> Tensor:
+        return nn.functional.nll_loss(network(x[index], draw), y[index])
+
+    size = (config.classifier_batch,)
+    batches = ((torch.randint(len(x), size, generator=draw),) for _ in range(steps))
+    descend(loss, batches, optimiser, schedule)
     return network.requires_grad_(False).eval()
 
 
@@ -225,7 +222,8 @@ class Whitening(NamedTuple):
 
     def inverse(self, codes: Tensor) -> Tensor:
         """Return the codes that these were before, ``(N, d)``."""
-        return torch.linalg.solve(self.matrix, codes, left=False) + self.mean
+        centred: Tensor = torch.linalg.solve(self.matrix, codes, left=False)
+        return centred + self.mean
 
 
 def whitening(codes: Tensor) -> Whitening:
@@ -239,3 +237,41 @@ def whitening(codes: Tensor) -> Whitening:
     """
     covariance = codes.mT.cov(correction=0)
     return Whitening(codes.mean(0), torch.linalg.cholesky(torch.linalg.inv(covariance)))
+
+
+class Coded(NamedTuple):
+    """The codes of all images by the autoencoder of one seed, whitened.
+
+    Attributes:
+        basis: the principal directions of the training images.
+        network: the autoencoder.
+        white: what whitened them.
+        train, validation, test: ``(N, d)``.
+    """
+
+    basis: PCABasis
+    network: CodeAutoencoder
+    white: Whitening
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+
+
+def code_images(
+    config: UnsupervisedImagesConfig,
+    sets: ImageSets,
+    seed: int,
+    checkpoints: Path | None,
+    report: Report = lambda _what: None,
+) -> Coded:
+    """Train the autoencoder of one seed and compress all images of all sets."""
+    basis, x = pca_basis(sets.train.x, config.pixels), sets.train.x
+    checkpoint = checkpoints / f"codes-{seed}.safetensors" if checkpoints else None
+    network = train_autoencoder(config, basis, x, seed, checkpoint, report)
+    with torch.no_grad():
+        train, validation, test = (
+            torch.cat([network.encoder(part) for part in images.split(CHUNK)])
+            for images, _ in (sets.train, sets.validation, sets.test)
+        )
+    white = whitening(train)
+    return Coded(basis, network, white, white(train), white(validation), white(test))

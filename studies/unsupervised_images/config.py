@@ -4,30 +4,35 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import torch
-
 from studies.core.protocol import Seeds
+from studies.core.seeds import Roles
 
-IMAGE_FRACTIONS = (0.0, 0.01, 0.1)  # of the labels that are known
-FEW_IMAGES = 0.01  # the one that the bar is stated for
-ROLES = ("autoencoder", "clusters", "labels", "classifier")
+FRACTIONS = (0.01, 0.1)  # of the labels, where some are known
+FEW = 0.01  # the one that the target is stated for
+LARGE = {"pixels": 64, "epochs": 15, "batch": 256, "tasks_per_class": 6}
+DIGITS = {"pixels": 32, "epochs": 100, "batch": 64, "tasks_per_class": 2}  # 1137 images of 8 x 8
+generator = Roles("autoencoder", "clusters", "labels", "classifier")
 
 
 @dataclass(frozen=True)
-class DiscoverImagesConfig(Seeds):
-    """Everything the image part depends on; chosen on validation images of MNIST.
+class UnsupervisedImagesConfig(Seeds):
+    """Everything the study depends on; chosen on validation images of MNIST (see ``validation``).
 
     Attributes:
-        dataset: ``digits``, ``mnist`` or ``fashion``.
+        dataset: ``digits``, ``mnist``, ``fashion``, ``cifar10`` or ``cifar100``.
         seeds: how many networks, each with its own labels.
         first_seed: their seeds are ``first_seed``, ``first_seed + 1``, ...
-        pixels: principal directions that images are reduced to, all networks alike.
+        pixels: principal directions that images are reduced to, all networks alike; 0 takes 64, of
+            digits 32.
         hidden: units of each of the three hidden layers of the encoder.
         code: numbers in the code of an image. With 16 more of the image is kept, and less of its
             class.
-        epochs, batch, rate: of the autoencoder; the largest rate of a one-cycle schedule.
+        epochs: of the autoencoder; 0 takes 15, of digits 100.
+        batch: images per weight update; 0 takes 256, of digits 64.
+        rate: the largest rate of its one-cycle schedule.
         restarts: trainings of the unlabelled mixture, of which the best by evidence is kept.
-        tasks_per_class: tasks of the larger mixture, over the number of classes.
+        tasks_per_class: tasks of the larger mixture, over the number of classes; 0 takes 6, of
+            digits 2.
         em_steps: EM steps of a mixture without labels.
         label_steps: EM steps once labels are known.
         em_batch: images of an EM step.
@@ -35,21 +40,22 @@ class DiscoverImagesConfig(Seeds):
         prior_rate: share of a step's images in the counts that the prior over tasks learns from.
         ridge: added to the variances of the first clusters.
         classifier_steps: weight updates of a classifier.
-        classifier_batch, classifier_rate, classifier_noise: its batches, the largest rate, and the
-            noise on its normalised code in training.
+        classifier_batch: images of each.
+        classifier_rate: the largest rate of its one-cycle schedule.
+        classifier_noise: on its normalised code in training.
     """
 
     dataset: str = "mnist"
     seeds: int = 3
     first_seed: int = 0
-    pixels: int = 64
+    pixels: int = 0
     hidden: int = 256
     code: int = 10
-    epochs: int = 15
-    batch: int = 256
+    epochs: int = 0
+    batch: int = 0
     rate: float = 0.003
     restarts: int = 5
-    tasks_per_class: int = 6
+    tasks_per_class: int = 0
     em_steps: int = 400
     label_steps: int = 100
     em_batch: int = 500
@@ -62,6 +68,8 @@ class DiscoverImagesConfig(Seeds):
     classifier_noise: float = 0.5
 
     def __post_init__(self) -> None:
+        for name, value in (DIGITS if self.dataset == "digits" else LARGE).items():
+            object.__setattr__(self, name, getattr(self, name) or value)
         self.check_at_least_one(
             *("seeds", "pixels", "hidden", "epochs", "batch", "restarts", "tasks_per_class"),
             *("em_steps", "label_steps", "em_batch", "classifier_steps"),
@@ -72,12 +80,8 @@ class DiscoverImagesConfig(Seeds):
                 f"compress beyond; got {self.code}"
             )
 
-    def small(self) -> DiscoverImagesConfig:
-        """Return a configuration for a thousand images of 8 x 8, scikit-learn's digits."""
-        return replace(self, pixels=32, epochs=100, batch=64, em_batch=500, tasks_per_class=2)
-
-    def fast(self) -> DiscoverImagesConfig:
-        """Return a configuration that runs through everything in seconds and shows nothing."""
+    def fast(self) -> UnsupervisedImagesConfig:
+        """Return a smoke test: everything runs in seconds, and the numbers are meaningless."""
         return replace(
             self,
             seeds=min(self.seeds, 2),
@@ -91,8 +95,3 @@ class DiscoverImagesConfig(Seeds):
             label_steps=2,
             classifier_steps=3,
         )
-
-
-def image_generator(seed: int, role: str) -> torch.Generator:
-    """Return the generator of one seed and one role; no draw serves two of them."""
-    return torch.Generator().manual_seed(seed * len(ROLES) + ROLES.index(role))

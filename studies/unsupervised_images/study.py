@@ -1,114 +1,107 @@
-"""The image part of the study from one call: everything measured and written down."""
+"""The study of unsupervised learning on images: classes found without labels, or with few."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from matplotlib.figure import Figure
+from torch import nn
 
 from gbi_pyro.data.images import ImageSets
 from gbi_pyro.export.inference_data import to_inference_data
-from studies.unsupervised import image_figures, image_rows, images
-from studies.unsupervised_images.config import IMAGE_FRACTIONS, DiscoverImagesConfig
-from studies.unsupervised_images.tasks import Tasks
-from studies.unsupervised_images.measure import Coded
-from studies.core.cache import Pieces
-from studies.core.run_folder import RunFolder
-from studies.core.protocol import Progress, StudyResults, bars_first
 from gbi_pyro.inference.enumeration import Enumeration
 from gbi_pyro.inference.gradient import OneStepGradient
 from gbi_pyro.learning.labels import match_labels
-
-SHOWN = 1000  # images whose posterior is written
-
-
-def num_stages(config: DiscoverImagesConfig) -> int:
-    """Return how many stages ``run_images`` reports."""
-    return config.seeds * (1 + len(IMAGE_FRACTIONS)) + 1
-
-
-def run_images(
-    config: DiscoverImagesConfig,
-    sets: ImageSets,
-    folder: Path,
-    progress: Progress = lambda _what: None,
-) -> StudyResults:
-    """Learn images without class labels and with few, and write everything to a folder.
-
-    Pieces finished by an earlier run are taken up, an autoencoder after its last whole epoch.
-
-    Args:
-        config: what to do.
-        sets: the images, as ``load_images`` gives them; test images are scored, and serve nothing
-            else.
-        folder: where the results go; finished pieces in ``pieces/``.
-        progress: called with what is being done, ``num_stages`` times.
-
-    Returns:
-        What was measured and where the files lie.
-    """
-    start = time.perf_counter()
-    store = RunFolder(folder)
-    store.write_config("discover images", config)
-    pieces = Pieces(folder / "pieces")
-    basis = images.basis_of(config, sets)
-    some = [fraction for fraction in IMAGE_FRACTIONS if fraction > 0]
-    unlabelled: list[dict[str, Any]] = []
-    labelled: dict[float, list[dict[str, Any]]] = {fraction: [] for fraction in some}
-    first: Coded | None = None
-
-    def piece(name: str, function: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
-        progress(name)
-        return pieces.get(name, config, lambda: function(config, sets, basis, *args))
-
-    for seed in config.all_seeds:
-        progress(f"seed {seed}: codes of {len(sets.train.x)} images")
-        coded = images.code_images(config, sets, basis, seed, folder / "checkpoints")
-        first = first or coded
-        found = piece(f"seed {seed}: no labels", images.measure_unlabelled, coded, seed)
-        unlabelled.append(found)
-        for fraction in some:
-            name = f"seed {seed}: {fraction:g} of the labels"
-            labelled[fraction].append(
-                piece(name, images.measure_labelled, coded, seed, fraction, found)
-            )
-    progress("figures and files")
-    assert first is not None  # config has a seed
-    tasks = Tasks.from_lists(unlabelled[0]["tasks"])
-    drawn = [
-        image_figures.figure_accuracy(store.figures, sets, first, tasks, unlabelled, labelled),
-        image_figures.figure_tasks(store.figures, sets, first, tasks),
-    ]
-    _write_posterior(store, config, sets, first, tasks)
-    few = Tasks.from_lists(labelled[some[0]][0]["several"])
-    store.write_weights(
-        {"autoencoder": first.network, "no_labels": tasks.mixture, "few_labels": few.mixture}
-    )
-    table = [
-        *image_rows.unlabelled_rows(unlabelled, sets.name),
-        *image_rows.labelled_rows(labelled, sets.name),
-    ]
-    seconds = time.perf_counter() - start + pieces.earlier
-    store.write_metrics(bars_first(table), seconds)
-    return StudyResults(table, folder, drawn)
+from gbi_pyro.models.affine_head import pca_basis
+from studies.core.image_data import image_sets, sets_checksum
+from studies.core.protocol import Found, Report, Study
+from studies.core.table import Row
+from studies.unsupervised_images.codes import CodeAutoencoder, code_images
+from studies.unsupervised_images.config import FEW, FRACTIONS, UnsupervisedImagesConfig
+from studies.unsupervised_images.figures import draw_accuracy, draw_tasks
+from studies.unsupervised_images.measure import (
+    make_examples,
+    measure_labelled,
+    measure_unlabelled,
+)
+from studies.unsupervised_images.record import UnsupervisedImagesSeed
+from studies.unsupervised_images.table import labelled_rows, unlabelled_rows
 
 
-def _write_posterior(
-    store: RunFolder, config: DiscoverImagesConfig, sets: ImageSets, coded: Coded, tasks: Tasks
-) -> None:
-    """Write the posterior without labels of some test images, the exact one beside."""
-    codes, y = coded.test[:SHOWN], sets.test.y[:SHOWN]
-    one_step = tasks.trainer(config, OneStepGradient()).infer(codes)
-    names = match_labels(one_step.probs(), y)
-    store.write_posterior(
-        to_inference_data(
+class UnsupervisedImagesStudy(Study[UnsupervisedImagesConfig]):
+    """Classes of images found by EM on the codes of an autoencoder, with few labels or none."""
+
+    name = "unsupervised_images"
+    title = "Unsupervised learning of the classes of images, and learning with few labels"
+    config_type = UnsupervisedImagesConfig
+
+    @property
+    def sets(self) -> ImageSets:
+        """The images; those of the test set are scored, and serve nothing else."""
+        return image_sets(self.config.dataset, self.data)
+
+    def inputs(self) -> dict[str, Any]:
+        """Return the checksum of the images."""
+        return {"images": sets_checksum(self.config.dataset, self.data)}
+
+    def measure(self, seed: int, report: Report) -> UnsupervisedImagesSeed:
+        """Train the autoencoder of one seed, then learn its codes without labels and with few."""
+        config, sets = self.config, self.sets
+        coded = code_images(config, sets, seed, self.checkpoints, report)
+        report("no labels")
+        found = measure_unlabelled(config, sets, coded, seed)
+        labelled = {}
+        for fraction in FRACTIONS:
+            report(f"{fraction:.0%} of the labels")
+            labelled[fraction] = measure_labelled(config, sets, coded, seed, fraction, found)
+        weights = coded.network.state_dict()
+        return UnsupervisedImagesSeed(weights, found, labelled, make_examples(sets, coded, found))
+
+    def table(self, found: Found) -> list[Row]:
+        """Return every quantity; targets are those of MNIST."""
+        records: list[UnsupervisedImagesSeed] = list(found[self.name])
+        name = self.config.dataset
+        rows = [*unlabelled_rows([r.unlabelled for r in records], name)]
+        for fraction in FRACTIONS:
+            rows += labelled_rows(fraction, [r.labelled[fraction] for r in records], name)
+        return rows
+
+    def figures(self, found: Found) -> Iterator[tuple[str, Figure]]:
+        """Draw accuracy by fraction of the labels, and the tasks found without any."""
+        records = found[self.name]
+        yield "images-by-labels", draw_accuracy(records, self.sets.class_names)
+        yield "tasks", draw_tasks(records[0].examples, self.sets.class_names)
+
+    def posterior(self, found: Found) -> Any:
+        """Return the posterior without labels of some test images, and the exact one."""
+        config, sets, first = self.config, self.sets, self._first(found)
+        tasks, codes = first.unlabelled.tasks.tasks(), first.examples.codes
+        y = sets.test.y[: len(codes)]
+        one_step = tasks.trainer(config, OneStepGradient()).infer(codes)
+        names = match_labels(one_step.probs(), y)
+        return to_inference_data(
             one_step,
             observed={"c": codes},
             dims={"c": ["image", "code"]},
             labels={"z": names[y]},
             exact=tasks.trainer(config, Enumeration(check=False)).infer(codes),
             task_names={"z": [sets.class_names[int(k)] for k in names[:-1].argsort()]},
-            attributes={"study": "discover", "dataset": sets.name, "seed": config.first_seed},
+            attributes={"study": self.name, "dataset": sets.name, "seed": config.first_seed},
         )
-    )
+
+    def networks(self, found: Found) -> Mapping[str, nn.Module]:
+        """Return the networks of the first seed."""
+        config, first = self.config, self._first(found)
+        basis = pca_basis(self.sets.train.x, config.pixels)
+        autoencoder = CodeAutoencoder(config, basis, config.first_seed)
+        autoencoder.load_state_dict(first.autoencoder)
+        return {
+            "autoencoder": autoencoder,
+            "no_labels": first.unlabelled.tasks.tasks().mixture,
+            "few_labels": first.labelled[FEW].several.tasks().mixture,
+        }
+
+    def _first(self, found: Found) -> UnsupervisedImagesSeed:
+        record: UnsupervisedImagesSeed = found[self.name][0]
+        return record

@@ -1,28 +1,30 @@
-"""Tasks of images found without labels, then named by labels and clamped."""
+"""Tasks of images found without labels, then matched with labels and clamped."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from gbi_pyro.inference.gradient import OneStepGradient
+from gbi_pyro.learning.collapse import CollapseReport, find_collapse
+from gbi_pyro.learning.em import GradientEM, Infer
+from gbi_pyro.learning.labels import match_labels
+from gbi_pyro.learning.task_prior import TaskPrior
+from gbi_pyro.sites import UNKNOWN
 from studies.unsupervised_images.code_mixture import (
     CodeMixture,
     gaussian_table,
     mixture_of_clusters,
 )
-from studies.unsupervised_images.config import DiscoverImagesConfig, image_generator
-from gbi_pyro.learning.collapse import CollapseReport, find_collapse
-from gbi_pyro.learning.em import GradientEM, Infer
-from gbi_pyro.inference.gradient import OneStepGradient
-from gbi_pyro.learning.labels import UNKNOWN, match_labels
-from gbi_pyro.learning.task_prior import TaskPrior
+from studies.unsupervised_images.config import UnsupervisedImagesConfig, generator
 
 CHUNK = 10_000  # codes inferred at a time
 CLUSTERED = 10_000  # codes that k-means begins from
 NEVER = 10**9  # collapse is looked for once, at the end
-PSEUDO_COUNT = 0.02  # of each class in each task: a task that no label names says nothing
+PSEUDO_COUNT = 0.02  # of each class in each task: a task without labels is of no class
 
 
 class Tasks(NamedTuple):
@@ -36,7 +38,7 @@ class Tasks(NamedTuple):
     mixture: CodeMixture
     prior: TaskPrior
 
-    def trainer(self, config: DiscoverImagesConfig, e_step: Infer | None = None) -> GradientEM:
+    def trainer(self, config: UnsupervisedImagesConfig, e_step: Infer | None = None) -> GradientEM:
         """Return EM, its posterior by one gradient step: exact, since the log joint is linear."""
         optimiser = torch.optim.Adam(self.mixture.parameters(), lr=config.em_rate)
         return GradientEM(
@@ -65,27 +67,37 @@ class Tasks(NamedTuple):
         return self.prior.explain(self.table(codes)).log_probs.exp()
 
     def collapse(self, codes: Tensor) -> CollapseReport:
-        """Say whether all tasks are used and differ."""
+        """Report whether all tasks are used and differ."""
         return find_collapse(self.table(codes), self.probs(codes), self.prior.allowed)
 
-    def as_lists(self) -> dict[str, Any]:
-        """Return everything as plain numbers, for a file."""
-        state = {name: value.tolist() for name, value in self.mixture.state_dict().items()}
-        return {**state, "log_prior": self.prior.log_probs.tolist()}
+    @property
+    def state(self) -> TasksState:
+        """The numbers that it consists of."""
+        return TasksState(self.mixture.state_dict(), self.prior.log_probs)
 
-    @classmethod
-    def from_lists(cls, content: dict[str, Any]) -> Tasks:
-        """Return what ``as_lists`` wrote."""
-        tensors = {k: torch.tensor(v) for k, v in content.items()}
-        K, d = tensors["means"].shape
+
+@dataclass(frozen=True)
+class TasksState:
+    """The numbers that a mixture with its prior consists of.
+
+    Attributes:
+        weights: the network's.
+        log_prior: log probabilities of the tasks, ``(K,)``.
+    """
+
+    weights: dict[str, Tensor]
+    log_prior: Tensor
+
+    def tasks(self) -> Tasks:
+        """Return a mixture of its own with these numbers."""
+        K, d = self.weights["means"].shape
         mixture = CodeMixture(torch.zeros(K, d), torch.eye(d).expand(K, d, d))
-        prior = TaskPrior(tensors.pop("log_prior"), learn=True, pseudo_count=1.0)
-        mixture.load_state_dict(tensors)
-        return cls(mixture, prior)
+        mixture.load_state_dict(self.weights)
+        return Tasks(mixture, TaskPrior(self.log_prior, learn=True, pseudo_count=1.0))
 
 
 def find_tasks(
-    config: DiscoverImagesConfig, codes: Tensor, num_tasks: int, seed: int, restarts: int
+    config: UnsupervisedImagesConfig, codes: Tensor, num_tasks: int, seed: int, restarts: int
 ) -> tuple[Tasks, list[float]]:
     """Learn a mixture without labels, from k-means clusters; the best restart by evidence.
 
@@ -101,7 +113,7 @@ def find_tasks(
     """
     from sklearn.cluster import KMeans
 
-    draw = image_generator(seed, "clusters")
+    draw = generator(seed, "clusters")
     unknown = codes.new_full((len(codes),), UNKNOWN, dtype=torch.long)
     found: list[tuple[float, Tasks]] = []
     for _ in range(restarts):
@@ -119,7 +131,7 @@ def find_tasks(
 
 
 def train(
-    config: DiscoverImagesConfig,
+    config: UnsupervisedImagesConfig,
     tasks: Tasks,
     codes: Tensor,
     labels: Tensor,
@@ -147,8 +159,8 @@ def train(
     return Tasks(tasks.mixture, em.prior)
 
 
-def name_tasks(q: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Return the class of each task, p(class | task), ``(K, C)``, as labelled images tell.
+def classes_of_tasks(q: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Return p(class | task), ``(K, C)``, from labelled images.
 
     Counts of E_q[z_k] by class, with ``PSEUDO_COUNT``. Several tasks may be of one class.
 
@@ -158,10 +170,12 @@ def name_tasks(q: Tensor, labels: Tensor, num_classes: int) -> Tensor:
         num_classes: C.
 
     >>> q = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
-    >>> name_tasks(q, torch.tensor([1, 1, -1]), 2).argmax(-1)[:2], name_tasks(q, q[:, 0].long(), 2)
-    (tensor([1, 1]), tensor([[0.0192, 0.9808],
+    >>> classes_of_tasks(q, torch.tensor([1, 1, -1]), 2).argmax(-1)[:2]
+    tensor([1, 1])
+    >>> classes_of_tasks(q, torch.tensor([1, 0, 0]), 2)
+    tensor([[0.0192, 0.9808],
             [0.9808, 0.0192],
-            [0.9808, 0.0192]]))
+            [0.9808, 0.0192]])
     """
     known = labels != UNKNOWN
     classes = nn.functional.one_hot(labels[known], num_classes).to(q.dtype)
@@ -169,32 +183,37 @@ def name_tasks(q: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     return counts / counts.sum(-1, keepdim=True)
 
 
-def clamp_labels(q: Tensor, labels: Tensor, names: Tensor) -> Tensor:
-    """Return the task of each labelled image: of those that its class names, the most probable.
+def clamp_labels(q: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
+    """Return the task of each labelled image: the most probable one of its class.
 
     Args:
         q: posterior, ``(N, K)``.
         labels: classes, -1 where unknown, ``(N,)``.
-        names: p(class | task), ``(K, C)``.
+        classes: p(class | task), ``(K, C)``.
 
     Returns:
         Task ids, -1 where unknown, ``(N,)``.
 
     >>> q = torch.tensor([[0.6, 0.3, 0.1]]).expand(3, 3)
-    >>> names = torch.tensor([[1.0, 0.0], [0.1, 0.9], [0.0, 1.0]])
-    >>> clamp_labels(q, torch.tensor([0, 1, -1]), names)
+    >>> classes = torch.tensor([[1.0, 0.0], [0.1, 0.9], [0.0, 1.0]])
+    >>> clamp_labels(q, torch.tensor([0, 1, -1]), classes)
     tensor([ 0,  1, -1])
     """
-    of_class = names.mT[labels.clamp_min(0)]  # (N, K)
+    of_class = classes.mT[labels.clamp_min(0)]  # (N, K)
     return (q * of_class).argmax(-1).where(labels != UNKNOWN, torch.tensor(UNKNOWN))
 
 
+def match_classes(q: Tensor, labels: Tensor) -> Tensor:
+    """Return the task matched with each class, one to one (Hungarian), ``(K,)``."""
+    most_probable = nn.functional.one_hot(q.argmax(-1), q.shape[-1]).to(q.dtype)
+    return match_labels(most_probable, labels)[:-1]
+
+
 def cluster_accuracy(q: Tensor, labels: Tensor) -> float:
-    """Return the share of images in the task matched with their class, one to one (Hungarian).
+    """Return the share of images in the task matched with their class.
 
     >>> q = torch.tensor([[0.1, 0.9], [0.2, 0.8], [0.7, 0.3]])
     >>> cluster_accuracy(q, torch.tensor([0, 0, 1]))
     1.0
     """
-    named = nn.functional.one_hot(q.argmax(-1), q.shape[-1]).to(q.dtype)
-    return (q.argmax(-1) == match_labels(named, labels)[labels]).double().mean().item()
+    return (q.argmax(-1) == match_classes(q, labels)[labels]).double().mean().item()

@@ -1,16 +1,14 @@
-"""Settings of the image part compared on validation images; test images take no part.
+"""Settings of the study compared on validation images; test images take no part.
 
-``python -m studies.unsupervised_images.validation --data FOLDER`` holds the defaults of
-``DiscoverImagesConfig`` against neighbours, one at a time, on MNIST: cluster accuracy without
+``python -m studies.unsupervised_images.validation --data FOLDER`` compares the defaults of
+``UnsupervisedImagesConfig`` with neighbours, one at a time, on MNIST: cluster accuracy without
 labels, and with 1 % and 10 % of them the accuracy of EM and of the two classifiers.
 """
 
 from __future__ import annotations
 
 import argparse
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,8 +16,10 @@ from rich.console import Console
 from rich.table import Table
 
 from gbi_pyro.data.images import ImageSets, load_images
-from studies.unsupervised import images
-from studies.unsupervised_images.config import IMAGE_FRACTIONS, DiscoverImagesConfig
+from studies.unsupervised_images.codes import code_images
+from studies.unsupervised_images.config import FRACTIONS, UnsupervisedImagesConfig
+from studies.unsupervised_images.measure import measure_labelled, measure_unlabelled
+from studies.unsupervised_images.record import CLASSIFIER, ONE, PRETRAINED, SEVERAL
 
 SEED = 1000  # far from the seeds of any study
 NEIGHBOURS: tuple[dict[str, Any], ...] = (
@@ -31,7 +31,7 @@ NEIGHBOURS: tuple[dict[str, Any], ...] = (
     {"classifier_noise": 1.0},
     {"classifier_steps": 1500},
 )
-SHOWN = (images.ONE, images.SEVERAL, images.CLASSIFIER, images.PRETRAINED)
+SHOWN = (ONE, SEVERAL, CLASSIFIER, PRETRAINED)
 
 
 def without_test(sets: ImageSets) -> ImageSets:
@@ -39,18 +39,12 @@ def without_test(sets: ImageSets) -> ImageSets:
     return sets._replace(test=sets.validation)
 
 
-def compare(
-    config: DiscoverImagesConfig, sets: ImageSets, folder: Path
-) -> list[tuple[float, dict[str, float]]]:
+def compare(config: UnsupervisedImagesConfig, sets: ImageSets) -> dict[float, dict[str, float]]:
     """Return accuracies on validation by fraction of the labels, from none to most."""
-    basis = images.basis_of(config, sets)
-    coded = images.code_images(config, sets, basis, SEED, folder)
-    found = images.measure_unlabelled(config, sets, basis, coded, SEED)
-    scores = [(0.0, {images.ONE: found["validation"]})]
-    for fraction in IMAGE_FRACTIONS[1:]:
-        known = images.measure_labelled(config, sets, basis, coded, SEED, fraction, found)
-        scores.append((fraction, known["validation"]))
-    return scores
+    coded = code_images(config, sets, SEED, None)
+    found = measure_unlabelled(config, sets, coded, SEED)
+    labelled = {f: measure_labelled(config, sets, coded, SEED, f, found) for f in FRACTIONS}
+    return {0.0: {ONE: found.validation}, **{f: r.validation for f, r in labelled.items()}}
 
 
 def main() -> None:
@@ -63,13 +57,12 @@ def main() -> None:
     sets = without_test(load_images(options.dataset, options.data))
     console = Console()
     for change in NEIGHBOURS:  # a table each, since each takes minutes
-        config = replace(DiscoverImagesConfig(options.dataset), **change)
+        config = replace(UnsupervisedImagesConfig(dataset=options.dataset), **change)
         name = ", ".join(f"{k} {v:g}" for k, v in change.items()) or "defaults"
         table = Table("labels", *SHOWN, title=name)
-        with tempfile.TemporaryDirectory() as folder:
-            for fraction, scores in compare(config, sets, Path(folder)):
-                cells = [f"{100 * scores[way]:.2f}" if way in scores else "" for way in SHOWN]
-                table.add_row(f"{fraction:.0%}", *cells)
+        for fraction, scores in compare(config, sets).items():
+            cells = [f"{100 * scores[m]:.2f}" if m in scores else "" for m in SHOWN]
+            table.add_row(f"{fraction:.0%}", *cells)
         console.print(table)
 
 

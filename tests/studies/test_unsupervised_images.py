@@ -1,43 +1,45 @@
 """Images without labels and with few, on tiny data: what must hold whatever is learned."""
 
 import json
-import math
 from dataclasses import replace
 
 import arviz as az
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from gbi_pyro import Enumeration, GradientEM, OneStepGradient
-from gbi_pyro.cli import app
 from gbi_pyro.data.images import load_images
-from studies.unsupervised import images
+from gbi_pyro.learning.task_prior import TaskPrior
+from gbi_pyro.learning.weights import clamped_loss
+from gbi_pyro.models.affine_head import pca_basis
+from gbi_pyro.relax import clamp_tasks
+from studies.core.runner import num_stages, run
+from studies.unsupervised_images import record
 from studies.unsupervised_images.code_mixture import (
     CodeMixture,
     gaussian_table,
     mixture_of_clusters,
 )
-from studies.unsupervised_images.codes import train_autoencoder, whitening
-from studies.unsupervised_images.config import DiscoverImagesConfig, image_generator
-from studies.unsupervised_images.rows import labelled_rows, unlabelled_rows
-from studies.unsupervised_images.study import num_stages, run_images
+from studies.unsupervised_images.codes import CodeEncoder, train_autoencoder, whitening
+from studies.unsupervised_images.config import FRACTIONS, UnsupervisedImagesConfig, generator
+from studies.unsupervised_images.measure import hide_classes, match_and_clamp
+from studies.unsupervised_images.record import Labelled, Unlabelled
+from studies.unsupervised_images.study import UnsupervisedImagesStudy
+from studies.unsupervised_images.table import labelled_rows, unlabelled_rows
 from studies.unsupervised_images.tasks import (
     Tasks,
     clamp_labels,
+    classes_of_tasks,
     cluster_accuracy,
     find_tasks,
-    name_tasks,
+    match_classes,
     train,
 )
 from studies.unsupervised_images.validation import compare, without_test
-from gbi_pyro.learning.task_prior import TaskPrior
-from gbi_pyro.learning.weights import clamped_loss
-from gbi_pyro.relax import clamp_tasks
 
 F64 = torch.float64
-FAST = DiscoverImagesConfig("digits", seeds=2).fast()
+FAST = UnsupervisedImagesConfig(dataset="digits", seeds=2).fast()
 
 
 def draws(seed: int = 0) -> torch.Generator:
@@ -70,12 +72,12 @@ def sets():
 
 
 @pytest.fixture(scope="module")
-def finished(sets, tmp_path_factory):
+def finished(tmp_path_factory):
     """One run through everything, too short to show anything."""
     torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("discover-images")
+    folder = tmp_path_factory.mktemp("unsupervised-images")
     stages: list[str] = []
-    return run_images(FAST, sets, folder, stages.append), folder, stages
+    return run(UnsupervisedImagesStudy(FAST), folder, progress=stages.append), folder, stages
 
 
 def test_the_table_is_the_density_of_torchs_own_gaussians():
@@ -153,35 +155,37 @@ def test_clusters_far_apart_are_found_and_the_best_restart_is_kept():
     assert not tasks.collapse(codes).collapsed
 
 
-def test_names_of_clusters_do_not_matter():
+def test_the_order_of_clusters_does_not_matter():
     codes, z = blobs()
     q = blob_tasks().probs(codes / 3)
     order = torch.tensor([2, 0, 1])
     assert cluster_accuracy(q, z) == cluster_accuracy(q[:, order], z)
+    sure = blob_tasks().probs(codes)
+    assert torch.equal(order[match_classes(sure[:, order], z)], match_classes(sure, z))
     labels = torch.where(torch.arange(len(z)) < 20, z, -1)
-    one = q @ name_tasks(q, labels, 3)
-    other = q[:, order] @ name_tasks(q[:, order], labels, 3)
+    one = q @ classes_of_tasks(q, labels, 3)
+    other = q[:, order] @ classes_of_tasks(q[:, order], labels, 3)
     torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
 
 
-def test_one_label_a_task_names_them_right_in_any_order():
+def test_one_label_a_task_is_enough_in_any_order():
     codes, z = blobs()
     q = blob_tasks().probs(codes)[:, [1, 2, 0]]
     labels = torch.full_like(z, -1)
     labels[:3] = z[:3]
-    names = name_tasks(q, labels, 3)
-    torch.testing.assert_close(names.sum(-1), torch.ones(3))
-    assert torch.equal((q @ names).argmax(-1), z)
-    clamped = clamp_labels(q, labels, names)
+    classes = classes_of_tasks(q, labels, 3)
+    torch.testing.assert_close(classes.sum(-1), torch.ones(3))
+    assert torch.equal((q @ classes).argmax(-1), z)
+    clamped = clamp_labels(q, labels, classes)
     assert torch.equal(clamped[:3], q[:3].argmax(-1))
     assert (clamped[3:] == -1).all()
 
 
 def test_a_label_is_clamped_to_a_task_of_its_own_class_even_against_the_posterior():
-    names = torch.tensor([[0.98, 0.02], [0.97, 0.03], [0.02, 0.98]])
+    classes = torch.tensor([[0.98, 0.02], [0.97, 0.03], [0.02, 0.98]])
     q = torch.tensor([[0.5, 0.3, 0.2]])
-    assert clamp_labels(q, torch.tensor([0]), names).tolist() == [0]
-    assert clamp_labels(q, torch.tensor([1]), names).tolist() == [2]
+    assert clamp_labels(q, torch.tensor([0]), classes).tolist() == [0]
+    assert clamp_labels(q, torch.tensor([1]), classes).tolist() == [2]
 
 
 def test_more_labels_of_what_is_known_already_change_no_answer():
@@ -190,22 +194,22 @@ def test_more_labels_of_what_is_known_already_change_no_answer():
     few = torch.where(torch.arange(len(z)) < 6, z, -1)
     answers = []
     for labels in (few, z):
-        tasks, names = images.name_and_clamp(config, blob_tasks(), codes, labels, 3, seed=0)
-        answers.append((tasks.probs(codes) @ names).argmax(-1))
+        tasks, classes = match_and_clamp(config, blob_tasks(), codes, labels, 3, seed=0)
+        answers.append((tasks.probs(codes) @ classes).argmax(-1))
     assert torch.equal(answers[0], z)
     assert torch.equal(answers[1], z)
 
 
 def test_a_fraction_of_the_classes_is_known_and_the_same_for_every_way():
     y = torch.arange(1000) % 10
-    labels = images.hide_classes(y, 0.1, seed=3)
+    labels = hide_classes(y, 0.1, seed=3)
     known = labels != -1
     assert known.sum() == 100
     assert torch.equal(labels[known], y[known])
-    assert torch.equal(labels, images.hide_classes(y, 0.1, seed=3))
-    assert not torch.equal(labels, images.hide_classes(y, 0.1, seed=4))
+    assert torch.equal(labels, hide_classes(y, 0.1, seed=3))
+    assert not torch.equal(labels, hide_classes(y, 0.1, seed=4))
     # Few labels are among the more: what is learned from them differs by the number alone.
-    fewer = images.hide_classes(y, 0.01, seed=3) != -1
+    fewer = hide_classes(y, 0.01, seed=3) != -1
     assert (known | ~fewer).all()
 
 
@@ -228,11 +232,14 @@ def test_a_linear_map_of_the_codes_changes_no_posterior():
     torch.testing.assert_close(one.probs(codes), other.probs(moved), rtol=0, atol=1e-8)
 
 
-def test_tasks_are_read_as_they_were_written():
+def test_a_state_holds_all_of_a_mixture():
     codes, _ = blobs()
     tasks = blob_tasks()
-    again = Tasks.from_lists(json.loads(json.dumps(tasks.as_lists())))
-    assert torch.equal(tasks.probs(codes), again.probs(codes))
+    copy = tasks.state.tasks()
+    assert torch.equal(tasks.probs(codes), copy.probs(codes))
+    with torch.no_grad():
+        copy.mixture.means += 1.0  # which leaves the first one as it is
+    assert not torch.equal(tasks.probs(codes), copy.probs(codes))
 
 
 def test_the_evidence_does_not_fall_when_trained():
@@ -247,28 +254,29 @@ def test_the_evidence_does_not_fall_when_trained():
 
 
 def test_an_autoencoder_that_was_interrupted_ends_the_same(sets, tmp_path):
-    basis = images.basis_of(FAST, sets)
+    basis = pca_basis(sets.train.x, FAST.pixels)
     x = sets.train.x[:300]
     whole = train_autoencoder(FAST, basis, x, 0, tmp_path / "whole")
-    calls = []
+    calls: list[str] = []
 
-    def broken(done: int) -> None:
-        calls.append(done)
-        if done == 1:
+    def broken(what: str) -> None:
+        calls.append(what)
+        if "epoch 1" in what:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         train_autoencoder(FAST, basis, x, 0, tmp_path / "broken", broken)
-    taken_up = train_autoencoder(FAST, basis, x, 0, tmp_path / "broken", calls.append)
-    assert calls == [0, 1, 1, 2]
-    for one, other in zip(whole.parameters(), taken_up.parameters(), strict=True):
+    of_more_seeds = replace(FAST, seeds=5)
+    resumed = train_autoencoder(of_more_seeds, basis, x, 0, tmp_path / "broken", calls.append)
+    assert calls == [f"autoencoder, epoch {i} of 2" for i in (0, 1, 1, 2)]
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, other)
 
 
 def test_both_classifiers_have_the_encoder_of_the_autoencoder(sets, tmp_path):
-    basis = images.basis_of(FAST, sets)
+    basis = pca_basis(sets.train.x, FAST.pixels)
     network = train_autoencoder(FAST, basis, sets.train.x[:300], 0, tmp_path / "codes")
-    encoder = images.make_encoder(FAST, basis, image_generator(0, "classifier"))
+    encoder = CodeEncoder(FAST, basis, generator(0, "classifier"))
     shapes = [{n: p.shape for n, p in e.named_parameters()} for e in (encoder, network.encoder)]
     assert shapes[0] == shapes[1]
     same = network.encoder.features(sets.test.x)
@@ -284,9 +292,9 @@ def test_every_file_is_written_and_every_row_has_a_value_for_each_seed(finished)
     rows = json.loads((folder / "metrics.json").read_text())["rows"]
     assert len(rows) == len(results.rows)
     assert {len(row["values"]) for row in rows} == {FAST.seeds}
-    assert {row.statement for row in results.rows} == {"D8", "D9"}
-    assert not results.bars  # they are for MNIST
-    assert len(stages) == len(set(stages)) == num_stages(FAST)
+    assert {row.claim for row in results.rows} == {"D8", "D9"}
+    assert not results.targets  # they are for MNIST
+    assert len(stages) == len(set(stages)) == num_stages(UnsupervisedImagesStudy(FAST))
 
 
 def test_the_posterior_lies_beside_the_exact_one(finished):
@@ -298,71 +306,90 @@ def test_the_posterior_lies_beside_the_exact_one(finished):
     assert sorted(probs["z_task"].values.tolist()) == list("0123456789")
 
 
-def test_a_finished_run_is_read_and_not_done_again(finished, sets, monkeypatch):
+def test_a_second_run_reuses_every_unit_and_more_seeds_measure_only_the_new_ones(
+    finished, monkeypatch
+):
     results, folder, _ = finished
-    for name in ("measure_unlabelled", "measure_labelled"):
-        monkeypatch.setattr(images, name, lambda *_args: pytest.fail("done again"))
-    again = run_images(FAST, sets, folder)
+    measured: list[int] = []
+    parts = UnsupervisedImagesStudy.parts
+
+    def recorded(part):
+        def measure(seeds, report):
+            measured.extend(seeds)
+            return part.measure(seeds, report)
+
+        return replace(part, measure=measure)
+
+    monkeypatch.setattr(
+        UnsupervisedImagesStudy, "parts", lambda study: [*map(recorded, parts(study))]
+    )
+    again = run(UnsupervisedImagesStudy(FAST), folder)
+    assert measured == []
     assert again.rows == results.rows
+    run(UnsupervisedImagesStudy(replace(FAST, seeds=3)), folder)
+    assert measured == [2]
 
 
-def test_bars_are_those_of_mnist_and_leads_are_paired():
-    ways = dict.fromkeys(images.WAYS, 0.9)
-    few = [
-        {"known": 550, "validation": ways, "test": ways | {images.SEVERAL: s}}
-        for s in (0.94, 0.95, 0.96)
-    ]
-    rows = labelled_rows({0.01: few, 0.1: few}, "mnist")
-    (bar,) = [row for row in rows if row.bar is not None]
-    assert "1% labels (550)" in bar.what
-    np.testing.assert_allclose(bar.values, (4.0, 5.0, 6.0))
-    assert bar.verdict == "met"
-    scores = dict.fromkeys((images.ONE, images.KMEANS, images.KMEANS_CODES), 0.61)
-    one = {"scores": scores, "validation": 0.6, "evidence": [-1.0, -2.0], "collapsed": False}
-    (bar,) = [row for row in unlabelled_rows([one], "mnist") if row.bar is not None]
-    assert (bar.values, bar.verdict) == ((61.0,), "not met")
-    assert not [row for row in unlabelled_rows([one], "digits") if row.bar is not None]
+def test_examples_are_images_of_their_task(finished, sets):
+    results, _, _ = finished
+    examples = results.found["unsupervised_images"][0].examples
+    assert examples.counts.sum() == len(sets.test.x)
+    np.testing.assert_array_equal(examples.counts.sum(1), np.bincount(sets.test.y))
+    matched = 100 * examples.counts.trace() / len(sets.test.x)
+    (row,) = [r for r in results.rows if "EM, one task a class: cluster accuracy (" in r.what]
+    assert matched == pytest.approx(row.values[0])
+    shown = examples.members.any((-1, -2, -3)).sum(0)
+    np.testing.assert_array_equal(shown, examples.counts.sum(0).clip(max=len(examples.members)))
+
+
+def test_targets_are_those_of_mnist_and_differences_are_paired():
+    state = blob_tasks().state
+    methods = dict.fromkeys(record.METHODS, 0.9)
+    few = [Labelled(550, methods, methods | {record.SEVERAL: s}, state) for s in (0.94, 0.95, 0.96)]
+    rows = [row for f in FRACTIONS for row in labelled_rows(f, few, "mnist")]
+    (row,) = [row for row in rows if row.target is not None]
+    assert "1% labels (550)" in row.what
+    np.testing.assert_allclose(row.values, (4.0, 5.0, 6.0))
+    assert row.verdict == "reached"
+    accuracy = dict.fromkeys((record.ONE, record.KMEANS, record.KMEANS_CODES), 0.61)
+    one = Unlabelled(state, state, [-1.0, -2.0], accuracy, 0.6, collapsed=False)
+    (row,) = [row for row in unlabelled_rows([one], "mnist") if row.target is not None]
+    assert (row.values, row.verdict) == ((61.0,), "not reached")
+    assert not [row for row in unlabelled_rows([one], "digits") if row.target is not None]
+
+
+def test_what_depends_on_the_data_set_is_chosen_by_it_where_it_is_not_given():
+    of = {name: UnsupervisedImagesConfig(dataset=name) for name in ("digits", "mnist")}
+    assert (of["digits"].pixels, of["mnist"].pixels) == (32, 64)
+    given = UnsupervisedImagesConfig(dataset="digits", pixels=20)
+    assert (given.pixels, given.epochs) == (20, 100)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"seeds": 0}, "seeds must be at least 1, got 0"),
+        ({"pixels": -1}, "pixels must be at least 1, got -1"),
         ({"em_steps": 0}, "em_steps must be at least 1, got 0"),
         ({"code": 65}, "code must be between 2 and pixels = 64"),
     ],
 )
 def test_a_configuration_that_does_not_fit_is_an_error(options, message):
     with pytest.raises(ValueError, match=message):
-        DiscoverImagesConfig(**options)
+        UnsupervisedImagesConfig(**options)
 
 
 def test_generators_of_different_roles_and_seeds_differ():
     roles = ("autoencoder", "clusters", "labels", "classifier")
-    seeds = {image_generator(s, role).initial_seed() for s in range(5) for role in roles}
+    seeds = {generator(s, role).initial_seed() for s in range(5) for role in roles}
     assert len(seeds) == 20
 
 
-def test_choices_see_no_test_image(sets, tmp_path):
+def test_choices_see_no_test_image(sets):
     hidden = without_test(sets)
     hidden_test = {image.numpy().tobytes() for image in sets.test.x}
     seen = torch.cat([hidden.train.x, hidden.validation.x, hidden.test.x])
     assert not hidden_test & {image.numpy().tobytes() for image in seen}
-    scores = dict(compare(replace(FAST, dataset="digits"), hidden, tmp_path))
-    assert list(scores) == [0.0, 0.01, 0.1]
+    scores = compare(FAST, hidden)
+    assert list(scores) == [0.0, *FRACTIONS]
     assert all(0 <= value <= 1 for found in scores.values() for value in found.values())
-
-
-def test_the_command_line_learns_images(tmp_path):
-    runner = CliRunner()
-    out = ["discover", "--out", str(tmp_path / "run"), "--fast"]
-    result = runner.invoke(app, [*out, "--dataset", "digits", "--seeds", "1"])
-    assert result.exit_code == 0, result.output
-    assert "no labels" in result.output
-    assert math.isfinite(json.loads((tmp_path / "run/metrics.json").read_text())["wall_time_s"])
-
-
-def test_a_folder_of_images_without_a_set_is_an_error(tmp_path):
-    result = CliRunner().invoke(app, ["discover", "--data", str(tmp_path)])
-    assert result.exit_code == 2
-    assert "--data belongs to --dataset" in result.output
