@@ -45,6 +45,7 @@ smartquotes_action = "D"  # dashes alone: an apostrophe may be a transpose
 
 myst_enable_extensions = ["dollarmath", "amsmath", "attrs_inline", "deflist", "colon_fence"]
 myst_heading_anchors = 3
+myst_update_mathjax = False
 nb_execution_mode = "off"
 
 autosummary_generate = True
