@@ -7,11 +7,11 @@ dimension, the mean is drawn with its standard error; NaN marks a seed without a
 blocks count from 1. Shares are fractions.
 
 ``styles`` gives curves a ``Style`` (colour, dash, marker, width) by name; others have one by their
-position. All differ without colour, too. More than six curves are named beside the axes, fewer in
-a legend above. ``title`` stands above both; ``better``, ``"higher"`` or ``"lower"``, adds an arrow
-to the axis of the values. ``xlabel`` and ``ylabel`` name what is drawn, with its unit; ``names``
-those of the K tasks; ``floor`` is a level, or several by name, drawn as dotted lines; ``hull`` the
-smallest and largest mean seen in training, shaded; ``log`` asks for a logarithmic y axis.
+position. All differ without colour, too. The legend stands above the axes, or beside them if it has
+more than six entries. The axis of the values has an arrow if ``better`` is ``"higher"`` or
+``"lower"``, and is logarithmic if ``log``. ``xlabel`` and ``ylabel`` name what is drawn, with its
+unit; ``names`` those of the K tasks; ``floor`` is a level, or several by name, drawn as dotted
+lines; ``hull`` the smallest and largest mean seen in training, shaded; ``title`` is any text.
 
 >>> ax = curves({"exact": [[0.2, 0.1]]}, styles={"exact": Style("0.6", width=4)}, better="lower")
 >>> ax.lines[0].get_color()

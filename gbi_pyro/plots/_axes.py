@@ -7,10 +7,7 @@ from typing import Any, Literal, TypedDict
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import StepPatch
 from numpy.typing import ArrayLike
 
 from gbi_pyro.plots._style import Styles, style_of
@@ -18,7 +15,8 @@ from gbi_pyro.plots._style import Styles, style_of
 BAND: dict[str, Any] = {"facecolor": "0.9", "edgecolor": "none", "zorder": 0}
 LEVEL: dict[str, Any] = {"color": "0.3", "linestyle": ":", "linewidth": 1}
 SIZE = 8  # points of small letters
-MOST = 6  # entries of a legend
+LETTER = 0.06  # inches of one of them
+MOST = 6  # entries of a legend above the axes
 WORDS = {"higher": "better \N{RIGHTWARDS ARROW}", "lower": "\N{LEFTWARDS ARROW} better"}
 Ax = Axes | None
 Better = Literal["higher", "lower"] | None
@@ -29,10 +27,11 @@ Names = Sequence[str] | None
 
 
 class Options(TypedDict, total=False):
-    """What every axes of curves may have: a title, and which direction of its values is better."""
+    """What axes may have: a title, and for their values the better direction and a log scale."""
 
     title: str | None
     better: Better
+    log: bool
 
 
 def checked_array(name: str, value: Any, *shape: int | str) -> np.ndarray:
@@ -105,61 +104,36 @@ def finish(
         label = getattr(ax, f"get_{axis}label")()
         ax.set(**{f"{axis}label": f"{label}\n{WORDS[better]}"})
     levels = floor if isinstance(floor, Mapping) else {"noise floor": floor}
-    for name, level in levels.items():
-        if level is not None:
-            ax.axhline(level, **LEVEL)
-            at: dict[str, Any] = {"xycoords": ax.get_yaxis_transform(), "va": "center"}
-            ax.annotate(name, (1, level), (4, 0), textcoords="offset points", fontsize=SIZE, **at)
+    known = {name: level for name, level in levels.items() if level is not None}
+    for name, level in known.items():
+        ax.axhline(level, **LEVEL)
+        at: dict[str, Any] = {"xycoords": ax.get_yaxis_transform(), "va": "center"}
+        ax.annotate(name, (1, level), (4, 0), textcoords="offset points", fontsize=SIZE, **at)
     if log:
-        ax.set_yscale("log")
-    handles, labels = ax.get_legend_handles_labels()
-    if len(labels) > MOST:
-        handles, labels = _name_at_right(ax, handles, labels)
-    rows = 0
-    if labels:
-        # A row of the legend holds what the axes are wide enough for.
-        width = ax.get_window_extent().width / ax.figure.get_dpi()
-        entries = [0.44 + 0.06 * len(label) for label in labels]
-        columns = len(labels) if sum(entries) < width else max(1, int(width / max(entries)))
-        rows = -(-len(labels) // columns)
-        place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "fontsize": SIZE}
-        tight: dict[str, Any] = {"handlelength": 2.6, "handletextpad": 0.5, "columnspacing": 1.0}
-        ax.legend(
-            handles, labels, ncols=columns, borderaxespad=0.2, frameon=False, **place, **tight
-        )
+        ax.set(**{f"{axis}scale": "log"})
+    rows = _add_legend(ax, aside=max(map(len, known), default=0))
     if title is not None:
         ax.set_title(title, loc="left", fontsize=SIZE + 2, pad=6 + 1.5 * SIZE * rows)
     return ax
 
 
-def _name_at_right(
-    ax: Axes, handles: Sequence[Any], labels: Sequence[str]
-) -> tuple[list[Any], list[str]]:
-    """Write the names of lines beside the axes, in the order of their ends; return the others."""
-    named, others = [], []
-    for handle, label in zip(handles, labels, strict=True):
-        line = handle.lines[0] if isinstance(handle, ErrorbarContainer) else handle
-        if isinstance(line, StepPatch):
-            values, edges, _ = line.get_data()
-            line = Line2D(edges[1:], values, color=line.get_edgecolor())
-        if isinstance(line, Line2D):
-            points = np.asarray(line.get_xydata(), dtype=float)
-            points = points[np.isfinite(points).all(1)]
-            named.append((points[np.argmax(points[:, 0])], label, line.get_color()))
-        else:
-            others.append((handle, label))
-    to_axes = ax.transData - ax.transAxes
-    wanted = np.array([to_axes.transform(point)[1] for point, _, _ in named])
-    order = np.argsort(wanted, kind="stable")
-    # Neighbours stand a line of letters apart, all of them as near to their curves as that allows.
-    gap = 1.6 * SIZE * ax.figure.get_dpi() / 72 / ax.get_window_extent().height
-    steps = gap * np.arange(len(named))
-    placed = np.maximum.accumulate(wanted[order] - steps) + steps
-    placed += (wanted[order] - placed).mean()
-    for y, i in zip(placed, order, strict=True):
-        point, label, colour = named[i]
-        arrow = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0}
-        at: dict[str, Any] = {"xytext": (1.05, y), "textcoords": ax.transAxes, "va": "center"}
-        look: dict[str, Any] = {"color": colour, "fontsize": SIZE, "annotation_clip": False}
-        ax.annotate(label, tuple(point), arrowprops=arrow, **at, **look)
-    return [h for h, _ in others], [label for _, label in others]
+def _add_legend(ax: Axes, aside: int) -> int:
+    """Add a legend, above the axes, or beside them (and ``aside`` letters); return rows above."""
+    handles, labels = ax.get_legend_handles_labels()
+    inches = ax.get_window_extent().width / ax.figure.get_dpi()
+    look: dict[str, Any] = {"fontsize": SIZE, "frameon": False, "handlelength": 2.6}
+    if len(labels) > MOST:
+        at = 1 + (0.1 + LETTER * aside) / inches
+        ax.legend(handles, labels, loc="center left", bbox_to_anchor=(at, 0.5), **look)
+        return 0
+    # A row holds what the axes are wide enough for; a column is as wide as its widest entry.
+    widths = [0.44 + LETTER * len(label) for label in labels]
+    rows = 0
+    for rows in range(1, len(widths) + 1):
+        if sum(max(widths[i : i + rows]) for i in range(0, len(widths), rows)) < inches:
+            break
+    if rows:
+        place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1)}
+        tight: dict[str, Any] = {"borderaxespad": 0.2, "handletextpad": 0.5, "columnspacing": 1.0}
+        ax.legend(handles, labels, ncols=-(-len(widths) // rows), **place, **tight, **look)
+    return rows

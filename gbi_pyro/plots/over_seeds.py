@@ -26,7 +26,7 @@ from gbi_pyro.plots._axes import (
 from gbi_pyro.plots._style import Styles, style_of
 
 BANDS = 2  # curves that have bands; more would hide each other
-WHISKERS = 8  # error bars along a curve without a band
+WHISKERS = 8  # error bars along each curve otherwise
 
 
 def curves(
@@ -37,14 +37,13 @@ def curves(
     x: ArrayLike | None = None,
     xlabel: str = "training step",
     ylabel: str = "mean squared error",
-    log: bool = False,
     styles: Styles = None,
     **options: Unpack[Options],
 ) -> Axes:
     """Draw curves by name, (seeds, steps) each: means with one standard error.
 
-    It is a band around one or two curves, and error bars at some steps, which are others for each
-    curve, of more. ``x``, (steps,), says where the steps lie; without it they are counted.
+    One or two curves have it as a band; more have it as error bars at some steps, each curve at
+    others. ``x``, (steps,), says where the steps lie; without it they are counted.
 
     >>> curves({"GBI": [[0.3, 0.1], [0.5, 0.1]]}, floor=0.01).lines[0].get_ydata()
     array([0.4, 0.1])
@@ -59,10 +58,11 @@ def curves(
             ax.fill_between(at, mean - sem, mean + sem, color=style.colour, alpha=0.25, linewidth=0)
         else:
             every = -(-len(mean) // WHISKERS)
+            every = max(every, len(values)) if every > 1 else 1
             first = i * every // len(values)
-            whiskers = {"elinewidth": 0.8, "errorevery": (first, every)}
-            ax.errorbar(at, mean, sem, label=name, **style.line | whiskers)
-    return finish(ax, floor=floor, log=log, **options)
+            at_some = {"errorevery": (first, every), "markevery": (first, every), "capsize": 0}
+            ax.errorbar(at, mean, sem, label=name, **style.points | style.line | at_some)
+    return finish(ax, floor=floor, **options)
 
 
 def blocks(
@@ -122,7 +122,6 @@ def by_mean(
     floor: Floor = None,
     *,
     ylabel: str = "mean squared error",
-    log: bool = False,
     styles: Styles = None,
     **options: Unpack[Options],
 ) -> Axes:
@@ -132,7 +131,7 @@ def by_mean(
     'true mean of the task'
     """
     ax = _draw_by_mean(ax, means, errors, hull, ylabel, styles)
-    return finish(ax, floor=floor, log=log, **options)
+    return finish(ax, floor=floor, **options)
 
 
 def predicted_mean(
@@ -161,7 +160,6 @@ def every_seed(
     *,
     xlabel: str,
     ylabel: str,
-    log: bool = False,
     styles: Styles = None,
     **options: Unpack[Options],
 ) -> Axes:
@@ -186,7 +184,7 @@ def every_seed(
         middle = np.full(len(at), np.nan)
         middle[known] = np.nanmedian(array[:, known], 0)
         ax.plot(shifted, middle, label=name, **line | points)
-    return finish(ax, log=log, **options)
+    return finish(ax, **options)
 
 
 def _length(values: Curves) -> int:

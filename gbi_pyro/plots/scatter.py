@@ -8,10 +8,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
-from gbi_pyro.plots._axes import Ax, Names, Options, checked_array, finish, new_axes
+from gbi_pyro.plots._axes import SIZE, Ax, Names, Options, checked_array, finish, new_axes
 from gbi_pyro.plots._style import style_of
 
 MANY = 2000  # points that are drawn as an image, so that a PDF stays small
+NAME = np.array([0.12, 0.06])  # width and height of a name, as fractions of the axes
 
 
 def log_odds(odds: Any, ax: Ax = None, *, names: Names = None, **options: Unpack[Options]) -> Axes:
@@ -86,16 +87,20 @@ def plane(
     """
     points = checked_array("points", points, "N", 2)
     tasks = checked_array("z", z, len(points)).astype(int)
-    ax = new_axes(ax, xlabel, ylabel)
+    ax, taken = new_axes(ax, xlabel, ylabel), list[np.ndarray]()
+    letters = np.ptp(points, 0) * NAME
     for k in np.unique(tasks):
         x, y = points[tasks == k].T
         style = style_of(None, "", k)
         small: dict[str, Any] = {"s": 9, "alpha": 0.5, "linewidths": 0}
         ax.scatter(x, y, color=style.colour, marker=style.marker, **small)
-        box = {"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 1}
-        middle: dict[str, Any] = {"ha": "center", "va": "center", "fontweight": "bold"}
-        name = names[k] if names else str(k)
-        ax.text(np.median(x), np.median(y), name, color=style.colour, bbox=box, **middle)
+        box = {"facecolor": "white", "alpha": 0.85, "edgecolor": style.colour, "pad": 1.5}
+        middle: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": SIZE}
+        at = np.median(points[tasks == k], 0)
+        while any(np.all(abs(at - other) < letters) for other in taken):
+            at[1] += letters[1]
+        taken.append(at)
+        ax.text(at[0], at[1], names[k] if names else str(k), bbox=box, **middle)
     return finish(ax, **options)
 
 

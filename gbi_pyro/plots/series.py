@@ -7,6 +7,7 @@ from typing import Any, Unpack
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike
 
 from gbi_pyro.plots._axes import (
@@ -128,9 +129,17 @@ def task_heatmap(
     ax = new_axes(ax, xlabel, "")
     extent = (0.5, len(shown) + 0.5, shown.shape[1] - 0.5, -0.5)
     ax.imshow(shown.T, cmap="Greys", vmin=0, vmax=1, aspect="auto", extent=extent)
+    outline = withStroke(linewidth=3.5, foreground="white")
     ends = [0, *(np.flatnonzero(np.diff(true)) + 1), len(true)]
     for first, after in itertools.pairwise(ends):
-        ax.hlines(true[first], first + 0.5, after + 0.5, color=COLOURS[1], linewidth=1.5)
+        ax.hlines(
+            true[first],
+            first + 0.5,
+            after + 0.5,
+            color=COLOURS[1],
+            linewidth=2,
+            path_effects=[outline],
+        )
     labels = list(names) if names else [str(k) for k in range(shown.shape[1])]
     ax.set_yticks(range(shown.shape[1]), labels, size=SIZE)
     return finish(ax, **options)
@@ -140,6 +149,8 @@ def likelihood(
     log_likelihood: ArrayLike, ax: Ax = None, *, names: Names = None, **options: Unpack[Options]
 ) -> Axes:
     """Draw the likelihood of each task over time from log p(x_t | z_t = k), (T, K).
+
+    Of many tasks ``task_heatmap`` is easier to read.
 
     >>> [line.get_label() for line in likelihood([[0.0, -1.0], [-1.0, 0.0]]).lines]
     ['task 0', 'task 1']

@@ -11,43 +11,31 @@ _ORANGE, _RED, _PINK, _WINE = "#e69f00", "#d55e00", "#cc79a7", "#882255"
 
 _NAMES: dict[Style, tuple[str, ...]] = {
     # Inference: the exact posterior lies behind, one step is thin and dark.
-    Style("0.65", _SOLID, "o", 4.0): ("exact", "exact posterior", "exact filter"),
+    Style("0.65", _SOLID, "p", 4.0): ("exact", "exact posterior", "exact filter"),
     Style(_BLUE, _SOLID, "o", 1.1): ("one step", "one step, affine head", "maximum of one step"),
     Style(_GREEN, _DASHED, "s"): (
         *("calibrated", "one step, calibrated", "one step, calibrated to the exact posterior"),
         *("one step, calibrated and tempered", "maximum of one step, tempered"),
     ),
     Style(_PINK, _MIXED, "D"): ("second order",),
-    Style(_ORANGE, _LONG, "v"): ("iterative",),
+    Style(_ORANGE, _LONG, "v"): ("iterative", "gain"),
     Style(_SKY, _SOLID, "P", 2.5): (
         *("enumeration", "K forward passes", "exact in code space, affine head"),
         "exhaustive likelihood, paper's network",
     ),
-    Style(_SKY, _DOTTED, "P"): ("one step, paper's network",),
+    Style(_SKY, _DOTTED, "v"): ("one step, paper's network",),
     # Networks: the true task is the one accent, a network without any is black and dashed.
     Style(_RED, _SOLID, "s", 2.0): (
         *("conditioned", "GBI-LSTM", "true", "true Z", "labels", "network with labels"),
-        *(
-            "Z given, concatenated",
-            "task at the input",
-            "paper's network",
-            "concat",
-            "GBI, free Z",
-            "free Z",
-        ),
+        *("task at the input", "Z given, concatenated", "concat", "paper's network"),
+        *("GBI, free Z", "free Z"),
     ),
     Style(_ORANGE, _DASHED, "D"): (
-        *(
-            "GBI, Z on the simplex",
-            "Z on the simplex",
-            "Z given, masks",
-            "mask",
-            "affine head",
-            "task at the head",
-        ),
         *("GBI-LSTM without labels", "unlabelled", "no labels, online"),
+        *("task at the head", "Z given, masks", "mask", "affine head"),
+        *("GBI, Z on the simplex", "Z on the simplex"),
     ),
-    Style(_PINK, _MIXED, "P"): ("film", "Z given, tasks mixed", "pure generative"),
+    Style(_PINK, _MIXED, "P"): ("film", "pure generative"),
     Style("black", _DASHED, "^"): ("plain LSTM", "LSTM", "none", "none Z", "plain", "without Z"),
     Style("0.2", _LONG, "v"): (
         *("plain, same start", "plain LSTM from the same start", "none, same start"),
@@ -58,27 +46,37 @@ _NAMES: dict[Style, tuple[str, ...]] = {
         *("shuffled", "shuffled Z", "LSTM with shuffled Z", "shuffled labels", "shuffled task"),
         *("Z shuffled, concatenated", "mean of the four controls"),
     ),
-    Style("0.5", _MIXED, "<"): ("random", "random Z", "Z shuffled, masks"),
+    Style("0.5", _MIXED, "<"): (
+        "random",
+        "random Z",
+        "Z shuffled, masks",
+        "PCA residual, no network",
+    ),
     Style("0.6", _DENSE, ">"): ("constant", "constant Z"),
     Style("0.7", _LONG, "*"): ("frozen random", "frozen random Z"),
     # Comparisons: other models, and other ways to use the same data.
     Style(_WINE, _DENSE, "X"): (
         *("classifier", "classifier of the same encoder", "classifier, largest logit"),
-        *("recogniser, forward KL", "fine-tuned", "all weights"),
+        *("recogniser, forward KL", "fine-tuned", "all weights", "affine"),
     ),
     Style(_PINK, _DOTTED, "*"): (
         *("classifier initialised from the autoencoder", "recogniser, reverse KL"),
     ),
-    Style(_OLIVE, _MIXED, "<"): ("naive Bayes", "nearest centroid", "Gaussian HMM"),
+    Style(_OLIVE, _DOTTED, "<"): (
+        *("naive Bayes", "nearest centroid", "Gaussian HMM", "hypernetwork"),
+    ),
     Style("0.5", _DASHED, ">"): (
-        *("zero-shot", "best known corpus", "PCA residual, no network"),
+        *("zero-shot", "best known corpus"),
         *("input as in training", "Z as in training"),
     ),
-    Style(_GREEN, _SOLID, "h", 1.8): (
+    Style(_GREEN, _DENSE, "h", 1.8): (
         *("EM, several tasks a class", "found first, then matched and clamped"),
-        "cosine of residual and class",
+        "Z given, tasks mixed",
     ),
-    Style(_BLUE, _DASHED, "d"): ("EM, one task a class", "clamped from a random start"),
+    Style(_BLUE, _DASHED, "d"): (
+        *("EM, one task a class", "clamped from a random start"),
+        *("cosine of residual and class", "additive"),
+    ),
 }
 STYLES: dict[str, Style] = {name: style for style, names in _NAMES.items() for name in names}
 """The style of each curve by its name."""

@@ -25,7 +25,7 @@ DRAW = torch.Generator().manual_seed(0)
 EXACT = torch.randn(300, 3, generator=DRAW, dtype=torch.float64).log_softmax(-1)
 LABELS = torch.multinomial(EXACT.exp(), 1, generator=DRAW).squeeze(-1)
 SHARP = (3 * EXACT).log_softmax(-1)
-POSTERIORS = {"exact": EXACT, "too sure": SHARP}
+POSTERIORS = {"exact": EXACT, "overconfident": SHARP}
 
 
 def judged(diagnostic: Callable[..., Any], *options: Any) -> dict[str, Any]:
@@ -231,6 +231,6 @@ TABLE = {"confidence": [0.5], "accuracy": [0.5], "accuracy_low": [0.1], "accurac
         ),
     ],
 )
-def test_unfit_tables_are_named(draw: Callable[[], Axes], message: str) -> None:
+def test_invalid_tables_are_named(draw: Callable[[], Axes], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         draw()

@@ -195,7 +195,7 @@ def test_curves_differ_without_colour() -> None:
     assert len({c.lines[0].get_marker() for c in bars_ax.containers}) == 4
 
 
-def test_evidence_shows_every_pair_and_where_they_are_equal() -> None:
+def test_binary_log_odds_show_every_pair_and_where_they_are_equal() -> None:
     ax = plots.binary_log_odds(PROBS, EXACT)
     np.testing.assert_array_equal(ax.lines[0].get_xdata(), PROBS.ravel())
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), EXACT.ravel())
@@ -219,7 +219,7 @@ def test_evidence_shows_every_pair_and_where_they_are_equal() -> None:
         (lambda: plots.binned(CURVES, 0), "bin_size should be at least 1; got 0"),
     ],
 )
-def test_unfit_shapes_are_named(draw: Callable[[], Axes], message: str) -> None:
+def test_invalid_shapes_are_named(draw: Callable[[], Axes], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         draw()
 
