@@ -11,6 +11,7 @@ from gbi_pyro.models.sequence import SequenceLSTM
 from studies.ablations.config import AblationsConfig, frozen_generator
 from studies.ablations.task_inputs import TRUE
 from studies.ablations.training import equal_size, train
+from studies.core.protocol import Report
 from studies.core.streams import calibrate_network, filtered_estimates
 
 
@@ -32,7 +33,7 @@ class ConditionerSeed:
 
 
 def measure_conditioner(
-    config: AblationsConfig, conditioning: Conditioning, seed: int
+    config: AblationsConfig, conditioning: Conditioning, seed: int, report: Report
 ) -> ConditionerSeed:
     """Train the network of one seed and compare its filters with the exact one."""
     network, curve = train(config, seed, TRUE, conditioning)

@@ -29,19 +29,21 @@ class AblationsConfig(Seeds):
         hidden_size: of the LSTM; with other conditioners than concatenation it has the size that
             comes closest in parameters.
         sequences: training sequences per weight update.
-        length: their length in steps.
+        length: steps of a training sequence.
         updates: weight updates of a network.
-        rate, weight_decay: AdamW's, as in the toy study; the rate falls linearly to zero over the
-            second half.
+        rate: AdamW's; it falls linearly to zero over the second half.
+        weight_decay: AdamW's, as in the toy study.
         test_sequences: sequences of a test set and a validation set, each.
-        test_length: their length.
+        test_length: steps of such a sequence.
         block_length: steps of the known block before one of an unseen mean.
-        new_block: steps of that one.
+        new_block: steps of a block of an unseen mean.
         latent_steps: steps of the latent update, entropy against L2.
         schedules: of the streams learned block after block: steps of a block, number of blocks.
-        online_rates: Adam's on those streams; the paper's is its default, the first.
-        probe_sequences: sequences of one task on which such a network is tested.
-        probe_length: their length.
+        online_rates: Adam's on streams learned block after block; the paper's is its default, the
+            first.
+        probe_sequences: sequences of one task on which a network that learned such a stream is
+            tested.
+        probe_length: steps of such a sequence.
     """
 
     seeds: int = 10

@@ -16,6 +16,7 @@ from studies.ablations.stack import LearningStack
 from studies.ablations.task_inputs import TASK_INPUTS, TaskInput
 from studies.ablations.training import new_network
 from studies.core.blocks import LEFT_OUT, WINDOW
+from studies.core.protocol import Report
 from studies.core.training import descend
 
 SIDE_BY_SIDE = 10  # seeds that learn in one tensor
@@ -66,7 +67,7 @@ def schedules(config: AblationsConfig) -> list[Schedule]:
 
 
 def measure_forgetting(
-    config: AblationsConfig, schedule: Schedule, seeds: Sequence[int]
+    config: AblationsConfig, schedule: Schedule, seeds: Sequence[int], report: Report
 ) -> list[ForgettingSeed]:
     """Learn one stream for each seed with every kind of task input, one weight update per step.
 

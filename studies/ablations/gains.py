@@ -59,7 +59,7 @@ def first_below(curves: ArrayLike, level: ArrayLike, every: int) -> tuple[np.nda
     """Return the update at which each curve first comes to a level, and how many never do.
 
     A curve that never does counts as if it did at the check after its last, the least that it can
-    be: leaving it out would flatter it.
+    be: leaving it out would bias the mean downwards.
 
     Args:
         curves: ``(seeds, checks)``.

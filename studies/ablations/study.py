@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from gbi_pyro.export.inference_data import to_inference_data
 from gbi_pyro.inference.gradient import OneStepGradient
 from gbi_pyro.inference.stepwise import stepwise
-from gbi_pyro.models.conditioning import CONDITIONERS, Conditioning
+from gbi_pyro.models.conditioning import CONDITIONERS
 from gbi_pyro.models.sequence import SequenceLSTM
 from studies.ablations import figures, table
 from studies.ablations.conditioners import ConditionerSeed, measure_conditioner
@@ -88,38 +89,31 @@ class AblationsStudy(Study[AblationsConfig]):
 
     def parts(self) -> list[Part[Any]]:
         """Return a part for each kind of input, conditioner, regulariser's stream and schedule."""
-        parts: list[Part[Any]] = []
-        for decay in self.decays:
-            for kind in TASK_INPUTS:
-                measure = partial(self._measure_input, decay, kind)
-                parts.append(Part.of_seed(_input(kind, decay), InputSeed, measure))
-        for way in CONDITIONERS:
-            parts.append(
-                Part.of_seed(
-                    _conditioned(way), ConditionerSeed, partial(self._measure_conditioner, way)
-                )
-            )
-        for case in cases(self.config):
-            scored = partial(self._measure_regularizers, case)
-            parts.append(Part.of_seed(_regularized(case), RegularizerSeed, scored))
-        for schedule in schedules(self.config):
-            learned = partial(self._measure_forgetting, schedule)
-            parts.append(Part(_learned(schedule), ForgettingSeed, learned, SIDE_BY_SIDE))
-        return parts
+        config = self.config
+        inputs = [
+            Part.of_seed(_input(kind, decay), InputSeed, partial(self._measure_input, kind, decay))
+            for decay in self.decays
+            for kind in TASK_INPUTS
+        ]
+        ways = [
+            Part.of_seed(_conditioned(w), ConditionerSeed, partial(measure_conditioner, config, w))
+            for w in CONDITIONERS
+        ]
+        streams = [
+            Part.of_seed(_regularized(c), RegularizerSeed, partial(self._measure_regularizers, c))
+            for c in cases(config)
+        ]
+        learned = [
+            Part(_learned(s), ForgettingSeed, partial(measure_forgetting, config, s), SIDE_BY_SIDE)
+            for s in schedules(config)
+        ]
+        return [*inputs, *ways, *streams, *learned]
 
-    def _measure_input(self, decay: str, kind: InputKind, seed: int, report: Report) -> InputSeed:
+    def _measure_input(self, kind: InputKind, decay: str, seed: int, report: Report) -> InputSeed:
         return measure_input(self.decays[decay], kind, self.rates[kind + decay], seed)
-
-    def _measure_conditioner(self, way: Conditioning, seed: int, report: Report) -> ConditionerSeed:
-        return measure_conditioner(self.config, way, seed)
 
     def _measure_regularizers(self, case: str, seed: int, report: Report) -> RegularizerSeed:
         return measure_regularizers(cases(self.config)[case], self.updates[case], seed)
-
-    def _measure_forgetting(
-        self, schedule: Schedule, seeds: Sequence[int], report: Report
-    ) -> list[ForgettingSeed]:
-        return measure_forgetting(self.config, schedule, seeds)
 
     def _by_input(self, found: Found, decay: str = "") -> dict[str, Sequence[InputSeed]]:
         return {kind: found[_input(kind, decay)] for kind in TASK_INPUTS}
@@ -132,23 +126,19 @@ class AblationsStudy(Study[AblationsConfig]):
 
     def table(self, found: Found) -> list[Row]:
         """Return what each ingredient does, with targets for the task input."""
-        by_input = self._by_input(found)
+        usual, by_stream = self._by_input(found), cases(self.config)
+        unseen = [
+            table.generalisation_rows(self._by_input(found, decay), config.weight_decay)
+            for decay, config in self.decays.items()
+        ]
         return [
-            *table.speed_rows(by_input),
-            *(
-                row
-                for decay, config in self.decays.items()
-                for row in table.generalisation_rows(
-                    self._by_input(found, decay), config.weight_decay
-                )
-            ),
-            *table.modularity_rows(by_input),
+            *table.speed_rows(usual),
+            *itertools.chain(*unseen),
+            *table.modularity_rows(usual),
             *table.reference_rows(self.config),
             *table.forgetting_rows(self._by_schedule(found)),
             *table.conditioner_rows(self._by_conditioner(found)),
-            *table.regularizer_rows(
-                {case: found[_regularized(case)] for case in cases(self.config)}, self.updates
-            ),
+            *table.regularizer_rows({c: found[_regularized(c)] for c in by_stream}, self.updates),
         ]
 
     def figures(self, found: Found) -> Iterator[tuple[str, Figure]]:
