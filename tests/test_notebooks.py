@@ -9,7 +9,7 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT / "site"))
+sys.path.append(str(ROOT / "docs"))
 import pairs  # noqa: E402
 
 NOTEBOOKS = pairs.scripts()

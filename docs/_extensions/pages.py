@@ -22,7 +22,7 @@ TAKEN = {  # a page of its own name, but for the README, which is part of the fi
 }
 
 
-def _from_root(page: str) -> str:
+def from_root(page: str) -> str:
     """Return a page of the repository's root with its links as they are from the documentation."""
 
     def link(found: re.Match[str]) -> str:
@@ -78,7 +78,7 @@ def _results() -> dict[str, str | bytes]:
 def make(_app: Sphinx, _config: Any) -> None:
     """Write every page that is made; one that stays the same is not built again."""
     pages: dict[str, str | bytes] = {**reference.pages(), **_results()}
-    pages |= {TAKEN[page]: _from_root(page) for page in TAKEN}
+    pages |= {TAKEN[page]: from_root(page) for page in TAKEN}
     pages |= {
         f"notebooks/{p.name}": lessons.page(p.read_text()) for p in ROOT.glob("notebooks/*.ipynb")
     }
