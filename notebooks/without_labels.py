@@ -176,7 +176,7 @@ print(f"a rule lasts {1 / em.prior.hazard:.0f} trials")
 # %% [markdown]
 # On the left what the network has learned of each rule (lines) against the truth (grey), in the
 # middle the evidence of held-out sessions less that of the best K, on the right the posterior over
-# the first 40 trials of a held-out session, with its true tasks marked.
+# the tasks of a held-out session (dark: probable), with the true ones marked.
 
 # %%
 figure = Figure(figsize=(12, 3.2), layout="constrained")
@@ -202,7 +202,8 @@ middle.set(
     xlabel="number of tasks K", ylabel="nats per session less the best", xticks=KS
 )
 middle.legend(frameon=False)
-gbi.plots.task_heatmap(log_probs[1, :40].exp(), held_z[1, :40], right, xlabel="trial")
+gbi.plots.task_heatmap(log_probs[1].exp(), held_z[1], right, xlabel="trial")
+right.set_ylabel("task")
 figure
 
 # %% [markdown]

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Your own model: which task is going on?
 #
-# A Pyro model of ten lines with one marked task site, three ways to infer it, and what goes wrong
-# with three tasks or more until it is calibrated.
+# After this lesson you can mark the task of a Pyro model of ten lines, train it, infer the task in
+# three ways, and correct what goes wrong with three tasks or more.
 
 # %%
 import os
@@ -12,7 +12,7 @@ import pyro.distributions as dist
 import torch
 from matplotlib.figure import Figure
 
-from gbi_pyro import Enumeration, OneStepGradient, calibrate, clamped_loss, plots
+import gbi_pyro as gbi
 from gbi_pyro.metrics.agreement import agreement
 
 # %matplotlib inline
@@ -55,8 +55,9 @@ def arcs(n):
 
 # %% [markdown]
 # ## Train it with the task known: the weight update
-# Weight decay keeps the network nearly affine between the corners of the simplex, which is what one
-# gradient step from its middle relies on.
+# `clamped_loss` is -log p(x, z) per point, with the task given. Weight decay keeps the
+# network nearly affine between the corners of the simplex, which one gradient step from its middle
+# relies on.
 
 # %%
 with torch.random.fork_rng():  # the same first weights at every reading
@@ -64,21 +65,21 @@ with torch.random.fork_rng():  # the same first weights at every reading
     model = Arcs()
 optimiser = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.3)
 for _ in range(200 if FAST else 500):
-    loss = clamped_loss(model, *arcs(256))
+    loss = gbi.clamped_loss(model, *arcs(256))
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
-print(f"negative log likelihood after training: {loss.item():.3f} nats per point")
+print(f"-log p(x, z) after training: {loss.item():.3f} nats per point")
 
 # %% [markdown]
 # ## Infer the task where it is not known
-# One gradient step costs one forward and one backward pass, whatever K is; enumeration is exact and
-# costs K forward passes.
+# One gradient step costs one forward and one backward pass, whatever the number of tasks K is;
+# enumeration is exact and costs K forward passes.
 
 # %%
 u, x, z = arcs(500 if FAST else 2000)
-exact = Enumeration()(model, u, x)
-one_step = OneStepGradient()(model, u, x)
+exact = gbi.Enumeration()(model, u, x)
+one_step = gbi.OneStepGradient()(model, u, x)
 for posterior in (exact, one_step):
     accuracy = (posterior.mode() == z.argmax(-1)).float().mean().item()
     print(f"{posterior.method:12} {posterior.passes}, accuracy {accuracy:.3f}")
@@ -109,7 +110,8 @@ for K in (2, 3, 5):
     on_line = means[torch.randint(K, (1000,), generator=draw)]
     on_line = on_line + 0.4 * torch.randn(1000, generator=draw)
     truth, step = (
-        infer(line, on_line, means) for infer in (Enumeration(), OneStepGradient())
+        infer(line, on_line, means)
+        for infer in (gbi.Enumeration(), gbi.OneStepGradient())
     )
     charge = means.square() / (2 * 0.4**2)  # the middle of all is zero
     corrected = (step.logits() - charge).log_softmax(-1)
@@ -131,17 +133,18 @@ print(
 
 # %% [markdown]
 # ## Calibrate
-# A temperature and three offsets, fitted once on other data, take away the part of that bias which
-# is the same for every point, at no price later on. Second order computes it anew for each point,
-# for two more backward passes.
+# A temperature and three offsets, fitted once on other data, remove the part of the bias that is
+# the same for every point; applying them costs nothing. Second order computes the bias anew for
+# each point, with two more backward passes.
 
 # %%
 other_u, other_x, _ = arcs(500 if FAST else 2000)
-calibration = calibrate(
-    OneStepGradient()(model, other_u, other_x), Enumeration()(model, other_u, other_x)
+calibration = gbi.calibrate(
+    gbi.OneStepGradient()(model, other_u, other_x),
+    gbi.Enumeration()(model, other_u, other_x),
 )
-calibrated = OneStepGradient(calibration=calibration)(model, u, x)
-second = OneStepGradient(order=2)(model, u, x)
+calibrated = gbi.OneStepGradient(calibration=calibration)(model, u, x)
+second = gbi.OneStepGradient(order=2)(model, u, x)
 for posterior in (one_step, calibrated, second):
     found = agreement(exact, posterior)
     print(
@@ -151,14 +154,17 @@ for posterior in (one_step, calibrated, second):
 
 # %% [markdown]
 # ## Look
-# Log odds of task 1 over task 0, against the exact ones: one step shifts them against the task in
-# the middle, calibration shifts them back, second order does so point by point.
+# Log odds of task 1 over task 0, against the exact ones. One step shifts them against task 1, which
+# lies in the middle; calibration shifts them back; second order does so point by point.
 
 # %%
 figure = Figure(figsize=(12, 4), layout="constrained")
 axes = figure.subplots(1, 3, sharey=True)
 for ax, posterior in zip(axes, (one_step, calibrated, second), strict=True):
     odds = [q.logits()[:, 1] - q.logits()[:, 0] for q in (exact, posterior)]
-    plots.binary_log_odds(odds[0].numpy(), odds[1].numpy(), ax)
-    ax.set_ylabel(f"{posterior.method} (nats)")
+    gbi.plots.binary_log_odds(*odds, ax, title=posterior.method)
 figure
+
+# %% [markdown]
+# **Next:** *Your data* does the same with trials from a CSV file. *Coming from Pyro* sets it beside
+# Pyro's own enumeration. *Can I trust it?* checks a posterior step by step.
