@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# Ten colours that colour-blind readers tell apart: Okabe and Ito's without yellow, then Tol's.
+# Ten colours that differ for colour-blind readers: Okabe and Ito's without yellow, then Tol's.
 COLOURS = (
     *("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7"),
     *("#E69F00", "#56B4E9", "#882255", "#999933", "#332288"),

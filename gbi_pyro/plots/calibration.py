@@ -38,7 +38,7 @@ def reliability(
 def credible_coverage(
     tables: Mapping[str, Any], ax: Ax = None, *, styles: Styles = None, **options: Unpack[Options]
 ) -> Axes:
-    """Draw how often credible sets hold the true task against the probability that they claim.
+    """Draw the coverage of credible sets of tasks against the probability that they claim.
 
     The claim is the mean probability of the sets, which exceeds the nominal level: a set of tasks
     seldom has that probability exactly.
@@ -52,7 +52,7 @@ def credible_coverage(
     >>> credible_coverage({"one step": table | ends}).get_xlabel()
     'probability of the credible set'
     """
-    ax = _square_axes(ax, "probability of the credible set", "share of sets with the true task")
+    ax = _square_axes(ax, "probability of the credible set", "coverage: share with the true task")
     lowest = 1.0
     for i, (label, table) in enumerate(tables.items()):
         wanted = "claimed", "coverage", "coverage_low", "coverage_high"
@@ -67,7 +67,7 @@ def credible_coverage(
 def risk_coverage(
     curves: Mapping[str, Any], ax: Ax = None, *, styles: Styles = None, **options: Unpack[Options]
 ) -> Axes:
-    """Draw the share of wrong answers among those given, the surest first.
+    """Draw the share of errors among the elements answered, the most confident first.
 
     Args:
         curves: by name what ``gbi_pyro.metrics.selective.risk_coverage`` returns.
@@ -89,9 +89,9 @@ def risk_coverage(
 def ranks(
     tables: Mapping[str, Any], ax: Ax = None, *, styles: Styles = None, **options: Unpack[Options]
 ) -> Axes:
-    """Draw how true tasks rank in their posteriors: flat within the band if calibrated.
+    """Draw the ranks of true tasks in their posteriors: flat within the band if calibrated.
 
-    High on the left: the posterior is not sure enough. High on the right: it is too sure.
+    High on the left, the posterior is underconfident; high on the right, overconfident.
 
     Args:
         tables: by name what ``gbi_pyro.metrics.ranks.rank_histogram`` returns, for the same

@@ -49,8 +49,8 @@ def divergence_map(
 ) -> Axes:
     """Draw a divergence, (len(num_tasks), len(sigma)), over the number of tasks and the noise.
 
-    Grey is logarithmic. What is below 1e-6 nats, which rounding alone may make, is white and not
-    told apart. NaN leaves a cell empty.
+    Grey is logarithmic. Below 1e-6 nats, which may be rounding, it is white. NaN leaves a cell
+    empty.
 
     >>> ax = divergence_map([[1e-9, 1e-3], [3.0, 0.1]], num_tasks=[2, 5], sigma=[0.1, 0.3])
     >>> [text.get_text() for text in ax.texts]

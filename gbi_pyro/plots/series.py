@@ -119,7 +119,7 @@ def task_heatmap(
     xlabel: str = "step",
     **options: Unpack[Options],
 ) -> Axes:
-    """Draw the posterior over all tasks by step, (T, K), dark for sure; the true task marked.
+    """Draw the posterior over all tasks by step, (T, K), in grey and the true task, (T,), as lines.
 
     >>> task_heatmap([[0.9, 0.1], [0.2, 0.8]], z=[0, 1], names=["chat", "news"]).get_xlabel()
     'step'
