@@ -21,7 +21,7 @@ from gbi_pyro.plots._axes import (
     finish,
     new_axes,
 )
-from gbi_pyro.plots._style import Styles, style_of
+from gbi_pyro.plots._style import BY_POSITION, Style, Styles, style_of
 
 WIDTH = 4.2  # inches of a panel
 LETTERS = 46  # of a line of its title
@@ -74,7 +74,8 @@ def comparison(
 
     ``rows`` are those of a comparison, with ``quantity``, ``run``, ``difference``, ``low`` and
     ``high``; an end that is None is unknown. A marker is filled where the interval excludes zero.
-    ``reference`` is a name for the axis; ``runs`` says by whose order runs have their markers.
+    ``reference`` is a name for the axis; ``runs`` says by whose order runs have their markers,
+    which are black without ``styles``.
 
     >>> row = {"quantity": "loss", "run": "b", "difference": -0.2, "low": -0.3, "high": -0.1}
     >>> comparison([row]).get_title(loc="left")
@@ -90,15 +91,17 @@ def comparison(
     ax = new_axes(ax, xlabel, "", size=(WIDTH, 1.0 + 0.3 * len(rows)))
     ax.axvline(0.0, **LEVEL)
     order = list(runs or (row["run"] for row in rows))
+    looks = {run: Style("black", marker=BY_POSITION[i % 10].marker) for i, run in enumerate(order)}
+    looks |= styles or {}
     for i, row in enumerate(rows):
         middle, low, high = (
             np.nan if row[name] is None else float(row[name])
             for name in ("difference", "low", "high")
         )
         ends = None if np.isnan(low + high) else [[middle - low], [high - middle]]
-        look = {"markerfacecolor": None if low > 0 or high < 0 else "white", "markersize": 5}
-        points = style_of(styles, str(row["run"]), order.index(row["run"])).points
-        ax.errorbar([middle], [i], xerr=ends, **points | look)
+        look = looks[row["run"]]
+        fill = look.colour if low > 0 or high < 0 else "white"
+        ax.errorbar([middle], [i], xerr=ends, **look.points | {"markerfacecolor": fill})
     ax.set_yticks(
         range(len(rows)), [textwrap.fill(str(row["run"]), NAME) for row in rows], size=SIZE
     )
