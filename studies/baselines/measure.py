@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from gbi_pyro.data.images import ImageSets
 from gbi_pyro.inference.calibration import calibrate
 from gbi_pyro.inference.centroid import NearestCentroid, fit_centroids
@@ -113,18 +111,12 @@ def score(inferences: dict[str, Infer], model: Autoencoder, sets: ImageSets) -> 
 
 def best_centroids(model: Autoencoder, sets: ImageSets) -> tuple[str, NearestCentroid]:
     """Fit centroids in each layer of the frozen encoder; return the most accurate ones."""
+    encoder, train, held = model.encoder, sets.train, sets.validation
+    assert encoder is not None
     fitted = {
-        name: fit_centroids(h, sets.train.y, sets.num_classes, sets.train.x)
-        for name, h in hidden_layers(model).items()
+        name: fit_centroids(h, train.y, sets.num_classes, train.x)
+        for name, h in {"hidden": encoder.layers[:-1], "latent": encoder}.items()
     }
-    held = sets.validation
     right = {n: accuracy(c(model, held.x).logits(), held.y) for n, c in fitted.items()}
     best = max(right, key=right.__getitem__)
     return best, fitted[best]
-
-
-def hidden_layers(model: Autoencoder) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Return the layers of a model's encoder as functions of the images: hidden and latent."""
-    encoder = model.encoder
-    assert encoder is not None
-    return {"hidden": encoder.layers[:-1], "latent": encoder}

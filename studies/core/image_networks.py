@@ -15,12 +15,7 @@ from torch.nn.functional import nll_loss, one_hot
 from gbi_pyro.data.images import Images, ImageSets
 from gbi_pyro.learning.weights import clamped_loss
 from gbi_pyro.models.affine_head import AffineHeadAutoencoder, pca_basis
-from gbi_pyro.models.image import (
-    ConditionedAutoencoder,
-    ConditionedDecoder,
-    EncoderClassifier,
-    ImageModel,
-)
+from gbi_pyro.models.image import ConditionedAutoencoder, EncoderClassifier, ImageModel
 from gbi_pyro.models.layers import Latent
 from studies.core.image_data import checksum
 from studies.core.protocol import Report, Seeds
@@ -97,12 +92,6 @@ def affine_network(
         hidden_size=hidden,
         generator=torch.Generator().manual_seed(seed),
     )
-
-
-def generative_network(sets: ImageSets, seed: int, *, hidden: int) -> ConditionedDecoder:
-    """Build a decoder that sees the task alone."""
-    shape, draw = tuple(sets.train.x.shape[1:]), torch.Generator().manual_seed(seed)
-    return ConditionedDecoder(shape, sets.num_classes, hidden_size=hidden, generator=draw)
 
 
 def classifier_network(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,7 +17,6 @@ from gbi_pyro.models.layers import Latent
 from studies.core.image_networks import PAPER, Autoencoder, paper_network, train
 from studies.core.protocol import Report
 from studies.images.config import ImagesConfig
-from studies.images.record import Sweep, Width
 
 PROBED = 5000  # images that a linear probe is fitted on
 WIDTHS: tuple[tuple[int, Latent], ...] = (
@@ -28,6 +27,23 @@ WIDTHS: tuple[tuple[int, Latent], ...] = (
     (64, "plain"),
     (64, "noisy"),
 )
+
+
+@dataclass(frozen=True)
+class Width:
+    """The paper's network with another bottleneck.
+
+    Attributes:
+        use: what it makes of its task.
+        one_step: accuracy of one gradient step on validation images, in per cent.
+    """
+
+    use: TaskUse
+    one_step: float
+
+
+Widths = dict[str, Width]
+"""By the name of the network in the table."""
 
 
 def measure_use(network: Autoencoder, sets: ImageSets) -> TaskUse:
@@ -43,7 +59,7 @@ def measure_use(network: Autoencoder, sets: ImageSets) -> TaskUse:
 
 def sweep_widths(
     config: ImagesConfig, sets: ImageSets, checkpoints: Path | None, report: Report
-) -> Sweep:
+) -> Widths:
     """Train the paper's network at several widths of its bottleneck, with the first seed.
 
     Args:
@@ -59,7 +75,7 @@ def sweep_widths(
         network = paper_network(sets, seed, bottleneck=width, hidden=config.hidden, latent=latent)
         train(network, name, seed, sets.train, this, checkpoints, report)
         widths[name] = Width(measure_use(network, sets), _one_step(network, sets, config.chunk))
-    return Sweep(widths)
+    return widths
 
 
 def _one_step(network: ConditionedAutoencoder, sets: ImageSets, chunk: int) -> float:

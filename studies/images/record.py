@@ -59,23 +59,3 @@ class ImagesSeed:
     use: dict[str, TaskUse]
     examples: Examples
     weights: dict[str, dict[str, Tensor]]
-
-
-@dataclass(frozen=True)
-class Width:
-    """The paper's network with another bottleneck.
-
-    Attributes:
-        use: what it makes of its task.
-        one_step: accuracy of one gradient step on validation images, in per cent.
-    """
-
-    use: TaskUse
-    one_step: float
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """The widths of the bottleneck, by the name of the network in the table."""
-
-    widths: dict[str, Width]

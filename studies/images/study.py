@@ -15,17 +15,17 @@ from gbi_pyro.inference.enumeration import Enumeration
 from gbi_pyro.inference.gradient import OneStepGradient
 from studies.core.cache import Cache
 from studies.core.image_data import image_sets, sets_checksum
-from studies.core.image_networks import AFFINE, PAPER
+from studies.core.image_networks import AFFINE, PAPER, train
 from studies.core.protocol import Found, Report, Study
 from studies.core.table import Row
-from studies.images.bottleneck import measure_use, sweep_widths
+from studies.images.bottleneck import Widths, measure_use, sweep_widths
 from studies.images.config import ImagesConfig
 from studies.images.examples import make_examples
 from studies.images.figures import draw_answers, draw_generation
 from studies.images.measure import answer, score
 from studies.images.methods import ONE_STEP, methods
-from studies.images.networks import ImageNetworks
-from studies.images.record import ImagesSeed, Sweep
+from studies.images.networks import ImageNetworks, build_networks
+from studies.images.record import ImagesSeed
 from studies.images.table import images_table
 
 
@@ -35,7 +35,6 @@ class ImagesStudy(Study[ImagesConfig]):
     name = "images"
     title = "The class of images, inferred in one pass and in every other way"
     config_type = ImagesConfig
-    sweep: Sweep | None = None
 
     @property
     def sets(self) -> ImageSets:
@@ -44,12 +43,12 @@ class ImagesStudy(Study[ImagesConfig]):
 
     def prepare(self, cache: Cache, report: Report) -> None:
         """Train the paper's network at several widths, if asked for, with the first seed alone."""
+        self.widths: Widths = {}
         if self.config.sweep:
-            settings = {"config": replace(self.config, seeds=1), **self.inputs()}
-            self.sweep = cache.get(
+            self.widths = cache.get(
                 f"widths, seed {self.config.first_seed}",
-                settings,
-                Sweep,
+                {"config": replace(self.config, seeds=1), **self.inputs()},
+                Widths,
                 lambda: sweep_widths(self.config, self.sets, self.checkpoints, report),
             )
 
@@ -60,8 +59,9 @@ class ImagesStudy(Study[ImagesConfig]):
     def measure(self, seed: int, report: Report) -> ImagesSeed:
         """Train every network of one seed, and infer the test images' classes in every way."""
         config, sets = self.config, self.sets
-        networks = ImageNetworks.build(config, sets, seed)
-        networks.train(config, sets, seed, self.checkpoints, report)
+        networks = build_networks(config, sets, seed)
+        for name, network in networks.by_name().items():
+            train(network, name, seed, sets.train, config, self.checkpoints, report)
         report("inferring the class in every way")
         todo = methods(config, networks)
         answers = answer(config, sets, todo)
@@ -77,7 +77,7 @@ class ImagesStudy(Study[ImagesConfig]):
 
     def table(self, found: Found) -> list[Row]:
         """Return every quantity of every method, with its target."""
-        return images_table(found[self.name], self.sweep)
+        return images_table(found[self.name], self.widths)
 
     def figures(self, found: Found) -> Iterator[tuple[str, Figure]]:
         """Draw answers and generated images of the first seed."""
@@ -102,6 +102,9 @@ class ImagesStudy(Study[ImagesConfig]):
         return {k.replace(" ", "_"): n for k, n in self._first(found).by_name().items()}
 
     def _first(self, found: Found) -> ImageNetworks:
-        record: ImagesSeed = found[self.name][0]
-        networks = ImageNetworks.build(self.config, self.sets, self.config.first_seed)
-        return networks.load(record.weights)
+        first: ImagesSeed = found[self.name][0]
+        networks = build_networks(self.config, self.sets, self.config.first_seed)
+        for name, network in networks.by_name().items():
+            network.load_state_dict(first.weights[name])
+            network.requires_grad_(False).eval()
+        return networks

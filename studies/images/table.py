@@ -9,9 +9,10 @@ import numpy as np
 from gbi_pyro.metrics.task_use import TaskUse
 from studies.core.divergences import passes_in_words
 from studies.core.table import Row, Target
+from studies.images.bottleneck import Widths
 from studies.images.measure import ACCURACY, COLUMNS, ECE, KL_TEMPERED
 from studies.images.methods import CLASSIFIER_ROW, EXACT, ONE_STEP, PAPER_ONE_STEP, REPORTED
-from studies.images.record import ImagesSeed, Sweep
+from studies.images.record import ImagesSeed
 
 MNIST = "target set for MNIST"
 TARGETS = {
@@ -24,12 +25,12 @@ TARGETS = {
 """What a quantity of a method has to reach."""
 
 
-def images_table(records: Sequence[ImagesSeed], sweep: Sweep | None) -> list[Row]:
+def images_table(records: Sequence[ImagesSeed], widths: Widths) -> list[Row]:
     """Return every quantity of every method and network, one value a seed."""
     rows = [_lead(records)]
     for name in records[0].use:
         rows += _use_rows(name, [record.use[name] for record in records])
-    for name, width in sweep.widths.items() if sweep else ():
+    for name, width in widths.items():
         rows += _use_rows(name, [width.use])
         rows.append(Row.of("I7", f"{name}: one step, accuracy on validation, %", [width.one_step]))
     for name in records[0].methods:

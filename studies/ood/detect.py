@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gbi_pyro.data.images import Images, ImageSets, normalise_each
-from gbi_pyro.metrics.auroc import Detection, detection
+from gbi_pyro.metrics.auroc import AUROC, auroc
 from studies.ood.detectors import BASELINE, Detectors, Scores
 
 
@@ -25,10 +25,10 @@ def prepare_sets(sets: ImageSets, normalised: bool) -> ImageSets:
     return sets._replace(train=train, validation=validation, test=test)
 
 
-def detect(inside: Scores, outside: Scores, bootstrap: int) -> dict[str, Detection]:
+def detect(inside: Scores, outside: Scores, bootstrap: int) -> dict[str, AUROC]:
     """Return how well each score separates images in and out of distribution."""
     return {
-        name: detection(
+        name: auroc(
             inside[name],
             outside[name],
             generator=torch.Generator().manual_seed(0),
@@ -80,7 +80,7 @@ def detect_altered(detectors: Detectors, x: Tensor, normalised: bool) -> dict[st
     found: dict[str, list[float]] = {name: [] for name in inside if name != BASELINE}
     for altered in alterations(x, 0).values():
         outside = detectors.scores(prepare_images(altered, normalised))
-        detections = detect(inside, outside, bootstrap=1)
+        aurocs = detect(inside, outside, bootstrap=1)
         for name, values in found.items():
-            values.append(detections[name].auroc)
+            values.append(aurocs[name].value)
     return {name: float(np.mean(values)) for name, values in found.items()}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gbi_pyro.metrics.auroc import Detection
+from gbi_pyro.metrics.auroc import AUROC
 
 UPSIDE_DOWN = "upside down"
 
@@ -17,12 +17,12 @@ class OODSeed:
 
     Attributes:
         validation: the AUROC of each score on altered validation images, see ``alterations``.
-        detections: by out-of-distribution set, by score.
+        aurocs: by out-of-distribution set, by score.
         inside: scores of the test images, larger for more outlying, ``(N,)`` each: those drawn.
         outside: the same of the other images, by set.
     """
 
     validation: dict[str, float]
-    detections: dict[str, dict[str, Detection]]
+    aurocs: dict[str, dict[str, AUROC]]
     inside: dict[str, np.ndarray]
     outside: dict[str, dict[str, np.ndarray]]

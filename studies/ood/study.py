@@ -69,7 +69,7 @@ class OODStudy(Study[OODConfig]):
         outside = {other: detectors.scores(x) for other, x in others.items()}
         return OODSeed(
             validation=detect_altered(detectors, images.validation.x, normalised),
-            detections={n: detect(inside, o, config.bootstrap) for n, o in outside.items()},
+            aurocs={n: detect(inside, o, config.bootstrap) for n, o in outside.items()},
             inside=_drawn(inside),
             outside={other: _drawn(found) for other, found in outside.items()},
         )
@@ -81,7 +81,7 @@ class OODStudy(Study[OODConfig]):
             for name in self.config.datasets
             for normalised in (False, True)
             for records in [found[_part(name, normalised)]]
-            for other in records[0].detections
+            for other in records[0].aurocs
         ]
 
     def table(self, found: Found) -> list[Row]:

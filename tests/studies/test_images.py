@@ -15,7 +15,7 @@ from studies.images.config import ImagesConfig
 from studies.images.examples import confusion
 from studies.images.measure import ACCURACY, KL_RAW, answer, score
 from studies.images.methods import EXACT, NORM_BASED, ONE_STEP, PAPER_EXACT, methods
-from studies.images.networks import ImageNetworks
+from studies.images.networks import build_networks
 from studies.images.study import ImagesStudy
 
 FAST = ImagesConfig(seeds=2).fast()
@@ -34,7 +34,11 @@ def finished(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def networks(finished, sets):
-    return ImageNetworks.build(FAST, sets, 0).load(finished.found["images"][0].weights)
+    networks = build_networks(FAST, sets, 0)
+    for name, network in networks.by_name().items():
+        network.load_state_dict(finished.found["images"][0].weights[name])
+        network.requires_grad_(False).eval()
+    return networks
 
 
 @pytest.fixture(scope="module")

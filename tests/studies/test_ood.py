@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gbi_pyro.data.images import flip_vertical, load_images
-from gbi_pyro.metrics.auroc import Detection
+from gbi_pyro.metrics.auroc import AUROC
 from studies.core.runner import num_stages, run
 from studies.ood import study as ood
 from studies.ood.config import OODConfig
@@ -63,12 +63,12 @@ def test_the_default_is_the_score_that_is_best_on_validation_over_everything(fin
     for case in cases:
         (own,) = case.best_on_validation()
         (row,) = [r for r in case.rows(default) if f"own validation ({own})" in r.what]
-        assert row.values == (case.detections(own)[0].auroc,)
+        assert row.values == (case.aurocs(own)[0].value,)
 
 
 def test_an_interval_holds_those_of_all_seeds():
     def record(auroc):
-        found = Detection(auroc, auroc - 0.1, auroc + 0.05, 0.5, 10, 10)
+        found = AUROC(auroc, auroc - 0.1, auroc + 0.05, 0.5, 10, 10)
         return OODSeed({"a": 0.9}, {UPSIDE_DOWN: {"a": found}}, {}, {})
 
     case = Case("digits", UPSIDE_DOWN, False, [record(0.6), record(0.8)])

@@ -14,12 +14,10 @@ from studies.core.image_data import checksum, image_sets, sets_checksum
 from studies.core.image_networks import (
     AFFINE,
     CLASSIFIER,
-    GENERATIVE,
     PAPER,
     ImageConfig,
     affine_network,
     classifier_network,
-    generative_network,
     paper_network,
     train,
 )
@@ -28,7 +26,6 @@ CONFIG = ImageConfig(seeds=1, epochs=3)
 SIZES = {
     PAPER: (paper_network, {"bottleneck": 4, "hidden": 16}),
     AFFINE: (affine_network, {"codes": 8, "latent": 8, "hidden": 16}),
-    GENERATIVE: (generative_network, {"hidden": 16}),
     CLASSIFIER: (classifier_network, {"latent": 8, "hidden": 16}),
 }
 
@@ -70,11 +67,11 @@ def test_an_interrupted_training_ends_with_the_same_weights(name, sets, tmp_path
 
 def test_a_checkpoint_is_of_its_images_and_settings_whatever_the_number_of_seeds(sets, tmp_path):
     few = Images(sets.train.x[:300], sets.train.y[:300])
-    trained(build(GENERATIVE, sets), GENERATIVE, few, tmp_path)
+    trained(build(CLASSIFIER, sets), CLASSIFIER, few, tmp_path)
 
     def epochs_done(images, config):
         reports = trained(
-            build(GENERATIVE, sets), GENERATIVE, images, tmp_path, config=config, stop=0
+            build(CLASSIFIER, sets), CLASSIFIER, images, tmp_path, config=config, stop=0
         )[1]
         return int(reports[0].split("epoch ")[1][0])
 
