@@ -21,6 +21,14 @@ def random_log_prior(generator: torch.Generator, *shape: int) -> Tensor:
     return normal(generator, *shape).log_softmax(-1)
 
 
+def random_log_probs(generator: torch.Generator, *shape: int, scale: float = 2.0) -> Tensor:
+    return (scale * normal(generator, *shape)).log_softmax(-1)
+
+
+def drawn_labels(generator: torch.Generator, log_probs: Tensor) -> Tensor:
+    return torch.multinomial(log_probs.exp(), 1, generator=generator).squeeze(-1)
+
+
 def gaussian(x: Tensor, means: Tensor, sigma: float | Tensor, log_prior: Tensor) -> None:
     """x_i ~ Normal(mu_z, sigma), a task for each element; means (K,), or (K, D) for vectors."""
     with pyro.plate("sequence", len(x)):
@@ -43,7 +51,10 @@ def log_joint_by_pyro(model: Callable[..., Any], tasks: dict[str, Tensor], *args
 
 
 def brute_force(
-    model: Callable[..., Any], shapes: dict[str, tuple[int, ...]], *args: Any, temperature: float = 1.0
+    model: Callable[..., Any],
+    shapes: dict[str, tuple[int, ...]],
+    *args: Any,
+    temperature: float = 1.0,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Try every task of every element together; shapes are ``batch_shape + (K,)`` by site.
 

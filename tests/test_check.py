@@ -66,7 +66,7 @@ def test_a_carrying_network_is_noted_and_its_cut_is_not() -> None:
     assert "stepwise(model, *args)" in notes(report)
     with pytest.raises(TaskSiteError, match="influence each other"):  # the same verdict
         Enumeration()(network, X)
-    assert "causal" not in notes(check_model(stepwise(network, X)))
+    assert "stepwise" not in notes(check_model(stepwise(network, X)))
 
 
 @pytest.mark.parametrize("coupling", ["neighbours", "sum", "none"])
@@ -87,7 +87,7 @@ def test_influence_is_found_wherever_it_is(coupling: str) -> None:
     for size in (2, 5):
         report = check_model(model, torch.linspace(0, 1, size))
         assert report.ok
-        assert ("causal" in notes(report)) is (coupling != "none")
+        assert ("stepwise" in notes(report)) is (coupling != "none")
 
 
 def test_a_single_element_has_no_other_to_influence() -> None:

@@ -1,8 +1,4 @@
-import os
-import signal
-import subprocess
-import sys
-import time
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -68,38 +64,13 @@ def test_a_model_that_is_not_there_is_an_error_of_usage(models):
 def test_a_file_is_no_folder_for_results(tmp_path):
     path = tmp_path / "file"
     path.write_text("")
-    result = invoke("toy", "--fast", "--out", str(path))
+    result = invoke("compare", str(tmp_path), "--out", str(path))
     assert result.exit_code == 2
     assert "expected a folder" in " ".join(result.stderr.split())
     assert path.read_text() == ""
 
 
-def test_corpora_that_are_not_there_are_named(tmp_path):
-    result = invoke(
-        "language", "--corpora", str(tmp_path / "nowhere"), "--out", str(tmp_path / "r")
-    )
-    assert result.exit_code == 2
-    assert "nowhere" in " ".join(result.output.split())
-    assert not (tmp_path / "r").exists()
-
-
-def test_no_seeds_is_an_error_of_usage(tmp_path):
-    assert invoke("toy", "--seeds", "0", "--out", str(tmp_path)).exit_code == 2
-    assert not list(tmp_path.iterdir())
-
-
-def test_ctrl_c_leaves_no_half_written_file(tmp_path):
-    command = [sys.executable, "-m", "gbi_pyro.cli", "toy", "--fast", "--out", str(tmp_path)]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
-    )
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "config.json").exists():  # the study has begun
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, message = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "none is half written" in " ".join(message.split())
-    assert [p for p in tmp_path.rglob("*") if "partial" in p.name] == []
+def test_the_version_is_that_of_the_package():
+    result = invoke("--version")
+    assert result.exit_code == 0
+    assert result.output.split() == ["gbi-pyro", version("gbi-pyro")]

@@ -1,27 +1,61 @@
-"""Who may import whom (DESIGN, "Rooms"): read from the imports, module by module."""
+"""Import layers: which part of the library and of the studies may import which, and what loads."""
 
 import ast
+import shutil
 import subprocess
 import sys
+import zipfile
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1] / "gbi_pyro"
+import gbi_pyro
+
+ROOT = Path(__file__).resolve().parents[1]
+CORE = {"purity", "sites", "relax", "score", "logjoint", "posterior"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "purity": set(),
+    "files": set(),
+    "sites": {"purity"},
+    "relax": {"sites"},
+    "score": {"relax", "sites"},
+    "logjoint": {"purity", "relax", "score", "sites"},
+    "posterior": {"logjoint", "sites"},
+    "check": {"logjoint", "relax", "score", "sites"},
+    "inference": {*CORE, "files"},
+    "learning": {*CORE, "inference"},
+    "metrics": {*CORE, "files", "inference", "plots"},
+    "export": {*CORE, "files", "inference", "learning"},
+    "models": set(),
+    "data": set(),
+    "plots": {"files"},
+    "cli": {"", "check", "metrics"},
+    "": {"check", "logjoint", "posterior", "relax", "sites", *gbi_pyro._PACKAGES},
+}
+"""What the modules of each layer may import beside their own layer; "" is ``import gbi_pyro``."""
+SLOW = {"arviz", "matplotlib", "pandas", "sklearn", "xarray"}
 
 
-def module_name(path: Path) -> str:
-    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+def dotted(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-MODULES = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
+MODULES = {
+    dotted(path): path for top in ("gbi_pyro", "studies") for path in (ROOT / top).rglob("*.py")
+}
+LIBRARY = sorted(name for name in MODULES if name.split(".")[0] == "gbi_pyro")
+STUDIES = sorted(name for name in MODULES if name.count(".") and name.startswith("studies."))
 
 
-def imports(name: str) -> set[str]:
-    """Everything a module imports, wherever in the file, as dotted names of modules."""
+def imports(name: str, *, late: bool = True) -> set[str]:
+    """Everything a module imports, as dotted names; ``late`` counts imports inside functions."""
+    tree = ast.parse(MODULES[name].read_text())
     found = set()
-    for node in ast.walk(ast.parse(MODULES[name].read_text())):
+    for node in ast.walk(tree) if late else tree.body:
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -36,47 +70,39 @@ def imports(name: str) -> set[str]:
 IMPORTS = {name: imports(name) for name in MODULES}
 
 
-def room(name: str) -> str:
-    """sites, relax, inference, models, ...; the package itself is the room ''."""
+def part(name: str) -> str:
+    """What follows the first dot: sites, inference, models, toy, ...; "" for the package itself."""
     return [*name.split("."), ""][1]
 
 
-def rooms_used(name: str) -> set[str]:
-    return {room(i) for i in IMPORTS[name] if i.split(".")[0] == "gbi_pyro"}
+def parts_used(name: str, top: str) -> set[str]:
+    return {part(i) for i in IMPORTS[name] if i.split(".")[0] == top}
 
 
-CORE = {"purity", "sites", "relax", "score", "logjoint", "posterior", "files"}
-MAY_IMPORT = {
-    "purity": set(),
-    "files": set(),
-    "sites": {"purity"},
-    "relax": {"sites"},
-    "score": {"relax", "sites"},
-    "logjoint": {"score", "relax", "sites", "purity"},
-    "posterior": {"logjoint", "relax", "sites"},
-    "inference": CORE | {"inference"},
-    "models": {"models", "sites", "relax", "logjoint"},
-    "data": {"data", "files"},
-    "diagnostics": CORE | {"inference", "diagnostics"},
-    "check": CORE,
-    "": CORE | {"inference", "diagnostics"},
-}
-TOP = {"experiments", "cli", "__main__"}
+def test_every_module_of_the_library_lies_in_a_layer() -> None:
+    assert {part(name) for name in LIBRARY} == set(MAY_IMPORT)
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_a_room_imports_only_what_it_may(name: str) -> None:
-    used = rooms_used(name)
-    if room(name) in MAY_IMPORT:
-        assert used <= MAY_IMPORT[room(name)]
-    if room(name) not in TOP:
-        assert "experiments" not in used
-        assert "cli" not in used
+@pytest.mark.parametrize("name", LIBRARY)
+def test_a_module_imports_only_what_its_layer_may(name: str) -> None:
+    assert parts_used(name, "gbi_pyro") - {part(name)} <= MAY_IMPORT[part(name)]
+    assert not parts_used(name, "studies"), "the library knows no study"
 
 
-@pytest.mark.parametrize("name", [n for n in MODULES if room(n) == "plots"])
-def test_plots_know_no_torch(name: str) -> None:
-    assert not {"torch", "pyro"} & {i.split(".")[0] for i in IMPORTS[name]}
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_imports_the_library_and_what_all_studies_share(name: str) -> None:
+    assert parts_used(name, "studies") <= {part(name), "core"}
+
+
+def test_plots_know_neither_torch_nor_pyro() -> None:
+    plots = [name for name in LIBRARY if part(name) == "plots"]
+    used = {i.split(".")[0] for name in plots for i in IMPORTS[name]}
+    assert "matplotlib" in used
+    assert not {"torch", "pyro"} & used
+
+
+def test_the_command_line_loads_the_library_late() -> None:
+    assert not any(i.startswith("gbi_pyro") for i in imports("gbi_pyro.cli", late=False))
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:
@@ -94,14 +120,74 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
         visit(name, ())
 
 
-def test_the_rules_above_speak_of_rooms_that_exist() -> None:
-    assert set(MAY_IMPORT) <= {room(name) for name in MODULES}
+def loaded_by(code: str) -> set[str]:
+    """The top-level packages that a fresh interpreter has loaded after some code."""
+    code += "\nimport sys; print('loaded', *{m.split('.')[0] for m in sys.modules})"
+    command = [sys.executable, "-c", code]
+    output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    return set(output.splitlines()[-1].split())
 
 
-def test_importing_the_package_loads_no_plotting_and_no_arviz() -> None:
-    code = "import sys, gbi_pyro; print(*sorted({m.split('.')[0] for m in sys.modules}))"
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.split()
+def test_importing_the_package_loads_nothing_slow() -> None:
+    loaded = loaded_by("import gbi_pyro")
     assert "gbi_pyro" in loaded
-    assert not {"arviz", "matplotlib", "xarray", "sklearn", "typer"} & set(loaded)
+    assert not {*SLOW, "pyro", "torch", "typer"} & loaded
+
+
+def test_importing_everything_but_plots_loads_no_plotting_and_no_arviz() -> None:
+    packages = ", ".join(f"gbi_pyro.{p}" for p in gbi_pyro._PACKAGES if p != "plots")
+    loaded = loaded_by(f"import {packages}, gbi_pyro.check")
+    assert "torch" in loaded
+    assert not SLOW & loaded
+
+
+def test_help_of_the_command_line_loads_no_torch() -> None:
+    code = "from gbi_pyro.cli import app\ntry: app(['--help'])\nexcept SystemExit: pass"
+    loaded = loaded_by(code)
+    assert "typer" in loaded
+    assert not {*SLOW, "pyro", "torch"} & loaded
+
+
+@pytest.mark.parametrize("package", ["gbi_pyro", *(f"gbi_pyro.{p}" for p in gbi_pyro._PACKAGES)])
+def test_every_public_name_is_there_once_and_in_order(package: str) -> None:
+    module = import_module(package)
+    names = module.__all__
+    assert len(set(names)) == len(names)
+    assert not [name for name in names if name.startswith("_")]
+    assert all(getattr(module, name) is not None for name in names)
+    assert set(names) <= set(dir(module))
+
+
+def test_lazy_names_are_those_of_the_sub_packages() -> None:
+    assert {*gbi_pyro._PACKAGES, *gbi_pyro._MODULES} == set(gbi_pyro.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        gbi_pyro.nothing  # noqa: B018
+
+
+def is_installed(distribution: str, at_least: int) -> bool:
+    try:
+        return int(version(distribution).split(".")[0]) >= at_least
+    except PackageNotFoundError:
+        return False
+
+
+def test_the_wheel_holds_the_library_and_no_study(tmp_path: Path) -> None:
+    if find_spec("pip") is None or not is_installed("setuptools", at_least=77):
+        pytest.skip("pip or the build backend, setuptools >= 77, is not installed")
+    source = tmp_path / "source"
+    for package in ("gbi_pyro", "studies"):
+        shutil.copytree(
+            ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    for file in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, source)
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", *options, str(source)]
+    subprocess.run(command, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    files = zipfile.ZipFile(wheel).namelist()
+    packages = {file.split("/")[0] for file in files if not file.split("/")[0].endswith("info")}
+    assert packages == {"gbi_pyro"}
+    library = {str(path.relative_to(ROOT)) for n, path in MODULES.items() if n in LIBRARY}
+    assert library <= set(files)
+    assert "gbi_pyro/py.typed" in files

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gbi_pyro.data.switching import check_count
+from gbi_pyro.data._validate import check_count
 
 
 def windows(tokens: Tensor, length: int, start: int = 0) -> Tensor:

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gbi_pyro.data.switching import GeometricBlocks, SwitchingStream, check_count
+from gbi_pyro.data._validate import check_count
+from gbi_pyro.data.switching import GeometricBlocks, SwitchingStream
 
 ROUNDING = 1e-9  # by which a float64 row of probabilities may miss the sum 1
 LEAST_CONCENTRATION = 1e-3  # below, all gamma variates of a row underflow

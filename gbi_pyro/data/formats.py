@@ -17,11 +17,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from gbi_pyro.data._validate import AGAIN, failed_check
+
 Kind = Literal["images", "labels"]
 _IDX_KINDS: dict[int, tuple[Kind, int]] = {2051: ("images", 3), 2049: ("labels", 1)}
 _CIFAR_PIXELS = (3, 32, 32)
 _CIFAR_SUPERCLASSES = 20
-_AGAIN = "remove the file and fetch it again"
 
 
 class Arrays(NamedTuple):
@@ -34,18 +35,6 @@ class Arrays(NamedTuple):
 
     pixels: np.ndarray
     labels: np.ndarray
-
-
-def failed_check(
-    path: str | os.PathLike[str], check: str, expected: object, got: object, cure: str = _AGAIN
-) -> ValueError:
-    """Return the error that tells which check a file failed, and what to do.
-
-    >>> raise failed_check("a.gz", "the magic number", 2051, 2049, "swap the two files")
-    Traceback (most recent call last):
-    ValueError: a.gz: the magic number should be 2051; got 2049: swap the two files
-    """
-    return ValueError(f"{os.fspath(path)}: {check} should be {expected}; got {got}: {cure}")
 
 
 def unpack(path: str | os.PathLike[str]) -> bytes:
@@ -76,10 +65,10 @@ def parse_idx(raw: bytes, path: str | os.PathLike[str], kind: Kind | None = None
         if len(raw) < 4:
             raise failed_check(path, "the magic number", expected, f"a file of {len(raw)} bytes")
         if magic in _IDX_KINDS:
-            got, cure = f"{magic} ({_IDX_KINDS[magic][0]})", "give each file its own name again"
+            got, fix = f"{magic} ({_IDX_KINDS[magic][0]})", "give each file its own name again"
         else:
-            got, cure = f"{magic} (bytes {raw[:4]!r})", f"it is no IDX file; {_AGAIN}"
-        raise failed_check(path, "the magic number", expected, got, cure)
+            got, fix = f"{magic} (bytes {raw[:4]!r})", f"it is no IDX file; {AGAIN}"
+        raise failed_check(path, "the magic number", expected, got, fix)
     ndim = _IDX_KINDS[magic][1]
     header = 4 + 4 * ndim
     if len(raw) < header:
@@ -118,7 +107,7 @@ def read_idx(path: str | os.PathLike[str], kind: Kind | None = None) -> np.ndarr
     return parse_idx(unpack(path), path, kind)
 
 
-def check_labels(path: str | os.PathLike[str], labels: np.ndarray, num_classes: int) -> None:
+def _check_labels(path: str | os.PathLike[str], labels: np.ndarray, num_classes: int) -> None:
     """Check that labels are ids of classes.
 
     Raises:
@@ -159,9 +148,9 @@ def read_cifar(path: str | os.PathLike[str], num_classes: int) -> Arrays:
         raise failed_check(path, "the file", expected, got)
     rows = np.frombuffer(raw, np.uint8).reshape(-1, row)
     if label_bytes == 2:
-        check_labels(path, rows[:, 0], _CIFAR_SUPERCLASSES)
+        _check_labels(path, rows[:, 0], _CIFAR_SUPERCLASSES)
     labels = rows[:, label_bytes - 1]
-    check_labels(path, labels, num_classes)
+    _check_labels(path, labels, num_classes)
     return Arrays(rows[:, label_bytes:].reshape(-1, *_CIFAR_PIXELS), labels)
 
 
@@ -191,24 +180,24 @@ class IdxSet:
                 url=self.url + file, known_hash=f"sha256:{sha256}", fname=file, path=path
             )
 
-    def read(self, folder: Path, cure: str) -> tuple[Arrays, Arrays]:
-        """Read train and test from a folder; messages about the choice of file end in ``cure``."""
-        return self._pair(folder, 0, cure), self._pair(folder, 2, cure)
+    def read(self, folder: Path, fix: str) -> tuple[Arrays, Arrays]:
+        """Read train and test from a folder; messages about the choice of file end in ``fix``."""
+        return self._pair(folder, 0, fix), self._pair(folder, 2, fix)
 
-    def _pair(self, folder: Path, first: int, cure: str) -> Arrays:
-        paths = [_locate(folder, (f"{n}.gz", n), cure) for n in IDX_FILES[first : first + 2]]
+    def _pair(self, folder: Path, first: int, fix: str) -> Arrays:
+        paths = [_locate(folder, (f"{n}.gz", n), fix) for n in IDX_FILES[first : first + 2]]
         raw = [unpack(path) for path in paths]
         found = Arrays(parse_idx(raw[0], paths[0], "images"), parse_idx(raw[1], paths[1], "labels"))
         if len(found.pixels) != len(found.labels):
             expected = f"{len(found.pixels)}, one per image of {paths[0].name}"
-            raise failed_check(paths[1], "the number of labels", expected, len(found.labels), cure)
-        check_labels(paths[1], found.labels, len(self.class_names))
+            raise failed_check(paths[1], "the number of labels", expected, len(found.labels), fix)
+        _check_labels(paths[1], found.labels, len(self.class_names))
         # The checksums come last: what an earlier check finds, it tells more exactly.
         for path, content, expected in zip(paths, raw, self.content[first:], strict=False):
             got = hashlib.sha256(content).hexdigest()
             if got != expected:
                 check = "the sha256 of the uncompressed content"
-                raise failed_check(path, check, expected, got + _whose(got), cure)
+                raise failed_check(path, check, expected, got + _whose(got), fix)
         return found
 
 
@@ -243,28 +232,28 @@ class CifarSet:
             processor=pooch.Untar(members=members, extract_dir="."),
         )
 
-    def read(self, folder: Path, cure: str) -> tuple[Arrays, Arrays]:
-        """Read train and test from a folder; messages about the choice of file end in ``cure``."""
-        return self._join(folder, self.train, cure), self._join(folder, (self.test,), cure)
+    def read(self, folder: Path, fix: str) -> tuple[Arrays, Arrays]:
+        """Read train and test from a folder; messages about the choice of file end in ``fix``."""
+        return self._join(folder, self.train, fix), self._join(folder, (self.test,), fix)
 
-    def _join(self, folder: Path, names: tuple[str, ...], cure: str) -> Arrays:
+    def _join(self, folder: Path, names: tuple[str, ...], fix: str) -> Arrays:
         num_classes = len(self.class_names)
-        parts = [read_cifar(_locate(folder, (name,), cure), num_classes) for name in names]
+        parts = [read_cifar(_locate(folder, (name,), fix), num_classes) for name in names]
         found = Arrays(*map(np.concatenate, zip(*parts, strict=True)))
         # A file that ends early, but on a whole row, would pass every other check.
         counts = np.bincount(found.labels, minlength=num_classes)
         if counts.min() != counts.max():
             expected = "the same number for all classes, as published"
             got = f"from {counts.min()} to {counts.max()}"
-            raise failed_check(folder / " + ".join(names), "images per class", expected, got, cure)
+            raise failed_check(folder / " + ".join(names), "images per class", expected, got, fix)
         return found
 
 
-def _locate(folder: Path, names: tuple[str, ...], cure: str) -> Path:
+def _locate(folder: Path, names: tuple[str, ...], fix: str) -> Path:
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    raise FileNotFoundError(f"{' or '.join(names)} should be in {folder}; got no such file: {cure}")
+    raise FileNotFoundError(f"{' or '.join(names)} should be in {folder}; got no such file: {fix}")
 
 
 def _whose(content: str) -> str:

@@ -59,7 +59,7 @@ class ImageSets(NamedTuple):
 def _folder(
     published: IdxSet | CifarSet, data: str | os.PathLike[str] | None, download: bool
 ) -> tuple[Path, str]:
-    """Return where the files are to be read from, and the cure if they are not there or damaged."""
+    """Return where the files are to be read from, and what to do if they are missing or damaged."""
     source = "data" if data is not None else DATA_VARIABLE
     data = data if data is not None else os.environ.get(DATA_VARIABLE) or None
     files = f"the files published at {published.url}"
@@ -71,8 +71,8 @@ def _folder(
                 f"{str(data)!r}, which is no folder"
             )
         inner = root / published.folder
-        cure = f"put {files} there, or set neither data nor {DATA_VARIABLE} to have them downloaded"
-        return inner if inner.is_dir() else root, cure
+        fix = f"put {files} there, or set neither data nor {DATA_VARIABLE} to have them downloaded"
+        return inner if inner.is_dir() else root, fix
     try:
         import pooch
     except ImportError:

@@ -15,6 +15,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from gbi_pyro.data._validate import check_count
+
 
 def _check_hazard(hazard: float) -> None:
     if not 0 < hazard < 1:
@@ -22,16 +24,6 @@ def _check_hazard(hazard: float) -> None:
             f"hazard should be a probability per step between 0 and 1, both excluded; got "
             f"{hazard}: use 1 / (mean block length)"
         )
-
-
-def check_count(name: str, value: int) -> None:
-    """Check that a number of things is a positive integer.
-
-    Raises:
-        ValueError: names the argument.
-    """
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} should be an integer of at least 1; got {value!r}")
 
 
 @runtime_checkable

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gbi_pyro.data.formats import failed_check
+from gbi_pyro.data._validate import failed_check
 from gbi_pyro.data.images import DATA_VARIABLE
 
 SPLITS = ("train", "dev", "test")
@@ -154,11 +154,11 @@ def _files(root: Path, split: str) -> dict[str, Path]:
     both = {path.suffix: path.name for path in paths}
     if len(both) != 1:
         got = " and ".join(both[ending] for ending in endings) if both else "no such file"
-        cure = "keep one ending" if both else "put one file per corpus there"
+        fix = "keep one ending" if both else "put one file per corpus there"
         error = ValueError if both else FileNotFoundError
         raise error(
             f"{folder}: should hold files that end all in {endings[0]} or all in {endings[1]}; got "
-            f"{got}: {cure}"
+            f"{got}: {fix}"
         )
     return {path.stem: path for path in paths}
 

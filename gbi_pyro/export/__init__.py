@@ -1,1 +1,17 @@
-"""."""
+"""Task posteriors for other libraries: ArviZ's ``InferenceData`` with named dimensions."""
+
+from gbi_pyro.export.chains import chain_posteriors, stream_posterior
+from gbi_pyro.export.given_draws import GivenDraws, TaskDraws
+from gbi_pyro.export.inference_data import save_inference_data, to_inference_data
+from gbi_pyro.export.posterior_predictive import PosteriorPredictive, posterior_predictive
+
+__all__ = [
+    "GivenDraws",
+    "PosteriorPredictive",
+    "TaskDraws",
+    "chain_posteriors",
+    "posterior_predictive",
+    "save_inference_data",
+    "stream_posterior",
+    "to_inference_data",
+]

@@ -11,12 +11,12 @@ import torch
 from pyro.infer import MCMC
 from torch import Tensor
 
+from gbi_pyro.export._draw_groups import draw_groups
 from gbi_pyro.export._handlers import Draws
-from gbi_pyro.export.given_draws import GivenDraws
+from gbi_pyro.export._schema import SAMPLE_DIMS, Layout, dataset, provenance, to_numpy
 from gbi_pyro.export.chains import chain_posteriors, stream_posterior
-from gbi_pyro.export.draw_groups import draw_groups
-from gbi_pyro.export.schema import SAMPLE_DIMS, Layout, dataset, provenance, to_numpy
-from gbi_pyro.export.posterior_predictive import replicate
+from gbi_pyro.export.given_draws import GivenDraws
+from gbi_pyro.export.posterior_predictive import posterior_predictive
 from gbi_pyro.files import replacing
 from gbi_pyro.inference.hmm import HMMPosterior
 from gbi_pyro.learning.online_em import OnlineEMRun
@@ -139,7 +139,7 @@ def to_inference_data(
             raise ValueError(f"num_draws should be 0 or more; got {n}")
         tasks = _draw_tasks(result, n, generator)
         if model is not None:
-            found = replicate(result, tasks, model, args, generator=generator)
+            found = posterior_predictive(result, tasks, model, args, generator=generator)
             observed = {**found.observed, **(observed or {})}
             predictions = found.predictions if predictions is None else predictions
             wanted_dims = {**found.dims, **wanted_dims}

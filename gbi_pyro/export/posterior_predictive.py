@@ -17,7 +17,7 @@ from gbi_pyro.relax import Model
 from gbi_pyro.sites import TaskSiteError
 
 
-class Replicates(NamedTuple):
+class PosteriorPredictive(NamedTuple):
     """Data of a model, and data drawn for the same elements.
 
     Attributes:
@@ -31,14 +31,14 @@ class Replicates(NamedTuple):
     dims: dict[str, tuple[str, ...]]
 
 
-def replicate(
+def posterior_predictive(
     posterior: TaskPosterior,
     tasks: Mapping[str, Tensor],
     model: Model,
     args: tuple[Any, ...],
     *,
     generator: torch.Generator,
-) -> Replicates:
+) -> PosteriorPredictive:
     """Draw data of the same elements, one set for each draw of their tasks.
 
     x_rep ~ p(x | z), z ~ q(z | x): the posterior predictive of a model whose tasks alone are
@@ -70,17 +70,17 @@ def replicate(
         drawn: dict[str, list[Tensor]] = {name: [] for name in data}
         pyro.set_rng_seed(seed)
         for s in range(len(next(iter(tasks.values())))):
-            told = {
+            given = {
                 name: site.log_prior.new_zeros(1)
                 .expand_as(site.log_prior)
                 .scatter(-1, tasks[name][s].to(site.log_prior.device).unsqueeze(-1), 1.0)
                 for name, site in posterior.sites.items()
             }
-            redrawn = AtDraws({}, data="redraw")(poutine.condition(model, data=told))
+            redrawn = AtDraws({}, data="redraw")(poutine.condition(model, data=given))
             trace = poutine.trace(redrawn).get_trace(*args)
             for name, values in drawn.items():
                 values.append(trace.nodes[name]["value"].detach())
-    return Replicates(
+    return PosteriorPredictive(
         {name: node["value"] for name, node in data.items()},
         {name: torch.stack(values) for name, values in drawn.items() if values},
         {name: dims_of(name, node) for name, node in data.items()},

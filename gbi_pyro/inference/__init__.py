@@ -1,1 +1,44 @@
-"""Ways to infer a task, all called as ``infer(model, *args) -> TaskPosterior``."""
+"""From a Pyro model and its data to a posterior over tasks.
+
+Every inference is called as ``infer(model, *args) -> TaskPosterior``: one gradient step, iterated
+steps, enumeration, exact chains, amortised networks; calibration of the cheap ones.
+"""
+
+from gbi_pyro.inference.autoguide import AutoTaskGuide
+from gbi_pyro.inference.calibration import Calibration, calibrate
+from gbi_pyro.inference.centroid import NearestCentroid, fit_centroids
+from gbi_pyro.inference.chain import BayesFilter
+from gbi_pyro.inference.enumeration import Enumeration
+from gbi_pyro.inference.gradient import OneStepGradient
+from gbi_pyro.inference.hmm import HMMPosterior, hmm_posterior, hsmm_posterior
+from gbi_pyro.inference.iterative import IterativeGradient
+from gbi_pyro.inference.log_likelihoods import log_likelihoods
+from gbi_pyro.inference.online import OnlineGradient, OnlineRun, StepsAhead
+from gbi_pyro.inference.recogniser import Dream, Recogniser, dream, forward_kl_loss, reverse_kl_loss
+from gbi_pyro.inference.stepwise import CarriesState, stepwise
+
+__all__ = [
+    "AutoTaskGuide",
+    "BayesFilter",
+    "Calibration",
+    "CarriesState",
+    "Dream",
+    "Enumeration",
+    "HMMPosterior",
+    "IterativeGradient",
+    "NearestCentroid",
+    "OneStepGradient",
+    "OnlineGradient",
+    "OnlineRun",
+    "Recogniser",
+    "StepsAhead",
+    "calibrate",
+    "dream",
+    "fit_centroids",
+    "forward_kl_loss",
+    "hmm_posterior",
+    "hsmm_posterior",
+    "log_likelihoods",
+    "reverse_kl_loss",
+    "stepwise",
+]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gbi_pyro.inference.amortised import Network, check_output, only_site, read
+from gbi_pyro.inference._amortised import Network, check_output, only_site, read
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.relax import Model
 from gbi_pyro.sites import UNKNOWN, check_labels

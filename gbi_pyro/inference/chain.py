@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from gbi_pyro.inference.log_likelihoods import log_likelihoods
 from gbi_pyro.inference.hmm import hmm_posterior, hsmm_posterior
+from gbi_pyro.inference.log_likelihoods import log_likelihoods
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.relax import Model
 from gbi_pyro.sites import TaskSiteError

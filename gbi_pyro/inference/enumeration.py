@@ -87,7 +87,9 @@ class Enumeration:
             passes=run.passes,
             num_observations={n: first.num_observations(s) for n, s in first.sites.items()},
             log_evidence=evidence if self.temperature == 1 else None,
-            objective=_objective(tables[0], log_probs[single[0]], self.temperature) if single else None,
+            objective=_objective(tables[0], log_probs[single[0]], self.temperature)
+            if single
+            else None,
         )
 
     def _tables(
@@ -182,7 +184,9 @@ def _padded(table: Tensor, num_sites: int, rank: int) -> Tensor:
     return table.reshape(lead + (1,) * (rank - len(batch)) + batch)
 
 
-def _eliminate(tables: list[Tensor], levels: list[list[TaskSite]], temperature: float) -> list[Tensor]:
+def _eliminate(
+    tables: list[Tensor], levels: list[list[TaskSite]], temperature: float
+) -> list[Tensor]:
     """Sum out inner tasks, innermost level first.
 
     Returns, for each level, log p(x, z of this level and those outside it)^(1 / temperature), with the

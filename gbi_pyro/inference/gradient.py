@@ -62,7 +62,9 @@ class OneStepGradient:
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
-            raise ValueError(f"temperature must be positive (it divides the gradient), got {self.temperature}")
+            raise ValueError(
+                f"temperature must be positive (it divides the gradient), got {self.temperature}"
+            )
         if self.order not in (1, 2):
             raise ValueError(f"order must be 1 or 2, got {self.order}")
         if self.order == 2 and self.calibration is not None:
@@ -79,7 +81,9 @@ class OneStepGradient:
         if self.order == 2:
             gradients = {n: _second_order(run, joint, g, n) for n, g in gradients.items()}
         log_probs = {
-            name: ((g.detach() + joint.sites[name].log_prior.detach()) / self.temperature).log_softmax(-1)
+            name: (
+                (g.detach() + joint.sites[name].log_prior.detach()) / self.temperature
+            ).log_softmax(-1)
             for name, g in gradients.items()
         }
         counts = {n: joint.num_observations(s) for n, s in joint.sites.items()}

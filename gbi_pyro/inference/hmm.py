@@ -21,7 +21,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-ROW_TOLERANCE = 1e-4  # a float32 row of probabilities sums to 1 only within this
+from gbi_pyro.sites import SIMPLEX_TOLERANCE
+
 # Inside, -inf is this: logsumexp over nothing but -inf has gradient NaN. It is far below any log
 # probability and far above overflow, even when thousands of them add up.
 LOG_ZERO = -1e30
@@ -303,7 +304,7 @@ def _checked(
 
 def _check_rows(name: str, value: Tensor) -> None:
     total = value.detach().logsumexp(-1).exp()
-    bad = (total - 1).abs() > ROW_TOLERANCE
+    bad = (total - 1).abs() > SIMPLEX_TOLERANCE
     if bad.any():
         row = bad.nonzero()[0].tolist()
         raise ValueError(

@@ -147,7 +147,9 @@ class IterativeGradient:
         if self.space == "free":
             # A constant in the log prior means nothing on the simplex, and would push Z off it.
             pull = log_prior - (middle * log_prior).sum(-1, keepdim=True)
-            return (evidence + pull - self.temperature * (state - middle)).masked_fill(forbidden, 0.0)
+            return (evidence + pull - self.temperature * (state - middle)).masked_fill(
+                forbidden, 0.0
+            )
         slope = (evidence + log_prior).masked_fill(forbidden, 0.0)
         log_q = state.log_softmax(-1).masked_fill(forbidden, 0.0)
         if self.regularizer == "entropy":

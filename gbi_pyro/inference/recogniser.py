@@ -10,7 +10,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from gbi_pyro.inference.amortised import Network, check_output, only_site, read
+from gbi_pyro.inference._amortised import Network, check_output, only_site, read
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.purity import pure
 from gbi_pyro.relax import Model

@@ -1,1 +1,52 @@
-"""."""
+"""Learning of weights and tasks, with task labels or without.
+
+Weights with given tasks, expectation maximisation in batches and online, priors over tasks,
+restarts, the number of tasks, reports of collapse, and labels known for some elements.
+"""
+
+from gbi_pyro.learning.collapse import (
+    CollapseReport,
+    CollapseWarning,
+    dwell_times,
+    find_collapse,
+    report_collapse,
+)
+from gbi_pyro.learning.em import EMStep, GradientEM
+from gbi_pyro.learning.labels import clamp_log_likelihoods, match_labels
+from gbi_pyro.learning.m_step import TaskTable, mixture_log_joint, task_table
+from gbi_pyro.learning.num_tasks import TaskChoice, Trained, choose_num_tasks, one_standard_error
+from gbi_pyro.learning.online_em import OnlineEM, OnlineEMRun, OnlineEMStep
+from gbi_pyro.learning.restarts import Restarts, best_of, window_labels
+from gbi_pyro.learning.task_prior import Counts, Explained, TaskChain, TaskPrior, log_pairwise
+from gbi_pyro.learning.weights import clamped_loss
+
+__all__ = [
+    "CollapseReport",
+    "CollapseWarning",
+    "Counts",
+    "EMStep",
+    "Explained",
+    "GradientEM",
+    "OnlineEM",
+    "OnlineEMRun",
+    "OnlineEMStep",
+    "Restarts",
+    "TaskChain",
+    "TaskChoice",
+    "TaskPrior",
+    "TaskTable",
+    "Trained",
+    "best_of",
+    "choose_num_tasks",
+    "clamp_log_likelihoods",
+    "clamped_loss",
+    "dwell_times",
+    "find_collapse",
+    "log_pairwise",
+    "match_labels",
+    "mixture_log_joint",
+    "one_standard_error",
+    "report_collapse",
+    "task_table",
+    "window_labels",
+]

@@ -10,9 +10,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from gbi_pyro.learning.collapse import CollapseReport, CollapseWarning, find_collapse
-from gbi_pyro.learning.e_step import EStep, explain
 from gbi_pyro.inference.enumeration import Enumeration
+from gbi_pyro.learning._e_step import EStep, explain
+from gbi_pyro.learning.collapse import CollapseReport, CollapseWarning, find_collapse
 from gbi_pyro.learning.m_step import TaskTable, mixture_log_joint, task_table
 from gbi_pyro.learning.task_prior import Counts, TaskChain, TaskPrior
 from gbi_pyro.logjoint import Passes

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gbi_pyro.sites import UNKNOWN, check_labels
 
+
 def clamp_log_likelihoods(evidence: Tensor, labels: Tensor) -> Tensor:
     """Return evidence ``(..., K)`` in which a labelled element can be of its own task only.
 

@@ -12,21 +12,17 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from gbi_pyro.learning.collapse import (
-    CollapseReport,
-    CollapseWarning,
-    report_collapse,
-)
+from gbi_pyro.inference.hmm import LOG_ZERO
 from gbi_pyro.inference.log_likelihoods import log_likelihoods
-from gbi_pyro.learning.m_step import task_table
 from gbi_pyro.inference.online import StepsAhead
+from gbi_pyro.learning.collapse import CollapseReport, CollapseWarning, report_collapse
+from gbi_pyro.learning.m_step import task_table
 from gbi_pyro.learning.task_prior import Counts, TaskChain
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.relax import Model
 
 MEMORY = 500  # steps over which usage and gaps are averaged
 LEARN_CHAIN_EVERY = 50  # steps
-LOG_ZERO = -1e30
 
 
 class OnlineEMStep(NamedTuple):

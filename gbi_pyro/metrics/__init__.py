@@ -1,1 +1,147 @@
-"""How good a task posterior is, and its way to ArviZ."""
+"""Measures of how good a task posterior, a network or a model is.
+
+Proper scores, calibration and its test, agreement with the exact posterior, simulation-based
+calibration, importance correction, intervals, recalibration, comparison of models, prequential
+code, out-of-distribution scores (``ood``), continual learning, modularity and use of the task.
+``gbi_pyro.metrics.runs`` compares finished runs on disk; it draws, and is imported by itself.
+"""
+
+from gbi_pyro.metrics import ood
+from gbi_pyro.metrics.agreement import (
+    Agreement,
+    LogOdds,
+    agreement,
+    argmax_agreement,
+    kl,
+    log_odds,
+    total_variation,
+)
+from gbi_pyro.metrics.auroc import AUROC, auroc
+from gbi_pyro.metrics.calibration_test import CalibrationTest, Deviation, calibration_test
+from gbi_pyro.metrics.comparison import Score, compare_models, leave_one_out
+from gbi_pyro.metrics.continual import Continual, continual_learning
+from gbi_pyro.metrics.credible import CredibleCoverage, credible_coverage, credible_set
+from gbi_pyro.metrics.decomposition import BrierDecomposition, brier_decomposition
+from gbi_pyro.metrics.importance import ImportanceCorrection, effective_share, importance_correction
+from gbi_pyro.metrics.intervals import (
+    Difference,
+    Interval,
+    jeffreys_interval,
+    paired_bootstrap,
+    student_interval,
+)
+from gbi_pyro.metrics.modularity import (
+    SharedUnits,
+    Similarity,
+    linear_cka,
+    normalised_task_variance,
+    shared_unit_ratio,
+    shared_unit_sweep,
+    task_information,
+    task_variance,
+)
+from gbi_pyro.metrics.prequential import (
+    OnlineLearner,
+    SwitchingMeans,
+    SwitchingState,
+    fewest_nats,
+    prequential_code,
+)
+from gbi_pyro.metrics.ranks import RankHistogram, rank_histogram
+from gbi_pyro.metrics.recalibration import (
+    NoTemperatureError,
+    fit_temperature,
+    match_temperature,
+    temper,
+)
+from gbi_pyro.metrics.reliability import (
+    ReliabilityTable,
+    classwise_calibration_error,
+    reliability_table,
+)
+from gbi_pyro.metrics.sbc import SBCCheck, SBCResult, check_sbc, run_sbc
+from gbi_pyro.metrics.scores import (
+    CalibrationSummary,
+    accuracy,
+    brier,
+    expected_calibration_error,
+    log_score,
+    summarise,
+)
+from gbi_pyro.metrics.selective import RiskCoverage, risk_coverage
+from gbi_pyro.metrics.table import Cell, Table, format_number
+from gbi_pyro.metrics.task_use import TaskUse, linear_probe, task_gain
+
+__all__ = [
+    "AUROC",
+    "Agreement",
+    "BrierDecomposition",
+    "CalibrationSummary",
+    "CalibrationTest",
+    "Cell",
+    "Continual",
+    "CredibleCoverage",
+    "Deviation",
+    "Difference",
+    "ImportanceCorrection",
+    "Interval",
+    "LogOdds",
+    "NoTemperatureError",
+    "OnlineLearner",
+    "RankHistogram",
+    "ReliabilityTable",
+    "RiskCoverage",
+    "SBCCheck",
+    "SBCResult",
+    "Score",
+    "SharedUnits",
+    "Similarity",
+    "SwitchingMeans",
+    "SwitchingState",
+    "Table",
+    "TaskUse",
+    "accuracy",
+    "agreement",
+    "argmax_agreement",
+    "auroc",
+    "brier",
+    "brier_decomposition",
+    "calibration_test",
+    "check_sbc",
+    "classwise_calibration_error",
+    "compare_models",
+    "continual_learning",
+    "credible_coverage",
+    "credible_set",
+    "effective_share",
+    "expected_calibration_error",
+    "fewest_nats",
+    "fit_temperature",
+    "format_number",
+    "importance_correction",
+    "jeffreys_interval",
+    "kl",
+    "leave_one_out",
+    "linear_cka",
+    "linear_probe",
+    "log_odds",
+    "log_score",
+    "match_temperature",
+    "normalised_task_variance",
+    "ood",
+    "paired_bootstrap",
+    "prequential_code",
+    "rank_histogram",
+    "reliability_table",
+    "risk_coverage",
+    "run_sbc",
+    "shared_unit_ratio",
+    "shared_unit_sweep",
+    "student_interval",
+    "summarise",
+    "task_gain",
+    "task_information",
+    "task_variance",
+    "temper",
+    "total_variation",
+]

@@ -1,23 +1,48 @@
-"""What diagnostics ask of log probabilities and labels before they compute anything."""
+"""Checks of log probabilities, labels and levels."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-ROW_TOLERANCE = 1e-4  # a float32 row of probabilities sums to 1 only within this
+from gbi_pyro.posterior import TaskPosterior
+from gbi_pyro.sites import SIMPLEX_TOLERANCE
+
+
+def check_level(level: float, suggested: float = 0.95) -> None:
+    """Check that a nominal level lies in (0, 1).
+
+    Raises:
+        ValueError: for any other number.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level should be between 0 and 1; got {level}: try {suggested}")
+
+
+def check_temperature(temperature: float) -> None:
+    """Check that a temperature is positive and finite.
+
+    Raises:
+        ValueError: for any other number.
+    """
+    if not 0 < temperature < math.inf:
+        raise ValueError(
+            f"temperature should be positive and finite; got {temperature}: 1 changes nothing"
+        )
 
 
 def checked_rows(log_probs: Tensor | ArrayLike, name: str = "log_probs") -> Tensor:
-    """Return log probabilities in double precision, or say what is unfit.
+    """Return log probabilities in double precision, checked.
 
     Args:
         log_probs: normalised log probabilities, (..., K).
         name: what the error message calls them.
 
     Raises:
-        ValueError: for no tasks, or rows that are no log probabilities.
+        ValueError: for no tasks, or rows that are not log probabilities.
 
     Example:
         >>> checked_rows([-0.5, -0.5])
@@ -28,7 +53,7 @@ def checked_rows(log_probs: Tensor | ArrayLike, name: str = "log_probs") -> Tens
     if value.dim() == 0 or value.shape[-1] == 0:
         raise ValueError(f"{name} should be (..., K), tasks last; got {tuple(value.shape)}")
     total = value.exp().sum(-1)
-    if not bool(((total - 1).abs() <= ROW_TOLERANCE).all()):
+    if not bool(((total - 1).abs() <= SIMPLEX_TOLERANCE).all()):
         worst = total.flatten()[(total - 1).abs().argmax()].item()
         raise ValueError(
             f"{name} should hold log probabilities normalised over the last dimension; got a row "
@@ -40,7 +65,12 @@ def checked_rows(log_probs: Tensor | ArrayLike, name: str = "log_probs") -> Tens
 def checked_forecast(
     log_probs: Tensor | ArrayLike, labels: Tensor | ArrayLike
 ) -> tuple[Tensor, Tensor]:
-    """Return both on the CPU, or say what is unfit."""
+    """Return log probabilities (N, K) and labels (N,) on the CPU, checked.
+
+    Raises:
+        ValueError: for invalid shapes, no elements, labels that are not task ids, or rows that are
+            not log probabilities.
+    """
     log_q, y = checked_rows(log_probs).cpu(), torch.as_tensor(labels).detach().cpu()
     if log_q.dim() != 2:
         raise ValueError(
@@ -64,3 +94,41 @@ def checked_forecast(
             "from 0"
         )
     return log_q, y
+
+
+def checked_pair(
+    exact: TaskPosterior | Tensor | ArrayLike,
+    estimate: TaskPosterior | Tensor | ArrayLike,
+    site: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the log probabilities of both, on the CPU in double precision, (..., K) each.
+
+    Raises:
+        TaskSiteError: for an unknown site, or none where there are several.
+        ValueError: for unequal shapes, or rows that are not log probabilities.
+    """
+    return checked_both(
+        exact.logits(site) if isinstance(exact, TaskPosterior) else exact,
+        estimate.logits(site) if isinstance(estimate, TaskPosterior) else estimate,
+        names=("exact", "estimate"),
+    )
+
+
+def checked_both(
+    log_p: Tensor | ArrayLike,
+    log_q: Tensor | ArrayLike,
+    names: tuple[str, str] = ("log_p", "log_q"),
+) -> tuple[Tensor, Tensor]:
+    """Return both on the CPU in double precision, (..., K) each, checked.
+
+    Raises:
+        ValueError: for unequal shapes, or rows that are not log probabilities.
+    """
+    p, q = (checked_rows(x, n).cpu() for x, n in zip((log_p, log_q), names, strict=True))
+    if p.shape != q.shape:
+        raise ValueError(
+            f"{names[1]} should have the shape of {names[0]}, {tuple(p.shape)}; got "
+            f"{tuple(q.shape)}: compare the same elements and tasks, tasks last (.expand what is "
+            "shared)"
+        )
+    return p, q

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from gbi_pyro.metrics._validate import checked_rows
+from gbi_pyro.metrics._validate import checked_both, checked_pair
 from gbi_pyro.posterior import TaskPosterior
 
 
@@ -55,7 +55,7 @@ def kl(log_p: Tensor | ArrayLike, log_q: Tensor | ArrayLike) -> Tensor:
         >>> kl(torch.tensor([0.5, 0.5]).log(), torch.tensor([0.25, 0.75]).log())
         tensor(0.1438, dtype=torch.float64)
     """
-    log_p, log_q = _checked(log_p, log_q)
+    log_p, log_q = checked_both(log_p, log_q)
     p, q, difference = log_p.exp(), log_q.exp(), log_p - log_q
     near = p * (difference + torch.expm1(-difference))  # no cancellation where p and q are close
     far = p * difference - p + q
@@ -84,7 +84,7 @@ def total_variation(log_p: Tensor | ArrayLike, log_q: Tensor | ArrayLike) -> Ten
         >>> total_variation(torch.tensor([0.5, 0.5]).log(), torch.tensor([0.25, 0.75]).log())
         tensor(0.2500, dtype=torch.float64)
     """
-    log_p, log_q = _checked(log_p, log_q)
+    log_p, log_q = checked_both(log_p, log_q)
     return 0.5 * (log_p.exp() - log_q.exp()).abs().sum(-1)
 
 
@@ -107,7 +107,7 @@ def argmax_agreement(log_p: Tensor | ArrayLike, log_q: Tensor | ArrayLike) -> Te
         >>> argmax_agreement(torch.tensor([0.4, 0.6]).log(), torch.tensor([0.25, 0.75]).log())
         tensor(True)
     """
-    log_p, log_q = _checked(log_p, log_q)
+    log_p, log_q = checked_both(log_p, log_q)
     chosen = log_p.gather(-1, log_q.argmax(-1, keepdim=True)).squeeze(-1)
     return chosen == log_p.amax(-1)
 
@@ -207,37 +207,3 @@ def log_odds(
             )
         found.append(log_q - base.unsqueeze(-1))
     return LogOdds(*found)
-
-
-def checked_pair(
-    exact: TaskPosterior | Tensor | ArrayLike,
-    estimate: TaskPosterior | Tensor | ArrayLike,
-    site: str | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Return the log probabilities of both, on the CPU in double precision, (..., K) each.
-
-    Raises:
-        TaskSiteError: for an unknown site, or none where there are several.
-        ValueError: for unequal shapes, or rows that are not log probabilities.
-    """
-    return _checked(
-        exact.logits(site) if isinstance(exact, TaskPosterior) else exact,
-        estimate.logits(site) if isinstance(estimate, TaskPosterior) else estimate,
-        names=("exact", "estimate"),
-    )
-
-
-def _checked(
-    log_p: Tensor | ArrayLike,
-    log_q: Tensor | ArrayLike,
-    names: tuple[str, str] = ("log_p", "log_q"),
-) -> tuple[Tensor, Tensor]:
-    """Return both on the CPU in double precision, or say what is unfit."""
-    p, q = (checked_rows(x, n).cpu() for x, n in zip((log_p, log_q), names, strict=True))
-    if p.shape != q.shape:
-        raise ValueError(
-            f"{names[1]} should have the shape of {names[0]}, {tuple(p.shape)}; got "
-            f"{tuple(q.shape)}: compare the same elements and tasks, tasks last (.expand what is "
-            "shared)"
-        )
-    return p, q

@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from gbi_pyro.metrics._bins import bin_members
 from gbi_pyro.metrics._validate import checked_forecast
-from gbi_pyro.metrics.reliability import bin_members
 
 CHUNK = 2**23  # numbers held at a time by the resampling
 NOTHING = 1e-20  # variance per case below which a quantity is a constant that was rounded
@@ -24,7 +24,7 @@ class Deviation(NamedTuple):
     words: str
 
 
-class ConsistencyTest(NamedTuple):
+class CalibrationTest(NamedTuple):
     """Three tests of a posterior by labels; their p-values are each uncorrected.
 
     Attributes:
@@ -50,14 +50,14 @@ class ConsistencyTest(NamedTuple):
         return min(1.0, 3 * min(d.p_value for d in self.deviations))
 
 
-def consistency_test(
+def calibration_test(
     log_probs: Tensor | ArrayLike,
     labels: Tensor | ArrayLike,
     *,
     bins: int = 5,
     num_draws: int = 1999,
     generator: torch.Generator | None = None,
-) -> ConsistencyTest:
+) -> CalibrationTest:
     r"""Test whether each label can be a draw from its posterior q_i, independently of the others.
 
     If so, any function f of a task and its posterior has u = sum_i f(y_i, q_i) - E_{q_i} f of mean
@@ -89,7 +89,7 @@ def consistency_test(
 
     Example:
         >>> sure, labels = torch.tensor([[0.9, 0.1]]).log().expand(200, 2), torch.arange(200) % 4
-        >>> found = consistency_test(sure, (labels == 0).long())  # 90 % sure, 75 % right
+        >>> found = calibration_test(sure, (labels == 0).long())  # 90 % sure, 75 % right
         >>> found.p_value, found.levels.words
         (0.0015, 'where confidence is 0.9 on average, accuracy is 0.75')
     """
@@ -119,7 +119,7 @@ def consistency_test(
     right, inside = correct[torch.arange(n), y], members == worst[2]
     impossible = int(at_label.isneginf().sum())
     sure = "sure" if float(parts[1][0]) < 0 else "unsure"
-    return ConsistencyTest(
+    return CalibrationTest(
         Deviation(
             p[0],
             f"task {worst[0]} has probability {q[:, worst[0]].mean():.3g} on average and is the "

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from gbi_pyro.metrics._validate import check_level
 from gbi_pyro.metrics.intervals import Interval, student_interval
 
 
@@ -66,8 +67,7 @@ def continual_learning(
         >>> [round(f.mean, 3) for f in found]
         [0.7, 0.3, -0.3, 0.0]
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level should be between 0 and 1; got {level}: try 0.95")
+    check_level(level)
     r = np.asarray(matrix, dtype=float)
     if r.ndim not in (2, 3) or r.shape[-1] != r.shape[-2] or r.shape[-1] < 2 or not r.size:
         raise ValueError(

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from gbi_pyro.metrics._validate import checked_forecast, checked_rows
+from gbi_pyro.metrics._validate import check_level, checked_forecast, checked_rows
 from gbi_pyro.metrics.intervals import jeffreys_interval
 
 LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
@@ -57,8 +57,7 @@ def credible_set(log_probs: Tensor | ArrayLike, level: float) -> Tensor:
         >>> credible_set(torch.tensor([0.1, 0.6, 0.3]).log(), 0.8)
         tensor([False,  True,  True])
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level should be between 0 and 1; got {level}: try 0.9")
+    check_level(level, 0.9)
     q = checked_rows(log_probs).softmax(-1)
     ordered = q.sort(-1, descending=True).values
     before = ordered.cumsum(-1) - ordered

@@ -8,8 +8,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from gbi_pyro.metrics._bins import Strategy, bin_members
 from gbi_pyro.metrics._validate import checked_forecast
-from gbi_pyro.metrics.reliability import Strategy, bin_members
 
 
 class BrierDecomposition(NamedTuple):

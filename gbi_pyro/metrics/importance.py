@@ -12,9 +12,9 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from gbi_pyro.metrics.agreement import checked_pair
 from gbi_pyro.inference.autoguide import AutoTaskGuide
 from gbi_pyro.logjoint import LogJoint, RelaxedModel
+from gbi_pyro.metrics._validate import checked_pair
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.sites import TaskSiteError
 

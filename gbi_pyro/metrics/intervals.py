@@ -13,6 +13,8 @@ from scipy.stats import beta
 from scipy.stats import t as student
 from torch import Tensor
 
+from gbi_pyro.metrics._validate import check_level
+
 RESAMPLES = 10_000
 
 
@@ -53,8 +55,7 @@ def student_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     x = np.asarray(values, dtype=float)
     if x.ndim != 1 or not len(x):
         raise ValueError(f"values should be one number for each seed, (n,); got {x.shape}")
-    if not 0 < level < 1:
-        raise ValueError(f"level should be between 0 and 1; got {level}: try 0.95")
+    check_level(level)
     n, mean = len(x), float(x.mean())
     if n == 1:
         return Interval(mean, math.nan, math.nan, (mean,))
@@ -118,8 +119,7 @@ def paired_bootstrap(
         )
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise ValueError("first and second should be finite; got NaN or infinite numbers")
-    if not 0 < level < 1:
-        raise ValueError(f"level should be between 0 and 1; got {level}: try 0.95")
+    check_level(level)
     differences, n = a - b, len(a)
     mean = float(differences.mean())
     if n == 1:
@@ -158,8 +158,7 @@ def jeffreys_interval(
         [0.497, 0.956]
     """
     s, n = (torch.as_tensor(v).detach().cpu().double() for v in (successes, trials))
-    if not 0 < level < 1:
-        raise ValueError(f"level should be between 0 and 1; got {level}: try 0.95")
+    check_level(level)
     if not bool(((s >= 0) & (s <= n)).all()):
         raise ValueError(
             "successes should be between 0 and the number of trials; got "

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from sklearn.feature_selection import mutual_info_classif
 from torch import Tensor
 
 THRESHOLDS = tuple(i / 20 for i in range(20))  # 0, .05, .. .95
@@ -251,6 +250,8 @@ def task_information(
         >>> task_information(activity, torch.tensor([0, 0, 1, 1]), neighbours=1)  # ln 2, nearly
         tensor([0.8333, 0.0000], dtype=torch.float64)
     """
+    from sklearn.feature_selection import mutual_info_classif  # late: slow to load
+
     _check_tasks(activity, tasks)
     if neighbours < 1:
         raise ValueError(f"neighbours should be 1 or more; got {neighbours}: try 3")
@@ -262,7 +263,7 @@ def task_information(
             f"tasks should hold two ids or more, each for more than neighbours={neighbours} "
             f"elements; got {counts.tolist()} elements: leave out rare tasks"
         )
-    told = torch.as_tensor(
+    information = torch.as_tensor(
         mutual_info_classif(
             values.numpy(),
             ids.numpy(),
@@ -271,7 +272,7 @@ def task_information(
             random_state=seed,
         )
     )
-    return told.where(values.amax(0) > values.amin(0), 0.0)
+    return information.where(values.amax(0) > values.amin(0), 0.0)
 
 
 def _check_tasks(activity: Tensor, tasks: Tensor) -> None:

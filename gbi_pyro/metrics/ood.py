@@ -1,7 +1,7 @@
-"""Out-of-distribution scores, all *larger for more outlying* elements.
+"""Out-of-distribution scores: the larger, the less likely an element is in distribution.
 
 Each score is a function of the tensors it needs and returns one number per element. Only the order
-of the numbers matters to detection, so scores have no common unit.
+of the numbers matters to ``auroc``, so scores have no common unit.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from gbi_pyro.metrics._validate import check_temperature, checked_rows
 from gbi_pyro.metrics.agreement import kl
-from gbi_pyro.metrics._validate import checked_rows
 from gbi_pyro.posterior import entropy
 
 ORTHONORMAL_TOLERANCE = 1e-3  # of a basis in single precision
 
 
 def maximum_score(log_probs: Tensor | ArrayLike) -> Tensor:
-    """Return minus the largest log probability: the less sure, the more outlying.
+    """Return minus the largest log probability of a task.
 
     score = -max_k log q_k, from 0 to log K. Where the largest probability is near 1 it is computed
     from the others, so that elements which single precision calls equally sure keep their order.
@@ -33,7 +33,7 @@ def maximum_score(log_probs: Tensor | ArrayLike) -> Tensor:
         Scores, (...), float64.
 
     Raises:
-        ValueError: for rows that are no log probabilities.
+        ValueError: for rows that are not log probabilities.
 
     Example:
         >>> maximum_score(torch.tensor([[0.9, 0.1], [0.5, 0.5]]).log())
@@ -46,7 +46,7 @@ def maximum_score(log_probs: Tensor | ArrayLike) -> Tensor:
 
 
 def entropy_score(log_probs: Tensor | ArrayLike) -> Tensor:
-    """Return the entropy H(q) in nats: the less sure, the more outlying.
+    """Return the entropy H(q) in nats.
 
     Args:
         log_probs: normalised log probabilities, (..., K).
@@ -55,7 +55,7 @@ def entropy_score(log_probs: Tensor | ArrayLike) -> Tensor:
         Scores, (...), from 0 to log K, float64.
 
     Raises:
-        ValueError: for rows that are no log probabilities.
+        ValueError: for rows that are not log probabilities.
 
     Example:
         >>> entropy_score(torch.tensor([0.5, 0.5]).log())
@@ -67,12 +67,12 @@ def entropy_score(log_probs: Tensor | ArrayLike) -> Tensor:
 def gradient_norm_score(
     gradient: Tensor | ArrayLike, log_prior: Tensor | ArrayLike | None = None
 ) -> Tensor:
-    """Return minus the length of the evidence gradient at maximum entropy.
+    """Return minus the length of the log likelihood gradient at maximum entropy.
 
     score = -|P (g - log pi)| with P the projection onto the simplex, which takes the mean over
-    tasks away. This gradient is the evidence that tells tasks apart: an element with little of it
-    for any task is outlying (the sign of Huang et al. 2021, arXiv:2110.00218). A gradient that
-    grows with the misfit instead, such as that of a reconstruction loss, would take the other sign.
+    tasks away. This gradient is what tells tasks apart: an element with a small one speaks for no
+    task and is out of distribution (the sign of Huang et al. 2021, arXiv:2110.00218). A gradient
+    that grows with the misfit instead, as that of a reconstruction loss, takes the other sign.
 
     Args:
         gradient: g = dl/dq at maximum entropy, log prior included, (..., K). A constant per element
@@ -156,7 +156,7 @@ def log_likelihood_score(log_likelihood: Tensor | ArrayLike) -> Tensor:
 
 
 def likelihood_regret(before: Tensor | ArrayLike, after: Tensor | ArrayLike) -> Tensor:
-    """Return what optimising for this one element gains: the more, the more outlying.
+    """Return the log likelihood gained by optimising for this one element.
 
     log p(x | optimised) - log p(x | as inferred) (Xiao et al. 2020, arXiv:2003.02977), at least 0
     if the optimiser did its work.
@@ -224,32 +224,31 @@ def max_logit_score(logits: Tensor | ArrayLike) -> Tensor:
     return -_tensor("logits", logits).amax(-1)
 
 
-def energy_score(logits: Tensor | ArrayLike, T: float = 1.0) -> Tensor:
+def energy_score(logits: Tensor | ArrayLike, temperature: float = 1.0) -> Tensor:
     """Return the free energy, - T log sum_k exp(logit_k / T) (Liu et al. 2020, arXiv:2010.03759).
 
     Args:
         logits: before the softmax, (..., K).
-        T: temperature, positive and finite.
+        temperature: T, positive and finite.
 
     Returns:
         Scores, (...), float64.
 
     Raises:
-        ValueError: for no tasks or an unfit temperature.
+        ValueError: for no tasks or an invalid temperature.
 
     Example:
         >>> energy_score([[0.0, 0.0], [5.0, 5.0]])
         tensor([-0.6931, -5.6931], dtype=torch.float64)
     """
-    if not 0 < T < math.inf:
-        raise ValueError(f"T should be positive and finite; got {T}")
-    return -T * (_tensor("logits", logits) / T).logsumexp(-1)
+    check_temperature(temperature)
+    return -temperature * (_tensor("logits", logits) / temperature).logsumexp(-1)
 
 
 def ensemble_score(
     log_probs: Tensor | ArrayLike, kind: Literal["entropy", "mutual information"] = "entropy"
 ) -> Tensor:
-    """Return how unsure an ensemble is, or how much its members disagree.
+    """Return the entropy of an ensemble, or the disagreement of its members.
 
     With the mean q of the members' q_m: the entropy H(q) (Lakshminarayanan et al. 2017,
     arXiv:1612.01474), or the part of it that is disagreement, the mutual information of member and
@@ -263,7 +262,7 @@ def ensemble_score(
         Scores, (...), in nats, float64.
 
     Raises:
-        ValueError: for an unknown kind, a missing dimension of members, or rows that are no log
+        ValueError: for an unknown kind, a missing dimension of members, or rows that are not log
             probabilities.
 
     Example:
@@ -290,7 +289,7 @@ def ensemble_score(
 def pca_residual_score(
     x: Tensor | ArrayLike, mean: Tensor | ArrayLike, basis: Tensor | ArrayLike
 ) -> Tensor:
-    """Return the energy that principal components leave over: a baseline without any network.
+    """Return the squared norm that principal components leave over: a baseline without a network.
 
     |x - mean|^2 - |basis' (x - mean)|^2. A score that sees this residual must beat it to prove
     anything of the network.

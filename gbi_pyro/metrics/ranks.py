@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import binom
 from torch import Tensor
 
-from gbi_pyro.metrics._validate import checked_forecast
+from gbi_pyro.metrics._validate import check_level, checked_forecast
 
 
 class RankHistogram(NamedTuple):
@@ -63,8 +63,7 @@ def rank_histogram(
     """
     if bins < 1:
         raise ValueError(f"bins should be 1 or more; got {bins}: try 10")
-    if not 0 < level < 1:
-        raise ValueError(f"level should be between 0 and 1; got {level}: try 0.95")
+    check_level(level)
     log_q, y = checked_forecast(log_probs, labels)
     q = log_q.softmax(-1)
     of_label = q.gather(-1, y.unsqueeze(-1))

@@ -1,4 +1,4 @@
-"""One temperature for overconfident log probabilities, fitted to labels or to another posterior."""
+"""Temperature scaling of log probabilities, fitted to labels or to another posterior."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from gbi_pyro.metrics._validate import check_temperature, checked_forecast, checked_rows
 from gbi_pyro.metrics.scores import accuracy
-from gbi_pyro.metrics._validate import checked_forecast, checked_rows
 
 TEMPERATURES = (1e-12, 1e12)  # scores are in nats: no log likelihood needs more
 
@@ -18,28 +18,27 @@ class NoTemperatureError(ValueError):
     """No temperature is best: the score improves without end, or at none."""
 
 
-def temper(log_probs: Tensor | ArrayLike, T: float) -> Tensor:
+def temper(log_probs: Tensor | ArrayLike, temperature: float) -> Tensor:
     """Return the posterior at another temperature: softmax(log q / T).
 
     T > 1 makes it less sure, T < 1 surer; the order of the tasks stays.
 
     Args:
         log_probs: log probabilities, or scores up to a constant per element, (..., K).
-        T: temperature, positive and finite.
+        temperature: T, positive and finite.
 
     Returns:
         Normalised log probabilities, (..., K).
 
     Raises:
-        ValueError: for an unfit temperature.
+        ValueError: for an invalid temperature.
 
     Example:
         >>> temper(torch.tensor([0.8, 0.2]).log(), 2.0).exp()
         tensor([0.6667, 0.3333])
     """
-    if not 0 < T < math.inf:
-        raise ValueError(f"T should be positive and finite; got {T}: 1 changes nothing")
-    return (torch.as_tensor(log_probs) / T).log_softmax(-1)
+    check_temperature(temperature)
+    return (torch.as_tensor(log_probs) / temperature).log_softmax(-1)
 
 
 def fit_temperature(
@@ -98,7 +97,7 @@ def fit_temperature(
 
 
 def match_temperature(log_probs: Tensor | ArrayLike, target: Tensor | ArrayLike) -> float:
-    """Return the temperature at which a posterior comes closest to another one.
+    """Return the temperature at which a posterior is closest to another one.
 
     T = argmin mean_i KL(target_i || softmax(log q_i / T)), convex in 1 / T. Fit on one set of data,
     judge on another.
@@ -111,7 +110,7 @@ def match_temperature(log_probs: Tensor | ArrayLike, target: Tensor | ArrayLike)
         T, for ``temper``; 1 where it makes no difference.
 
     Raises:
-        ValueError: for unfit shapes or rows, a task of probability zero, and where no positive
+        ValueError: for invalid shapes or rows, a task of probability zero, and where no positive
             temperature is best.
 
     Example:

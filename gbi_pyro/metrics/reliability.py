@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from gbi_pyro.metrics._bins import Strategy, bin_members, top_label
 from gbi_pyro.metrics._validate import checked_forecast
 from gbi_pyro.metrics.intervals import jeffreys_interval
-
-Strategy = Literal["width", "mass"]
 
 
 class ReliabilityTable(NamedTuple):
@@ -140,27 +138,3 @@ def classwise_calibration_error(
     log_q, y = checked_forecast(log_probs, labels)
     tables = [reliability_table(log_q, y, bins, strategy, task=k) for k in range(log_q.shape[-1])]
     return sum(table.calibration_error for table in tables) / len(tables)
-
-
-def top_label(log_q: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the confidence of each element, and whether it is right, (N,) each."""
-    top = log_q.amax(-1)
-    best = log_q == top.unsqueeze(-1)
-    correct = best[torch.arange(len(y)), y].double() / best.sum(-1)
-    return top.exp(), correct
-
-
-def bin_members(values: Tensor, bins: int, strategy: Strategy) -> Tensor:
-    """Return the number of the bin of each value in [0, 1], (N,).
-
-    Raises:
-        ValueError: for no bins, or an unknown strategy.
-    """
-    if bins < 1:
-        raise ValueError(f"bins should be 1 or more; got {bins}: try 15")
-    if strategy == "width":
-        return ((values * bins).ceil().long() - 1).clamp(0, bins - 1)
-    if strategy == "mass":
-        last = [math.ceil((b + 1) * len(values) / bins) - 1 for b in range(bins)]
-        return torch.searchsorted(values.sort().values[last], values.contiguous())
-    raise ValueError(f"strategy should be 'width' or 'mass'; got {strategy!r}")

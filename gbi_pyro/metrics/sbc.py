@@ -14,8 +14,8 @@ from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor
 
-from gbi_pyro.metrics._validate import checked_rows
-from gbi_pyro.metrics.calibration_test import ConsistencyTest, consistency_test
+from gbi_pyro.metrics._validate import check_level, checked_rows
+from gbi_pyro.metrics.calibration_test import CalibrationTest, calibration_test
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.purity import pure
 from gbi_pyro.relax import Model
@@ -76,7 +76,7 @@ class SBCCheck(NamedTuple):
     p_value: float
     level: float
     method: str
-    sites: dict[str, ConsistencyTest]
+    sites: dict[str, CalibrationTest]
 
     @property
     def passed(self) -> bool:
@@ -204,7 +204,7 @@ def check_sbc(
 ) -> SBCCheck:
     """Test whether the inferred posteriors can be the exact ones: the cheap part.
 
-    Each site is judged by ``consistency_test``, which is exact for tasks, whose ranks are ties, and
+    Each site is judged by ``calibration_test``, which is exact for tasks, whose ranks are ties, and
     all together by Bonferroni's correction. An exact posterior fails with a probability of at most
     ``level``. One that passes need not be exact: the prior itself is calibrated.
 
@@ -215,13 +215,12 @@ def check_sbc(
             is valid if tasks of different elements are independent given the data, as they are
             where ``Enumeration`` of a single site is exact.
         level: of the verdict.
-        bins, num_draws, generator: as in ``consistency_test``.
+        bins, num_draws, generator: as in ``calibration_test``.
 
     Raises:
         ValueError: for unfit options; the smallest possible p-value has to reach the level.
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level should be between 0 and 1; got {level}: try 0.01")
+    check_level(level, 0.01)
     num_sites = len(result.tasks)
     enough = math.ceil(3 * num_sites / level) - 1
     if num_draws < enough:
@@ -232,7 +231,7 @@ def check_sbc(
     if generator is None:
         generator = torch.Generator().manual_seed(0)
     sites = {
-        name: consistency_test(
+        name: calibration_test(
             *result.cases(name, elements), bins=bins, num_draws=num_draws, generator=generator
         )
         for name in result.tasks

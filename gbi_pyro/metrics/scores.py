@@ -8,8 +8,9 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from gbi_pyro.metrics._bins import Strategy, top_label
 from gbi_pyro.metrics._validate import checked_forecast
-from gbi_pyro.metrics.reliability import Strategy, reliability_table, top_label
+from gbi_pyro.metrics.reliability import reliability_table
 
 
 class CalibrationSummary(NamedTuple):

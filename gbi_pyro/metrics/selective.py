@@ -8,8 +8,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from gbi_pyro.metrics._bins import top_label
 from gbi_pyro.metrics._validate import checked_forecast
-from gbi_pyro.metrics.reliability import top_label
 
 
 class RiskCoverage(NamedTuple):

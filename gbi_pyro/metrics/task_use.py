@@ -7,9 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from gbi_pyro.logjoint import relaxed_log_joint
@@ -82,6 +79,10 @@ def linear_probe(
     >>> linear_probe(latent, labels, latent, labels)
     1.0
     """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     if len(latent) != len(labels) or len(held_out) != len(held_out_labels):
         raise ValueError(
             f"latents and labels differ in number: {len(latent)} and {len(labels)}, "

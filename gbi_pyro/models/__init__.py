@@ -1,1 +1,78 @@
-"""Pyro models with neural likelihoods and marked task sites."""
+"""Pyro models with neural likelihoods and marked task sites, and the parts they are made of."""
+
+from gbi_pyro.models.affine_head import AffineHeadAutoencoder, PCABasis, pca_basis
+from gbi_pyro.models.conditioning import (
+    CONDITIONERS,
+    Additive,
+    AffineHead,
+    Concat,
+    Conditioner,
+    Conditioning,
+    FiLM,
+    Gain,
+    Hypernetwork,
+    Mask,
+    make_conditioner,
+    parameter_count,
+    width_for,
+)
+from gbi_pyro.models.image import (
+    ConditionedAutoencoder,
+    ConditionedDecoder,
+    EncoderClassifier,
+    ImageModel,
+    Likelihood,
+)
+from gbi_pyro.models.initial import initialise, weights_from
+from gbi_pyro.models.language import LanguageLSTM
+from gbi_pyro.models.layers import ImageEncoder, IsotropicNormal, Latent, Network, make_decoder
+from gbi_pyro.models.sequence import (
+    CellWeights,
+    LSTMState,
+    SequenceLSTM,
+    SequenceLSTMStack,
+    StepsOfLSTM,
+    lstm_step,
+)
+from gbi_pyro.models.switching import SwitchingGaussian
+from gbi_pyro.models.words import Words
+
+__all__ = [
+    "CONDITIONERS",
+    "Additive",
+    "AffineHead",
+    "AffineHeadAutoencoder",
+    "CellWeights",
+    "Concat",
+    "ConditionedAutoencoder",
+    "ConditionedDecoder",
+    "Conditioner",
+    "Conditioning",
+    "EncoderClassifier",
+    "FiLM",
+    "Gain",
+    "Hypernetwork",
+    "ImageEncoder",
+    "ImageModel",
+    "IsotropicNormal",
+    "LSTMState",
+    "LanguageLSTM",
+    "Latent",
+    "Likelihood",
+    "Mask",
+    "Network",
+    "PCABasis",
+    "SequenceLSTM",
+    "SequenceLSTMStack",
+    "StepsOfLSTM",
+    "SwitchingGaussian",
+    "Words",
+    "initialise",
+    "lstm_step",
+    "make_conditioner",
+    "make_decoder",
+    "parameter_count",
+    "pca_basis",
+    "weights_from",
+    "width_for",
+]

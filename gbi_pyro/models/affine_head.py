@@ -8,9 +8,10 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from gbi_pyro.models._validate import check_images
 from gbi_pyro.models.image import ImageModel
 from gbi_pyro.models.initial import initialise, weights_from
-from gbi_pyro.models.layers import ImageEncoder, IsotropicNormal, Latent, Network, check_images, mlp
+from gbi_pyro.models.layers import ImageEncoder, IsotropicNormal, Latent, Network, mlp
 
 
 class PCABasis(NamedTuple):

@@ -9,8 +9,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from gbi_pyro.models._validate import check_choice
 from gbi_pyro.models.initial import initialise, weights_from
-from gbi_pyro.models.layers import check_choice, concatenate
+from gbi_pyro.models.layers import concatenate
 
 Conditioning = Literal["concat", "additive", "gain", "mask", "film", "hypernetwork", "affine"]
 WIDEST = 2**16  # units that a search for a width looks at

@@ -14,6 +14,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from gbi_pyro.models._validate import check_choice, check_images
 from gbi_pyro.models.conditioning import Conditioning, make_conditioner
 from gbi_pyro.models.initial import initialise, weights_from
 from gbi_pyro.models.layers import (
@@ -21,8 +22,6 @@ from gbi_pyro.models.layers import (
     IsotropicNormal,
     Latent,
     Network,
-    check_choice,
-    check_images,
     concatenate,
     make_decoder,
 )

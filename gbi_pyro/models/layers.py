@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
+
+from gbi_pyro.models._validate import check_choice, check_images
 
 Network = Literal["mlp", "conv"]
 Latent = Literal["plain", "noisy"]
@@ -137,16 +139,6 @@ def concatenate(latent: Tensor, z: Tensor) -> Tensor:
     return torch.cat([latent.expand(*batch, -1), z.expand(*batch, -1)], -1)
 
 
-def check_images(x: Tensor, image_shape: tuple[int, ...]) -> Tensor:
-    """Return ``x`` if it is a batch of images of the given shape."""
-    if tuple(x.shape[1:]) != image_shape or not x.ndim:
-        raise ValueError(
-            f"images have shape {tuple(x.shape)}, expected (number of images, "
-            f"{', '.join(map(str, image_shape))}); reshape them, or build the model for theirs"
-        )
-    return x
-
-
 def _convolutions(channels: int) -> list[nn.Module]:
     first, second = CHANNELS
     return [
@@ -166,9 +158,3 @@ def _conv_shapes(image_shape: tuple[int, ...]) -> tuple[int, int, int, int]:
         )
     channels, height, width = image_shape
     return channels, CHANNELS[1], height // 4, width // 4
-
-
-def check_choice(name: str, value: str, choices: Any) -> None:
-    """Check that an option is one of a ``Literal``'s values."""
-    if value not in get_args(choices):
-        raise ValueError(f"{name} must be one of {get_args(choices)}, got {value!r}")

@@ -10,9 +10,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from gbi_pyro.models._validate import check_choice
 from gbi_pyro.models.conditioning import Conditioning, make_conditioner
 from gbi_pyro.models.initial import initialise, weights_from
-from gbi_pyro.models.layers import check_choice
 
 
 class LSTMState(NamedTuple):

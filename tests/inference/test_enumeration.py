@@ -255,7 +255,12 @@ def test_a_network_that_carries_past_tasks_is_refused(
     x = normal(generator, *shape)
     with pytest.raises(TaskSiteError) as error:
         Enumeration()(carried, x)
-    for part in ("'z'", "influence each other", "expected a likelihood that factorises", "stepwise("):
+    for part in (
+        "'z'",
+        "influence each other",
+        "expected a likelihood that factorises",
+        "stepwise(",
+    ):
         assert part in str(error.value)
     assert Enumeration(check=False)(carried, x).passes.check == 0
 

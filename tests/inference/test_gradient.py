@@ -211,12 +211,16 @@ def test_second_order_is_the_taylor_polynomial_of_a_nonlinear_network(
 
 @pytest.mark.parametrize("temperature", [0.25, 1.0, 3.0])
 @pytest.mark.parametrize("order", [1, 2])
-def test_temperature_tempers_the_posterior(order: int, temperature: float, generator: torch.Generator) -> None:
+def test_temperature_tempers_the_posterior(
+    order: int, temperature: float, generator: torch.Generator
+) -> None:
     """Proportional to p(x, z)^(1 / temperature) (M2)."""
     x, means = normal(generator, 20), normal(generator, 2)
     log_prior = random_log_prior(generator, 2)
     tempered = (gaussian_scores(x, means, 0.5, log_prior) / temperature).log_softmax(-1)
-    posterior = OneStepGradient(temperature=temperature, order=order)(gaussian, x, means, 0.5, log_prior)
+    posterior = OneStepGradient(temperature=temperature, order=order)(
+        gaussian, x, means, 0.5, log_prior
+    )
     torch.testing.assert_close(posterior.logits(), tempered)
 
 

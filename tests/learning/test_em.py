@@ -370,7 +370,7 @@ def test_an_expected_update_of_an_uncut_recurrent_network_is_refused(
 ) -> None:
     network = SequenceLSTM(2, 8, generator=generator).double()
     em = GradientEM(network, OneStepGradient(), adam(network))
-    with pytest.raises(TaskSiteError, match=r"influence each other.*causal"):
+    with pytest.raises(TaskSiteError, match=r"influence each other.*stepwise"):
         em.step(stream(2, generator).x)
 
 

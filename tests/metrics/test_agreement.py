@@ -3,9 +3,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from pyro_models import random_log_probs
 from torch import Tensor
 
-from gbi_pyro.metrics.agreement import (
+from gbi_pyro.metrics import (
     agreement,
     argmax_agreement,
     kl,
@@ -14,11 +15,6 @@ from gbi_pyro.metrics.agreement import (
 )
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.sites import TaskSite, TaskSiteError
-
-
-def random_log_probs(generator: torch.Generator, *shape: int, scale: float = 2.0) -> Tensor:
-    logits = scale * torch.randn(shape, generator=generator, dtype=torch.float64)
-    return logits.log_softmax(-1)
 
 
 def posterior(**log_probs: Tensor) -> TaskPosterior:

@@ -7,7 +7,7 @@ import torch
 from scipy.stats import binom, chi2
 from torch import Tensor
 
-from gbi_pyro.metrics.calibration_test import consistency_test
+from gbi_pyro.metrics.calibration_test import calibration_test
 from gbi_pyro.metrics.recalibration import temper
 
 
@@ -28,7 +28,7 @@ def test_true_posteriors_fail_no_oftener_than_the_level(
     repetitions, level = 300, 0.05
     largest = binom.ppf(1 - 1e-5, repetitions, level)
     found = [
-        consistency_test(*forecasts(generator, n, scale=scale), num_draws=199, generator=generator)
+        calibration_test(*forecasts(generator, n, scale=scale), num_draws=199, generator=generator)
         for _ in range(repetitions)
     ]
     for i in range(3):
@@ -40,7 +40,7 @@ def test_with_many_cases_the_reference_is_chi_square(generator: torch.Generator)
     draws = 2000
     for _ in range(3):
         log_p, labels = forecasts(generator, 1000, K=4, scale=1.0)
-        found = consistency_test(log_p, labels, num_draws=draws, generator=generator)
+        found = calibration_test(log_p, labels, num_draws=draws, generator=generator)
         p = log_p.exp()
         u = torch.nn.functional.one_hot(labels, 4).double().sum(0) - p.sum(0)
         covariance = p.sum(0).diag() - p.T @ p
@@ -60,7 +60,7 @@ def test_with_many_cases_the_reference_is_chi_square(generator: torch.Generator)
 @pytest.mark.parametrize(("T", "word"), [(0.6, "too sure"), (1.7, "too unsure")])
 def test_a_wrong_temperature_is_named(generator: torch.Generator, T: float, word: str) -> None:
     log_p, labels = forecasts(generator, 2000)
-    found = consistency_test(temper(log_p, T), labels)
+    found = calibration_test(temper(log_p, T), labels)
     assert found.p_value == pytest.approx(3 / 2000)
     assert found.sureness.p_value == 1 / 2000
     assert word in found.sureness.words
@@ -73,7 +73,7 @@ def test_shares_alone_cannot_see_a_temperature_of_tasks_that_are_all_alike(
     # With each posterior there are all its permutations: every task has mean probability 1 / 3.
     log_p, labels = forecasts(generator, 600)
     rolled = torch.cat([log_p.roll(i, -1) for i in range(3)])
-    found = consistency_test(temper(rolled, 0.5), torch.cat([(labels + i) % 3 for i in range(3)]))
+    found = calibration_test(temper(rolled, 0.5), torch.cat([(labels + i) % 3 for i in range(3)]))
     assert found.shares.p_value == 1
     assert found.sureness.p_value < 0.01
 
@@ -81,7 +81,7 @@ def test_shares_alone_cannot_see_a_temperature_of_tasks_that_are_all_alike(
 def test_a_bias_towards_a_task_is_named(generator: torch.Generator) -> None:
     log_p, labels = forecasts(generator, 2000)
     biased = (log_p + torch.tensor([0.0, 0.0, 1.0])).log_softmax(-1)
-    found = consistency_test(biased, labels)
+    found = calibration_test(biased, labels)
     assert found.shares.p_value == 1 / 2000
     share = (labels == 2).double().mean().item()
     expected = f"task 2 has probability {biased[:, 2].exp().mean():.3g} on average"
@@ -97,7 +97,7 @@ def test_what_neither_temperature_nor_offset_explains_shows_in_the_levels() -> N
     top = torch.arange(1000) % 2
     q = torch.stack([confidence, 1 - confidence], -1)
     q = torch.where((top == 0).unsqueeze(-1), q, q.flip(-1))
-    found = consistency_test(q.log(), torch.where(right, top, 1 - top))
+    found = calibration_test(q.log(), torch.where(right, top, 1 - top))
     assert found.sureness.p_value > 0.5
     assert found.shares.p_value > 0.05
     assert found.levels.p_value == 1 / 2000
@@ -106,29 +106,29 @@ def test_what_neither_temperature_nor_offset_explains_shows_in_the_levels() -> N
 
 def test_an_impossible_label_refutes_and_certainty_that_is_right_does_not() -> None:
     sure = torch.eye(3, dtype=torch.float64).log()
-    right = consistency_test(sure, [0, 1, 2])
+    right = calibration_test(sure, [0, 1, 2])
     assert [d.p_value for d in right.deviations] == [1, 1, 1]
-    wrong = consistency_test(sure, [0, 1, 1])
+    wrong = calibration_test(sure, [0, 1, 1])
     assert wrong.p_value == 0
     assert wrong.sureness.words == "1 true tasks have probability zero"
-    flat = consistency_test(torch.full((50, 4), 0.25).log(), torch.arange(50) % 4)
+    flat = calibration_test(torch.full((50, 4), 0.25).log(), torch.arange(50) % 4)
     assert flat.sureness.p_value == 1  # a constant has no deviation, however it is rounded
 
 
 def test_the_same_seed_gives_the_same_answer(generator: torch.Generator) -> None:
     log_p, labels = forecasts(generator, 50)
-    assert consistency_test(log_p, labels) == consistency_test(log_p.numpy(), labels.numpy())
-    other = consistency_test(log_p, labels, num_draws=10**5)  # in several chunks
+    assert calibration_test(log_p, labels) == calibration_test(log_p.numpy(), labels.numpy())
+    other = calibration_test(log_p, labels, num_draws=10**5)  # in several chunks
     error = 5 * math.sqrt(0.25 / 2000)
-    for a, b in zip(consistency_test(log_p, labels).deviations, other.deviations, strict=True):
+    for a, b in zip(calibration_test(log_p, labels).deviations, other.deviations, strict=True):
         assert a.p_value == pytest.approx(b.p_value, abs=error)
 
 
 def test_unfit_arguments_are_named() -> None:
     log_p = torch.tensor([[0.5, 0.5]]).log()
     with pytest.raises(ValueError, match="num_draws should be 1 or more"):
-        consistency_test(log_p, [0], num_draws=0)
+        calibration_test(log_p, [0], num_draws=0)
     with pytest.raises(ValueError, match="bins should be 1 or more"):
-        consistency_test(log_p, [0], bins=0)
+        calibration_test(log_p, [0], bins=0)
     with pytest.raises(ValueError, match=r"labels should be task ids 0 \.\. 1"):
-        consistency_test(log_p, [2])
+        calibration_test(log_p, [2])

@@ -1,16 +1,16 @@
-"""Detection against pair counts and closed forms; every score grows with outlyingness."""
+"""AUROC against pair counts and closed forms; every score is larger out of distribution."""
 
 import math
 from collections.abc import Callable
+from importlib import import_module
 
 import numpy as np
 import pytest
 import torch
+from pyro_models import random_log_probs
 from torch import Tensor
 
-from gbi_pyro.metrics import detection as detection_module
-from gbi_pyro.metrics import ood
-from gbi_pyro.metrics.auroc import Detection, detection
+from gbi_pyro.metrics import AUROC, auroc, ood
 from gbi_pyro.metrics.ood import (
     cosine_score,
     energy_score,
@@ -28,25 +28,20 @@ from gbi_pyro.metrics.ood import (
 NUM_TASKS, CODE = 4, 6
 
 
-def random_log_probs(generator: torch.Generator, *shape: int, scale: float = 2.0) -> Tensor:
-    logits = scale * torch.randn(shape, generator=generator, dtype=torch.float64)
-    return logits.log_softmax(-1)
-
-
-def detect(inliers: object, outliers: object, seed: int = 0, **options: object) -> Detection:
+def detect(inside: object, outside: object, seed: int = 0, **options: object) -> AUROC:
     generator = torch.Generator().manual_seed(seed)
-    return detection(inliers, outliers, generator=generator, **options)  # type: ignore[arg-type]
+    return auroc(inside, outside, generator=generator, **options)  # type: ignore[arg-type]
 
 
 def random_basis(generator: torch.Generator, rows: int, columns: int) -> Tensor:
     return torch.linalg.qr(torch.randn(rows, columns, generator=generator).double()).Q
 
 
-# Each case returns the scores of inliers and of outliers. What makes an element outlying is the
-# definition of the field: evidence for no task, disagreement, an unlikely or unexplained datum.
+# Each case returns scores in and out of distribution. What makes an element an outlier is the
+# definition of the field: no task is favoured, disagreement, an unlikely or unexplained datum.
 
 
-def evidence(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def favouring(generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Logits in favour of one task, by 6 to 8 nats, and by at most .5."""
     tasks = torch.randint(NUM_TASKS, (50,), generator=generator)
     one_hot = torch.nn.functional.one_hot(tasks, NUM_TASKS).double()
@@ -54,17 +49,17 @@ def evidence(generator: torch.Generator) -> tuple[Tensor, Tensor]:
     return one_hot * (6 + 2 * strength[0]), one_hot * 0.5 * strength[1]
 
 
-def by_evidence(score: Callable[[Tensor], Tensor]) -> Callable:
-    return lambda generator: tuple(map(score, evidence(generator)))
+def by_logits(score: Callable[[Tensor], Tensor]) -> Callable:
+    return lambda generator: tuple(map(score, favouring(generator)))
 
 
 def by_log_probs(score: Callable[[Tensor], Tensor]) -> Callable:
-    return by_evidence(lambda logits: score(logits.log_softmax(-1)))
+    return by_logits(lambda logits: score(logits.log_softmax(-1)))
 
 
 def ensembles(kind: str) -> Callable:
     def case(generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        surely = evidence(generator)[0].log_softmax(-1)
+        surely = favouring(generator)[0].log_softmax(-1)
         agreeing = surely.expand(NUM_TASKS, -1, -1)
         # Each member is as sure as before, of another task.
         differing = torch.stack([surely.roll(m, -1) for m in range(NUM_TASKS)])
@@ -90,7 +85,7 @@ def cosines(generator: torch.Generator) -> tuple[Tensor, Tensor]:
 def residuals(generator: torch.Generator) -> tuple[Tensor, Tensor]:
     basis = random_basis(generator, 10, 10)
     mean, inside, outside = torch.ones(10).double(), basis[:, :3], basis[:, 3:]
-    # The inliers are the longer vectors: only what is outside the space counts.
+    # Those in distribution are the longer vectors: only what is outside the space counts.
     x = mean + 10 * torch.randn(50, 3, generator=generator).double() @ inside.T
     y = mean + (1 + torch.rand(50, 7, generator=generator).double()) @ outside.T
     return pca_residual_score(x, mean, inside), pca_residual_score(y, mean, inside)
@@ -116,14 +111,14 @@ def regrets(generator: torch.Generator) -> tuple[Tensor, Tensor]:
 CASES: dict[str, Callable[[torch.Generator], tuple[Tensor, Tensor]]] = {
     "maximum_score": by_log_probs(maximum_score),
     "entropy_score": by_log_probs(entropy_score),
-    "gradient_norm_score": by_evidence(gradient_norm_score),
+    "gradient_norm_score": by_logits(gradient_norm_score),
     "cosine_score": cosines,
     "log_likelihood_score": likelihoods,
     "likelihood_regret": regrets,
-    "softmax_score": by_evidence(softmax_score),
-    "max_logit_score": by_evidence(max_logit_score),
-    "energy_score": by_evidence(energy_score),
-    "energy_score at T = 3": by_evidence(lambda logits: energy_score(logits, 3.0)),
+    "softmax_score": by_logits(softmax_score),
+    "max_logit_score": by_logits(max_logit_score),
+    "energy_score": by_logits(energy_score),
+    "energy_score at T = 3": by_logits(lambda logits: energy_score(logits, 3.0)),
     "ensemble_score": ensembles("entropy"),
     "ensemble_score of disagreement": ensembles("mutual information"),
     "pca_residual_score": residuals,
@@ -136,11 +131,11 @@ def test_every_score_has_a_case() -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_score_is_larger_for_the_more_outlying(name: str, generator: torch.Generator) -> None:
-    inliers, outliers = CASES[name](generator)
-    assert inliers.dtype == torch.float64
-    assert inliers.max() < outliers.min()
-    assert detect(inliers, outliers, bootstrap=10) == (1.0, 1.0, 1.0, 0.0, 50, len(outliers))
+def test_a_score_is_larger_out_of_distribution(name: str, generator: torch.Generator) -> None:
+    inside, outside = CASES[name](generator)
+    assert inside.dtype == torch.float64
+    assert inside.max() < outside.min()
+    assert detect(inside, outside, bootstrap=10) == (1.0, 1.0, 1.0, 0.0, 50, len(outside))
 
 
 def test_maximum_and_entropy_tell_sure_elements_apart_in_single_precision() -> None:
@@ -172,20 +167,20 @@ def test_scores_of_one_posterior_agree_with_their_definitions(generator: torch.G
     torch.testing.assert_close(softmax_score(logits + 5.0), softmax_score(logits))
 
 
-def test_gradient_norm_sees_the_evidence_alone(generator: torch.Generator) -> None:
-    evidence = torch.randn(100, NUM_TASKS, generator=generator, dtype=torch.float64)
+def test_gradient_norm_sees_the_likelihood_alone(generator: torch.Generator) -> None:
+    log_likelihood = torch.randn(100, NUM_TASKS, generator=generator, dtype=torch.float64)
     log_prior = random_log_probs(generator, NUM_TASKS)
-    expected = gradient_norm_score(evidence)
-    joint = evidence + log_prior
+    expected = gradient_norm_score(log_likelihood)
+    joint = log_likelihood + log_prior
     torch.testing.assert_close(gradient_norm_score(joint, log_prior), expected)
     torch.testing.assert_close(gradient_norm_score(joint, log_prior.expand(100, -1)), expected)
     # The one-step posterior holds the same.
     torch.testing.assert_close(gradient_norm_score(joint.log_softmax(-1), log_prior), expected)
     torch.testing.assert_close(
-        -expected, (evidence - evidence.mean(-1, keepdim=True)).square().sum(-1).sqrt()
+        -expected, (log_likelihood - log_likelihood.mean(-1, keepdim=True)).square().sum(-1).sqrt()
     )
     # Only the tangent space of the simplex counts: half of the squared differences of all pairs.
-    pairs = (evidence[:, :, None] - evidence[:, None]).square().sum((-1, -2))
+    pairs = (log_likelihood[:, :, None] - log_likelihood[:, None]).square().sum((-1, -2))
     torch.testing.assert_close(expected.square(), pairs / (2 * NUM_TASKS))
 
 
@@ -248,28 +243,28 @@ def test_pca_residual_sums_to_the_discarded_variance(generator: torch.Generator)
     torch.testing.assert_close(found.sum(), singular[3:].square().sum())
 
 
-# Detection
+# AUROC
 
 
 @pytest.mark.parametrize("levels", [3, 10, 10_000])
 def test_auroc_counts_pairs_with_ties_as_half(generator: torch.Generator, levels: int) -> None:
-    inliers = torch.randint(levels, (83,), generator=generator)
-    outliers = torch.randint(levels, (57,), generator=generator) + levels // 3
-    found = detect(inliers, outliers)
-    difference = outliers[:, None] - inliers
+    inside = torch.randint(levels, (83,), generator=generator)
+    outside = torch.randint(levels, (57,), generator=generator) + levels // 3
+    found = detect(inside, outside)
+    difference = outside[:, None] - inside
     expected = (difference > 0).double().mean() + 0.5 * (difference == 0).double().mean()
-    assert found.auroc == pytest.approx(expected.item(), abs=1e-12)
-    assert found.auroc_low < found.auroc < found.auroc_high
-    # The highest threshold that finds 95 % of the outliers; scores equal to it are found.
-    reaching = [t for t in outliers.unique() if (outliers >= t).double().mean() >= 0.95]
-    expected = (inliers >= max(reaching)).double().mean()
+    assert found.value == pytest.approx(expected.item(), abs=1e-12)
+    assert found.low < found.value < found.high
+    # The highest threshold that finds 95 % of the others; scores equal to it are found.
+    reaching = [t for t in outside.unique() if (outside >= t).double().mean() >= 0.95]
+    expected = (inside >= max(reaching)).double().mean()
     assert found.fpr_at_95 == pytest.approx(expected.item(), abs=1e-12)
-    assert (found.num_inliers, found.num_outliers) == (83, 57)
+    assert (found.num_in, found.num_ood) == (83, 57)
 
 
 def test_nineteen_of_twenty_are_95_percent() -> None:
-    outliers = torch.arange(20.0)  # the threshold is 1: the lowest one may be missed, 0
-    assert detect(torch.tensor([0.5, 0.9, 1.0, 3.0]), outliers).fpr_at_95 == 0.5
+    outside = torch.arange(20.0)  # the threshold is 1: the lowest one may be missed, 0
+    assert detect(torch.tensor([0.5, 0.9, 1.0, 3.0]), outside).fpr_at_95 == 0.5
 
 
 @pytest.mark.parametrize(
@@ -279,25 +274,25 @@ def test_nineteen_of_twenty_are_95_percent() -> None:
 def test_only_the_order_of_scores_matters(
     generator: torch.Generator, transform: Callable[[Tensor], Tensor]
 ) -> None:
-    inliers = torch.randn(60, generator=generator, dtype=torch.float64).clamp(max=2.0)
-    outliers = torch.randn(40, generator=generator, dtype=torch.float64) + 1
-    outliers[outliers > 2] = 3.0  # one value beyond 2, so that the last transform keeps the order
-    assert detect(transform(inliers), transform(outliers)) == detect(inliers, outliers)
+    inside = torch.randn(60, generator=generator, dtype=torch.float64).clamp(max=2.0)
+    outside = torch.randn(40, generator=generator, dtype=torch.float64) + 1
+    outside[outside > 2] = 3.0  # one value beyond 2, so that the last transform keeps the order
+    assert detect(transform(inside), transform(outside)) == detect(inside, outside)
 
 
 def test_a_flipped_sign_detects_the_complement(generator: torch.Generator) -> None:
-    inliers = torch.randint(6, (60,), generator=generator)
-    outliers = torch.randint(6, (40,), generator=generator) + 1
+    inside = torch.randint(6, (60,), generator=generator)
+    outside = torch.randint(6, (40,), generator=generator) + 1
     found, flipped, swapped = (
-        detect(inliers, outliers),
-        detect(-inliers, -outliers),
-        detect(outliers, inliers),
+        detect(inside, outside),
+        detect(-inside, -outside),
+        detect(outside, inside),
     )
-    assert flipped.auroc == pytest.approx(1 - found.auroc, abs=1e-12)
-    assert swapped.auroc == pytest.approx(1 - found.auroc, abs=1e-12)
+    assert flipped.value == pytest.approx(1 - found.value, abs=1e-12)
+    assert swapped.value == pytest.approx(1 - found.value, abs=1e-12)
     # The same seed draws the same elements, so that the interval is mirrored too.
-    assert flipped.auroc_low == pytest.approx(1 - found.auroc_high, abs=1e-12)
-    assert flipped.auroc_high == pytest.approx(1 - found.auroc_low, abs=1e-12)
+    assert flipped.low == pytest.approx(1 - found.high, abs=1e-12)
+    assert flipped.high == pytest.approx(1 - found.low, abs=1e-12)
 
 
 def test_a_constant_score_is_chance() -> None:
@@ -311,66 +306,66 @@ def test_the_interval_covers_the_truth(generator: torch.Generator, distance: flo
     truth = torch.special.ndtr(torch.tensor(distance / math.sqrt(2))).item()
     covered = 0
     for seed in range(100):
-        inliers = torch.randn(150, generator=generator)
-        outliers = torch.randn(200, generator=generator) + distance
-        found = detect(inliers, outliers, seed=seed, bootstrap=300)
-        covered += found.auroc_low <= truth <= found.auroc_high
+        inside = torch.randn(150, generator=generator)
+        outside = torch.randn(200, generator=generator) + distance
+        found = detect(inside, outside, seed=seed, bootstrap=300)
+        covered += found.low <= truth <= found.high
     assert covered >= 90
 
 
 def test_the_interval_has_the_width_of_the_asymptotic_one(generator: torch.Generator) -> None:
-    inliers = torch.randn(900, generator=generator).mul(4).round()  # with ties
-    outliers = torch.randn(600, generator=generator).mul(4).round() + 3
-    wins = (outliers[:, None] > inliers).double() + 0.5 * (outliers[:, None] == inliers)
+    inside = torch.randn(900, generator=generator).mul(4).round()  # with ties
+    outside = torch.randn(600, generator=generator).mul(4).round() + 3
+    wins = (outside[:, None] > inside).double() + 0.5 * (outside[:, None] == inside)
     # DeLong et al. 1988: the variance of the mean of both one-sided means.
     error = math.sqrt(wins.mean(1).var().item() / 600 + wins.mean(0).var().item() / 900)
     for level, quantile in ((0.95, 1.960), (0.68, 0.994)):
-        found = detect(inliers, outliers, bootstrap=4000, level=level)
+        found = detect(inside, outside, bootstrap=4000, level=level)
         # The two ends' own errors at 4000 resamples: about 3 % of the width.
-        assert found.auroc_high - found.auroc_low == pytest.approx(2 * quantile * error, rel=0.1)
+        assert found.high - found.low == pytest.approx(2 * quantile * error, rel=0.1)
 
 
 def test_resampling_in_pieces_draws_from_all(
     generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inliers, outliers = torch.randn(50, generator=generator), torch.randn(70, generator=generator)
-    whole = detect(inliers, outliers, bootstrap=2001)
-    monkeypatch.setattr(detection_module, "CHUNK", 120 * 100)
-    pieces = detect(inliers, outliers, bootstrap=2001)
-    assert (pieces.auroc, pieces.fpr_at_95) == (whole.auroc, whole.fpr_at_95)
-    width = whole.auroc_high - whole.auroc_low
+    inside, outside = torch.randn(50, generator=generator), torch.randn(70, generator=generator)
+    whole = detect(inside, outside, bootstrap=2001)
+    monkeypatch.setattr(import_module("gbi_pyro.metrics.auroc"), "CHUNK", 120 * 100)
+    pieces = detect(inside, outside, bootstrap=2001)
+    assert (pieces.value, pieces.fpr_at_95) == (whole.value, whole.fpr_at_95)
+    width = whole.high - whole.low
     # Each end of 2001 resamples has an error of about 1.5 % of the width.
-    assert pieces.auroc_low == pytest.approx(whole.auroc_low, abs=0.1 * width)
-    assert pieces.auroc_high == pytest.approx(whole.auroc_high, abs=0.1 * width)
+    assert pieces.low == pytest.approx(whole.low, abs=0.1 * width)
+    assert pieces.high == pytest.approx(whole.high, abs=0.1 * width)
 
 
-def test_detection_is_reproducible_and_takes_arrays(generator: torch.Generator) -> None:
-    inliers, outliers = torch.randn(50, generator=generator), torch.randn(70, generator=generator)
-    found = detect(inliers, outliers)
-    assert found == detect(inliers.numpy(), outliers.numpy().astype(np.float64))
-    assert found == detect(inliers.clone().requires_grad_(), outliers)
-    other = detect(inliers, outliers, seed=1)
-    assert other.auroc == found.auroc
-    assert other.auroc_low != found.auroc_low
+def test_auroc_is_reproducible_and_takes_arrays(generator: torch.Generator) -> None:
+    inside, outside = torch.randn(50, generator=generator), torch.randn(70, generator=generator)
+    found = detect(inside, outside)
+    assert found == detect(inside.numpy(), outside.numpy().astype(np.float64))
+    assert found == detect(inside.clone().requires_grad_(), outside)
+    other = detect(inside, outside, seed=1)
+    assert other.value == found.value
+    assert other.low != found.low
 
 
 # Errors
 
 
 @pytest.mark.parametrize(
-    ("inliers", "outliers", "options", "message"),
+    ("inside", "outside", "options", "message"),
     [
-        ([0.0, math.nan], [1.0], {"name": "cosine"}, "'cosine' is NaN for 1 of 2 inliers"),
-        ([0.0], [math.nan, math.nan], {"name": "regret"}, "'regret' is NaN for 2 of 2 outliers"),
+        ([0.0, math.nan], [1.0], {"name": "cosine"}, "'cosine' is NaN for 1 of 2 in-distribution"),
+        ([0.0], [math.nan, math.nan], {"name": "regret"}, "'regret' is NaN for 2 of 2 ood"),
         ([[0.0], [1.0]], [1.0], {}, r"'score' should give one number per element.*\(2, 1\)"),
-        ([0.0], [], {"name": "energy"}, "'energy' should give .* at least one of the outliers"),
+        ([0.0], [], {"name": "energy"}, "'energy' should give .* at least one ood"),
         ([0.0], [1.0], {"bootstrap": 0}, "bootstrap should be 1 or more resamples; got 0"),
         ([0.0], [1.0], {"level": 95}, "level should be between 0 and 1; got 95"),
     ],
 )
-def test_unfit_scores_are_named(inliers: list, outliers: list, options: dict, message: str) -> None:
+def test_invalid_scores_are_named(inside: list, outside: list, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        detect(inliers, outliers, **options)
+        detect(inside, outside, **options)
 
 
 @pytest.mark.parametrize(
@@ -397,7 +392,10 @@ def test_unfit_scores_are_named(inliers: list, outliers: list, options: dict, me
             r"after should have the shape of before, \(3,\); got \(1,\)",
         ),
         (lambda: softmax_score(3.0), "logits should have a last dimension"),
-        (lambda: energy_score([0.0, 1.0], 0.0), "T should be positive and finite; got 0.0"),
+        (
+            lambda: energy_score([0.0, 1.0], 0.0),
+            "temperature should be positive and finite; got 0.0",
+        ),
         (lambda: ensemble_score([0.5, 0.5]), "log_probs should hold log probabilities"),
         (lambda: ensemble_score(torch.zeros(1)), r"log_probs should be \(M, \.\.\., K\)"),
         (
@@ -414,6 +412,6 @@ def test_unfit_scores_are_named(inliers: list, outliers: list, options: dict, me
         ),
     ],
 )
-def test_unfit_arguments_are_named(call: Callable[[], Tensor], message: str) -> None:
+def test_invalid_arguments_are_named(call: Callable[[], Tensor], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()

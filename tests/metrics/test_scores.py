@@ -1,36 +1,26 @@
-"""Proper scores, calibration error and temperature against sampling theory and by hand."""
+"""Proper scores and calibration error against sampling theory and by hand."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
+from pyro_models import drawn_labels, random_log_probs
 from torch import Tensor
 
-from gbi_pyro.metrics.scores import (
+from gbi_pyro.metrics import (
     CalibrationSummary,
     accuracy,
     brier,
     expected_calibration_error,
     log_score,
     summarise,
+    temper,
 )
 from gbi_pyro.metrics._validate import checked_rows
-from gbi_pyro.metrics.recalibration import fit_temperature, match_temperature, temper
 
 EXAMPLE = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.25, 0.25, 0.5]]).double().log()
 LABELS = torch.tensor([0, 2, 2])
-
-
-def random_log_probs(
-    generator: torch.Generator, n: int, num_tasks: int = 5, scale: float = 2.0
-) -> Tensor:
-    logits = scale * torch.randn(n, num_tasks, generator=generator, dtype=torch.float64)
-    return logits.log_softmax(-1)
-
-
-def drawn_labels(generator: torch.Generator, log_probs: Tensor) -> Tensor:
-    return torch.multinomial(log_probs.exp(), 1, generator=generator).squeeze(-1)
 
 
 def largest_ece_by_chance(log_probs: Tensor, bins: int, strategy: str) -> float:
@@ -95,7 +85,9 @@ def test_extremes() -> None:
 def test_expected_scores_are_least_at_the_true_probabilities(generator: torch.Generator) -> None:
     # By exactly KL(p || q) for the log score and |p - q|^2 for Brier's: both are strictly proper.
     labels = torch.arange(5)
-    for p, q in zip(random_log_probs(generator, 50), random_log_probs(generator, 50), strict=True):
+    for p, q in zip(
+        random_log_probs(generator, 50, 5), random_log_probs(generator, 50, 5), strict=True
+    ):
         excess = {}
         for score in (log_score, brier):
             at_q, at_p = (
@@ -113,7 +105,7 @@ def test_expected_scores_are_least_at_the_true_probabilities(generator: torch.Ge
 def test_only_a_calibrated_posterior_has_an_error_of_chance_size(
     generator: torch.Generator, strategy: str, scale: float
 ) -> None:
-    log_p = random_log_probs(generator, 20_000, scale=scale)
+    log_p = random_log_probs(generator, 20_000, 5, scale=scale)
     labels = drawn_labels(generator, log_p)
     for T, calibrated in ((1.0, True), (0.5, False), (2.0, False)):
         log_q = temper(log_p, T)
@@ -135,7 +127,7 @@ def test_bins_of_equal_mass_keep_ties_together(generator: torch.Generator) -> No
 
 
 def test_neither_order_nor_names_matter(generator: torch.Generator) -> None:
-    log_p = random_log_probs(generator, 500)
+    log_p = random_log_probs(generator, 500, 5)
     log_p[:20] = math.log(0.2)  # with ties
     labels = torch.randint(5, (500,), generator=generator)
     rows, names = torch.randperm(500, generator=generator), torch.randperm(5, generator=generator)
@@ -144,12 +136,10 @@ def test_neither_order_nor_names_matter(generator: torch.Generator) -> None:
         assert summarise(log_p[rows], labels[rows], strategy=strategy) == pytest.approx(expected)
         renamed = names.argsort()[labels]
         assert summarise(log_p[:, names], renamed, strategy=strategy) == pytest.approx(expected)
-    T = fit_temperature(log_p, labels)
-    assert fit_temperature(log_p[rows][:, names], names.argsort()[labels[rows]]) == pytest.approx(T)
 
 
 def test_summary_holds_each_score_of_arrays_and_tensors(generator: torch.Generator) -> None:
-    log_p = random_log_probs(generator, 100)
+    log_p = random_log_probs(generator, 100, 5)
     labels = drawn_labels(generator, log_p)
     found = summarise(log_p.clone().requires_grad_(), labels, bins=7, strategy="mass")
     assert found == summarise(
@@ -161,98 +151,6 @@ def test_summary_holds_each_score_of_arrays_and_tensors(generator: torch.Generat
     assert found.log_score == log_score(log_p, labels)
     assert found.expected_calibration_error == expected_calibration_error(log_p, labels, 7, "mass")
     assert found.num_elements == 100
-
-
-@pytest.mark.parametrize("T", [0.05, 0.7, 1.0, 3.0, 40.0])
-def test_a_known_temperature_is_recovered_within_its_standard_error(
-    generator: torch.Generator, T: float
-) -> None:
-    log_p = random_log_probs(generator, 5_000, num_tasks=4)
-    labels = drawn_labels(generator, log_p)
-    log_q = temper(log_p, 1 / T)  # so that tempering by T gives the truth back
-    # The information of one label on 1 / T is the variance of its score log q.
-    variance = (log_p.exp() * log_q**2).sum(-1) - (log_p.exp() * log_q).sum(-1) ** 2
-    standard_error = variance.sum().rsqrt().item()
-    fitted = fit_temperature(log_q, labels)
-    assert abs(1 / fitted - 1 / T) < 4 * standard_error
-    assert 4 * standard_error < 0.2 / T  # the test can tell
-
-
-@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0, 1e5])
-def test_the_fitted_temperature_is_the_best(generator: torch.Generator, scale: float) -> None:
-    log_p = random_log_probs(generator, 400)
-    labels = drawn_labels(generator, log_p)
-    log_q = temper(log_p, 1 / scale)
-    T = fit_temperature(log_q, labels)
-    best = log_score(temper(log_q, T), labels)
-    for other in (*torch.logspace(-3, 3, 61).mul(scale).tolist(), 1.0, 0.99 * T, 1.01 * T):
-        assert best <= log_score(temper(log_q, other), labels)
-    # Fitting what is fitted changes nothing. (Rounding of the scores and of a flat minimum.)
-    assert fit_temperature(temper(log_q, T), labels) == pytest.approx(1, rel=1e-9)
-
-
-def test_tempering_never_worsens_the_log_score(generator: torch.Generator) -> None:
-    for _ in range(50):
-        log_q = random_log_probs(generator, 30, num_tasks=3, scale=3.0)
-        other = random_log_probs(generator, 30, num_tasks=3, scale=3.0)
-        labels = drawn_labels(generator, (log_q + 0.5 * other).log_softmax(-1))
-        try:
-            T = fit_temperature(log_q, labels)
-        except ValueError:  # by chance no temperature is best; see below
-            continue
-        tempered = temper(log_q, T)
-        assert log_score(tempered, labels) <= log_score(log_q, labels) + 1e-12
-        assert accuracy(tempered, labels) == accuracy(log_q, labels)
-
-
-def test_forbidden_tasks_stay_forbidden_and_do_not_disturb_the_fit(
-    generator: torch.Generator,
-) -> None:
-    log_p = random_log_probs(generator, 300, num_tasks=3)
-    labels = drawn_labels(generator, log_p)
-    padded = torch.cat([log_p, torch.full((300, 1), -math.inf, dtype=torch.float64)], -1)
-    T = fit_temperature(log_p, labels)
-    assert fit_temperature(padded, labels) == T
-    torch.testing.assert_close(temper(padded, T)[:, :3], temper(log_p, T))
-    assert temper(padded, T)[:, 3].isneginf().all()
-
-
-def test_a_uniform_posterior_is_its_own_best_temperature() -> None:
-    assert fit_temperature(torch.full((5, 3), 1 / 3).log(), [0, 1, 2, 0, 0]) == 1
-    assert fit_temperature(torch.tensor([[0.5, 0.5, 0.0]]).log(), [0]) == 1
-    assert fit_temperature(torch.zeros(4, 1), [0, 0, 0, 0]) == 1
-
-
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        ([0, 0, 1, 1], r"T = 0; fit on more than these 4 elements"),
-        ([1, 1, 0, 0], r"less than chance does \(accuracy 0\); is the sign"),
-        ([0, 0, 1, 2], r"leave every label a positive probability.* 1 labels have none"),
-    ],
-)
-def test_no_best_temperature_is_an_error(labels: list[int], message: str) -> None:
-    log_probs = torch.tensor([[0.9, 0.1, 0.0]] * 2 + [[0.2, 0.8, 0.0]] * 2).log()
-    with pytest.raises(ValueError, match=message):
-        fit_temperature(log_probs, labels)
-
-
-@pytest.mark.parametrize("labels", [[0, 0, 1, 1], [1, 1, 0, 0]])
-def test_a_default_stands_in_where_no_temperature_is_best(labels: list[int]) -> None:
-    log_probs = torch.tensor([[0.9, 0.1]] * 2 + [[0.2, 0.8]] * 2).log()
-    assert fit_temperature(log_probs, labels, default=7.0) == 7.0
-    with pytest.raises(ValueError, match="integers"):  # unfit input is no such case
-        fit_temperature(log_probs, [0.5, 0.5, 0.5, 0.5], default=7.0)
-
-
-def test_temper_composes_and_keeps_type_and_shape(generator: torch.Generator) -> None:
-    log_p = random_log_probs(generator, 12).reshape(3, 4, 5)
-    torch.testing.assert_close(temper(temper(log_p, 2.0), 3.0), temper(log_p, 6.0))
-    torch.testing.assert_close(temper(log_p + 7.0, 1.0), log_p)
-    assert temper(log_p.float(), 2.0).dtype == torch.float32
-    for T in (0.0, -1.0, math.inf, math.nan):
-        with pytest.raises(ValueError, match="T should be positive and finite"):
-            temper(log_p, T)
 
 
 @pytest.mark.parametrize(
@@ -271,54 +169,22 @@ def test_temper_composes_and_keeps_type_and_shape(generator: torch.Generator) ->
         (EXAMPLE, torch.tensor([0, -1, 2]), r"labels should be task ids 0 \.\. 2.*got -1 \.\. 2"),
     ],
 )
-def test_unfit_arguments_are_named(log_probs: Tensor, labels: Tensor, message: str) -> None:
+def test_invalid_arguments_are_named(log_probs: Tensor, labels: Tensor, message: str) -> None:
     for score in (
         accuracy,
         brier,
         log_score,
         expected_calibration_error,
         summarise,
-        fit_temperature,
     ):
         with pytest.raises(ValueError, match=message):
             score(log_probs, labels)
 
 
-def test_unfit_options_are_named() -> None:
+def test_invalid_options_are_named() -> None:
     with pytest.raises(ValueError, match="bins should be 1 or more; got 0"):
         expected_calibration_error(EXAMPLE, LABELS, bins=0)
     with pytest.raises(ValueError, match="strategy should be 'width' or 'mass'; got 'even'"):
         summarise(EXAMPLE, LABELS, strategy="even")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="estimate should hold log probabilities"):
         checked_rows(EXAMPLE.exp(), "estimate")
-
-
-def test_a_matched_temperature_is_the_one_that_was_applied(generator: torch.Generator) -> None:
-    target = (2 * torch.randn(300, 5, generator=generator, dtype=torch.float64)).log_softmax(-1)
-    for T in (0.3, 1.0, 7.0):
-        sharpened = (target * T).log_softmax(-1)
-        assert match_temperature(sharpened, target) == pytest.approx(T, rel=1e-9)
-
-
-def test_matching_to_certain_targets_is_fitting_to_labels(generator: torch.Generator) -> None:
-    log_probs = torch.randn(200, 4, generator=generator, dtype=torch.float64).log_softmax(-1)
-    labels = torch.multinomial(log_probs.mul(0.5).exp(), 1, generator=generator).squeeze(-1)
-    certain = torch.nn.functional.one_hot(labels, 4).double().log()
-    assert match_temperature(log_probs, certain) == pytest.approx(
-        fit_temperature(log_probs, labels), rel=1e-9
-    )
-
-
-@pytest.mark.parametrize(
-    ("log_probs", "target", "message"),
-    [
-        (torch.zeros(2, 2).log_softmax(-1), torch.zeros(3, 2).log_softmax(-1), "same elements"),
-        (torch.tensor([[1.0, 0.0]]).log(), torch.tensor([[0.5, 0.5]]).log(), "positive probab"),
-        (torch.tensor([[0.9, 0.1]]).log(), torch.tensor([[0.1, 0.9]]).log(), "point away"),
-    ],
-)
-def test_what_cannot_be_matched(
-    log_probs: torch.Tensor, target: torch.Tensor, message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        match_temperature(log_probs, target)

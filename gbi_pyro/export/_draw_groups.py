@@ -1,0 +1,96 @@
+"""The groups of a model whose other sites were drawn by MCMC or SVI."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pyro.infer import MCMC
+from torch import Tensor
+
+from gbi_pyro.export._handlers import Draws, look
+from gbi_pyro.export._schema import SAMPLE_DIMS, Layout, dataset, to_numpy
+from gbi_pyro.export.given_draws import GivenDraws, TaskDraws
+from gbi_pyro.relax import Model
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+def draw_groups(
+    given: GivenDraws,
+    model: Model,
+    args: tuple[Any, ...],
+    task_names: Mapping[str, Sequence[str]],
+    dims: Mapping[str, Sequence[str]],
+    observed: Mapping[str, Tensor],
+    predictions: Mapping[str, Tensor] | None,
+    generator: torch.Generator,
+) -> tuple[Layout, dict[str, xr.Dataset | None]]:
+    """Return the groups of a model with draws of its other sites, and how they are laid out.
+
+    Args:
+        given: the draws.
+        model: the Pyro model they belong to.
+        args: what it takes.
+        task_names, dims, observed, predictions: as in ``to_inference_data``.
+        generator: source of the drawn tasks and data.
+    """
+    seen = look(model, given.draws, args, {})
+    found = given(model, *args)
+    layout = Layout(found.average(), task_names, {**seen.dims, **dims})
+    if predictions is None:
+        predictions = given.predict(model, *args, generator=generator)
+    chains = tuple(found.log_likelihood.shape[:2])
+    return layout, {
+        "posterior": _posterior(layout, found, generator),
+        "sample_stats": _sample_stats(given.draws, chains),
+        "task_probs": layout.probs(layout.result, "draws"),
+        "task_probs_by_draw": _by_draw(layout, found),
+        "log_likelihood": _log_likelihood(layout, found),
+        "posterior_predictive": layout.predictions(predictions, chains),
+        "observed_data": layout.data({**seen.observed, **observed}),
+    }
+
+
+def _posterior(layout: Layout, found: TaskDraws, generator: torch.Generator) -> xr.Dataset | None:
+    """Return the other sites and, for each draw of them, one draw of the tasks."""
+    variables = {
+        name: ((*SAMPLE_DIMS, *layout.data_dims(name, value.shape[2:])), to_numpy(value))
+        for name, value in found.values.items()
+    }
+    for name, log_probs in found.log_probs.items():
+        rows = log_probs.exp().flatten(0, -2).to(generator.device)
+        ids = torch.multinomial(rows, 1, generator=generator).reshape(log_probs.shape[:-1])
+        variables[name] = (*SAMPLE_DIMS, *found.sites[name].dims), to_numpy(ids)
+    return dataset(variables)
+
+
+def _by_draw(layout: Layout, found: TaskDraws) -> xr.Dataset | None:
+    return dataset(
+        {
+            name: ((*SAMPLE_DIMS, *found.sites[name].dims, f"{name}_task"), to_numpy(p.exp()))
+            for name, p in found.log_probs.items()
+        },
+        {f"{name}_task": layout.coordinate(name) for name in found.log_probs},
+    )
+
+
+def _log_likelihood(layout: Layout, found: TaskDraws) -> xr.Dataset | None:
+    value = found.log_likelihood
+    dims = layout.evidence_dims(tuple(value.shape[2:]))
+    return dataset({"log_evidence": ((*SAMPLE_DIMS, *dims), to_numpy(value))})
+
+
+def _sample_stats(draws: Draws, chains: tuple[int, ...]) -> xr.Dataset | None:
+    """Return which steps of a Hamiltonian sampler diverged."""
+    if not isinstance(draws, MCMC):
+        return None
+    steps = draws.diagnostics().get("divergences")
+    if steps is None:
+        return None
+    diverging = torch.zeros(chains, dtype=torch.bool)
+    for chain, found in enumerate(steps.values()):
+        diverging[chain, found] = True
+    return dataset({"diverging": (SAMPLE_DIMS, to_numpy(diverging))})

@@ -1,0 +1,112 @@
+"""The latent update of EM: a posterior with what is known beside the data, labels and a prior."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gbi_pyro.inference.log_likelihoods import log_likelihoods
+from gbi_pyro.learning.labels import UNKNOWN, check_labels, clamp_log_likelihoods
+from gbi_pyro.learning.m_step import several_sites
+from gbi_pyro.learning.task_prior import Counts, TaskChain, TaskPrior
+from gbi_pyro.posterior import TaskPosterior
+from gbi_pyro.sites import TaskSite, TaskSiteError
+
+
+class EStep(NamedTuple):
+    """The posterior of an E-step, and what else the bound is made of.
+
+    Attributes:
+        posterior: over the task site; one-hot where the label is known.
+        entropy: H(q) of all tasks together, a scalar.
+        counts: what a prior of EM's own learns from; None without one.
+    """
+
+    posterior: TaskPosterior
+    entropy: Tensor
+    counts: Counts | None
+
+    @property
+    def log_evidence(self) -> float | None:
+        """Log p(x, labels) of everything, where the inference knows it."""
+        evidence = self.posterior.log_evidence
+        return None if evidence is None else evidence.sum().item()
+
+
+def explain(
+    posterior: TaskPosterior, prior: TaskPrior | TaskChain | None, labels: Tensor | None
+) -> EStep:
+    """Put labels, and a prior in place of the model's own, into a posterior.
+
+    Args:
+        posterior: of any inference, over one task site.
+        prior: takes the place of the model's own prior; None leaves it.
+        labels: task ids, -1 where unknown, broadcast to the shape of the site; None for none.
+
+    Raises:
+        TaskSiteError: for several task sites, or a chain over a task without time.
+        ValueError: for labels or a prior that do not fit.
+    """
+    if len(posterior.log_probs) != 1:
+        raise several_sites(list(posterior.log_probs))
+    (site,) = posterior.sites.values()
+    if labels is not None:
+        labels = check_labels(labels, site.batch_shape, site.num_tasks)
+    if prior is None:
+        posterior = posterior if labels is None else _with_labels(posterior, labels)
+        return EStep(posterior, posterior.entropy().sum(), None)
+    _check_prior(prior, posterior, site)
+    evidence = log_likelihoods(posterior)
+    if labels is not None:
+        evidence = clamp_log_likelihoods(evidence, labels)
+    found = prior.explain(evidence)
+    log_evidence = None if posterior.log_evidence is None else found.log_evidence
+    return EStep(_replaced(posterior, found.log_probs, log_evidence), found.entropy, found.counts)
+
+
+def _replaced(
+    posterior: TaskPosterior, log_probs: Tensor, log_evidence: Tensor | None
+) -> TaskPosterior:
+    return replace(
+        posterior,
+        log_probs={posterior.site_name(): log_probs},
+        log_evidence=log_evidence,
+        objective=None,
+        points={},
+        path={},
+    )
+
+
+def _with_labels(posterior: TaskPosterior, labels: Tensor) -> TaskPosterior:
+    """Return the posterior of independent elements when some of their tasks are known."""
+    log_q = posterior.logits()
+    clamped = clamp_log_likelihoods(torch.zeros_like(log_q), labels)
+    evidence = posterior.log_evidence
+    if evidence is not None and evidence.shape == labels.shape:
+        # log p(x, z) = log p(x) + log p(z | x) where the task is known.
+        evidence = evidence + (log_q + clamped).logsumexp(-1)
+    else:
+        evidence = None
+    known = (labels != UNKNOWN).to(log_q.device).unsqueeze(-1)
+    return _replaced(posterior, torch.where(known, clamped, log_q), evidence)
+
+
+def _check_prior(prior: TaskPrior | TaskChain, posterior: TaskPosterior, site: TaskSite) -> None:
+    if "chain" in posterior.settings:
+        raise ValueError(
+            "prior takes the place of every other prior over tasks, but the E-step is a "
+            "BayesFilter already: give the inference inside it, or no prior"
+        )
+    if prior.num_tasks != site.num_tasks:
+        raise ValueError(
+            f"prior has {prior.num_tasks} tasks, task site {site.name!r} has {site.num_tasks}; "
+            f"make it for K = {site.num_tasks}"
+        )
+    if isinstance(prior, TaskChain) and not site.batch_shape:
+        raise TaskSiteError(
+            f"task site {site.name!r} is a single task: a chain needs one task per time step; "
+            "declare a plate over time, or take a TaskPrior"
+        )
