@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gbi_pyro.inference.hmm import HMMPosterior, hmm_posterior
+from gbi_pyro.learning.labels import clamp_log_likelihoods
 from gbi_pyro.learning.restarts import window_labels
 from gbi_pyro.learning.task_prior import log_pairwise
 from gbi_pyro.learning.weights import clamped_loss
@@ -45,12 +46,18 @@ class GaussianHMM(NamedTuple):
         spread = sigma.double().unsqueeze(-1).expand(N, K)
         return cls(initial, sticky_transition(hazard.double(), K), means.double(), spread)
 
-    def posterior(self, x: Tensor) -> HMMPosterior:
-        """Return the posterior over tasks of sequences ``(N, B, T)``."""
-        emission = log_emission(x, self.means.unsqueeze(1), self.sigma.unsqueeze(1))
-        return hmm_posterior(
-            self.log_initial.unsqueeze(1), self.log_transition[:, None], emission, viterbi=False
-        )
+    def posterior(self, x: Tensor, labels: Tensor | None = None) -> HMMPosterior:
+        """Return the posterior over tasks of sequences ``(N, B, T)``, labels being -1 or known."""
+        means, sigma = self.means.unsqueeze(1), self.sigma.unsqueeze(1)
+        emission = log_emission(x.double(), means, sigma)
+        if labels is not None:
+            emission = clamp_log_likelihoods(emission, labels)
+        chain = self.log_initial.unsqueeze(1), self.log_transition.unsqueeze(1)
+        return hmm_posterior(*chain, emission, viterbi=False)
+
+    def pairs(self, posterior: HMMPosterior) -> Tensor:
+        """Return how often each task is expected to follow each, ``(N, K, K)``."""
+        return log_pairwise(posterior, self.log_transition.unsqueeze(1)).exp().sum((1, 2))
 
     def predicted_mean(self, posterior: HMMPosterior) -> Tensor:
         """Return E[x_t | x_1..t-1], ``(N, B, T)``."""
@@ -64,19 +71,18 @@ def baum_welch(x: Tensor, num_tasks: int, config: UnsupervisedConfig) -> Gaussia
     Proc. IEEE 77, sec. III C): no network, no gradient. Starts are those of the networks.
 
     Args:
-        x: data sets, ``(N, B, T)``, float64.
+        x: data sets, ``(N, B, T)``.
         num_tasks: K.
         config: the study.
     """
-    R, K = config.restarts, num_tasks
+    x, R, K = x.double(), config.restarts, num_tasks
     data = x.repeat_interleave(R, 0)
     starts = [window_labels(one, K, config.window, r) for one in x for r in range(R)]
     q = torch.nn.functional.one_hot(torch.stack(starts), K).to(x)
     model = _moments(data, q, q.new_ones(len(q), K, K) + STICKY * torch.eye(K).to(q))
     for _ in range(config.baseline_steps):
         found = model.posterior(data)
-        pairs = log_pairwise(found, model.log_transition[:, None]).exp().sum((1, -3))
-        model = _moments(data, found.log_smoothed.exp(), pairs)
+        model = _moments(data, found.log_smoothed.exp(), model.pairs(found))
     evidence = model.posterior(data).log_evidence.sum(-1).reshape(-1, R)
     best = evidence.argmax(-1) + R * torch.arange(len(x))
     return GaussianHMM(*(part[best] for part in model))

@@ -19,7 +19,7 @@ from gbi_pyro.learning.restarts import window_labels
 from gbi_pyro.learning.task_prior import TaskChain
 from studies.core.protocol import Report
 from studies.unsupervised.config import UnsupervisedConfig, generator
-from studies.unsupervised.networks import SideBySide, adam, first_means
+from studies.unsupervised.networks import SideBySide, first_means
 from studies.unsupervised.streams import MEANS, WIDER, Condition, draw_sets
 
 TOLERANCE = 0.25  # of the distance of neighbouring means: a task is found within it
@@ -57,7 +57,8 @@ class Fitted(NamedTuple):
 
 def trainer(config: UnsupervisedConfig, network: SideBySide, num_tasks: int) -> GradientEM:
     """Return EM with the study's rates; a model of one task is one of two, the second forbidden."""
-    optimiser = adam([network.means], network.log_sigma, config.batch_rate, config.batch_noise_rate)
+    optimiser = torch.optim.Adam([network.means], config.batch_rate)
+    optimiser.add_param_group({"params": [network.log_sigma], "lr": config.batch_noise_rate})
     chain = TaskChain.sticky(network.means.shape[-1], config.hazard_guess)
     if num_tasks == 1:
         chain = chain.without([1])

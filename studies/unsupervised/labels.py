@@ -9,16 +9,14 @@ import torch
 from torch import Tensor
 
 from gbi_pyro.data.switching import Stream
-from gbi_pyro.inference.hmm import hmm_posterior
-from gbi_pyro.learning.labels import clamp_log_likelihoods, match_labels
-from gbi_pyro.learning.task_prior import log_pairwise
+from gbi_pyro.learning.labels import match_labels
 from gbi_pyro.metrics.agreement import kl
 from gbi_pyro.sites import UNKNOWN
 from studies.core.protocol import Report
-from studies.unsupervised.baselines import GaussianHMM, baum_welch, sticky_transition
+from studies.unsupervised.baselines import GaussianHMM, baum_welch
 from studies.unsupervised.batch import fit, run_em, trainer
 from studies.unsupervised.config import UnsupervisedConfig, generator
-from studies.unsupervised.networks import SideBySide, first_means, log_emission
+from studies.unsupervised.networks import SideBySide, first_means
 from studies.unsupervised.streams import MEANS, Condition, draw_sets
 
 FOUND_FIRST = "found first, then matched and clamped"
@@ -73,8 +71,8 @@ def measure_labels(
     report(CLAMPED)
     clamped = _clamped_first(config, seeds, data.x, [known[f] for f in CLAMPED_FRACTIONS], K)
     report(HMM)
-    plain = baum_welch(data.x.double(), K, config)
-    q = plain.posterior(data.x.double()).log_smoothed.exp()
+    plain = baum_welch(data.x, K, config)
+    q = plain.posterior(data.x).log_smoothed.exp()
     order = torch.stack([match_labels(a, z)[:-1] for a, z in zip(q, data.z, strict=True)])
     filtered = _filtered(plain, test)
     filtered = filtered.gather(-1, order[:, None, None].expand_as(filtered))
@@ -109,7 +107,7 @@ def hide_labels(z: Tensor, fraction: float, seeds: Sequence[int]) -> Tensor:
 
 def _filtered(model: GaussianHMM, x: Tensor) -> Tensor:
     """Filter the data sets ``(N, B, T)`` by models of them, fraction after fraction."""
-    return model.posterior(x.double().repeat(len(model.means) // len(x), 1, 1)).log_filtered
+    return model.posterior(x.repeat(len(model.means) // len(x), 1, 1)).log_filtered
 
 
 def _found_first(
@@ -127,14 +125,14 @@ def _found_first(
     q = first.em.infer(data.x.flatten(0, 1)).probs().unflatten(0, data.x.shape[:2])
     # Without any label the tasks are matched with all of them, to be scored.
     shown = [y if fraction else data.z for fraction, y in known.items()]
-    names = torch.stack([match_labels(*pair) for y in shown for pair in zip(q, y, strict=True)])
-    # -1, unknown, is the last of the names, and its own.
+    task_of = torch.stack([match_labels(*pair) for y in shown for pair in zip(q, y, strict=True)])
+    # -1, unknown, is the last entry, and its own.
     labels = torch.cat(list(known.values()))
-    renamed = names.gather(1, labels.flatten(1) % names.shape[-1]).reshape(labels.shape)
+    matched = task_of.gather(1, labels.flatten(1) % task_of.shape[-1]).reshape(labels.shape)
     means, sigma = first.network.means.detach(), first.network.sigma.detach()
     network = SideBySide(means.repeat(len(known), 1), sigma.repeat(len(known)))
-    model = _train(config, network, data.x, renamed, config.label_steps)
-    return model._replace(means=model.means.gather(1, names[:, :-1]))
+    model = _train(config, network, data.x, matched, config.label_steps)
+    return model._replace(means=model.means.gather(1, task_of[:, :-1]))
 
 
 def _clamped_first(
@@ -164,7 +162,7 @@ def _train(
 def learn_hazard(
     config: UnsupervisedConfig, x: Tensor, labels: Tensor, means: Tensor, sigma: Tensor
 ) -> GaussianHMM:
-    """Learn each data set's hazard by EM, the means at rest.
+    """Learn the hazard of each data set by EM, the means at rest.
 
     Args:
         config: the study.
@@ -173,16 +171,10 @@ def learn_hazard(
         means: ``(N, K)``.
         sigma: ``(N,)``.
     """
-    model = GaussianHMM.sticky(means, sigma, torch.full((len(x),), config.hazard_guess))
-    emission = log_emission(x.double(), model.means.unsqueeze(1), model.sigma.unsqueeze(1))
-    emission = clamp_log_likelihoods(emission, labels)
+    hazard = torch.full((len(x),), config.hazard_guess)
     for _ in range(HAZARD_STEPS):
-        found = hmm_posterior(
-            model.log_initial.unsqueeze(1), model.log_transition[:, None], emission, viterbi=False
-        )
-        pairs = log_pairwise(found, model.log_transition[:, None]).exp().sum((1, 2))
+        model = GaussianHMM.sticky(means, sigma, hazard)
+        pairs = model.pairs(model.posterior(x, labels))
         stays = pairs.diagonal(dim1=-2, dim2=-1).sum(-1)
-        total = pairs.sum((-2, -1)) + config.stay + config.switch
-        hazard = 1 - (stays + config.stay) / total
-        model = model._replace(log_transition=sticky_transition(hazard, means.shape[-1]))
-    return model
+        hazard = 1 - (stays + config.stay) / (pairs.sum((-2, -1)) + config.stay + config.switch)
+    return GaussianHMM.sticky(means, sigma, hazard)

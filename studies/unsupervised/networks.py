@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import pyro
 import pyro.distributions as dist
 import torch
@@ -106,17 +103,3 @@ def log_emission(x: Tensor, means: Tensor, sigma: Tensor) -> Tensor:
     gaussians = dist.Normal(means.unsqueeze(-2), sigma.unsqueeze(-2))
     log_probs: Tensor = gaussians.log_prob(x.unsqueeze(-1))
     return log_probs
-
-
-def adam(
-    weights: Sequence[nn.Parameter],
-    log_sigma: nn.Parameter,
-    rate: float,
-    noise_rate: float,
-) -> torch.optim.Adam:
-    """Return Adam with a rate of its own for the noise, which has further to go than the means."""
-    groups: list[dict[str, Any]] = [
-        {"params": list(weights)},
-        {"params": [log_sigma], "lr": noise_rate},
-    ]
-    return torch.optim.Adam(groups, rate)

@@ -122,7 +122,7 @@ def measure_online(
         past_x, past_z = x[:, None, seen], z[:, None, seen]
         labelled = with_labels(past_x, past_z, condition.num_tasks, config)
         answers[WITH_LABELS] = _filter(labelled, x)
-        answers[HMM] = _filter(baum_welch(past_x.double(), condition.num_tasks, config), x)
+        answers[HMM] = _filter(baum_welch(past_x, condition.num_tasks, config), x)
     found = []
     for i, seed in enumerate(seeds):
         report(f"stream of seed {seed}")
@@ -148,7 +148,7 @@ def measure_online(
 
 def _filter(model: GaussianHMM, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return p(z_t | x_1..t), ``(N, T, K)``, and E[x_t | x_1..t-1], ``(N, T)``."""
-    found = model.posterior(x.unsqueeze(1).double())
+    found = model.posterior(x.unsqueeze(1))
     return found.log_filtered.exp().squeeze(1), model.predicted_mean(found).squeeze(1)
 
 

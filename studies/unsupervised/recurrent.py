@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 
+import torch
+
 from gbi_pyro.inference.gradient import OneStepGradient
 from gbi_pyro.inference.stepwise import stepwise
 from gbi_pyro.learning.collapse import CollapseWarning
@@ -15,7 +17,6 @@ from gbi_pyro.learning.task_prior import TaskChain
 from gbi_pyro.models.sequence import SequenceLSTM
 from studies.core.protocol import Report
 from studies.unsupervised.config import UnsupervisedConfig, generator
-from studies.unsupervised.networks import adam
 from studies.unsupervised.scores import found_all
 from studies.unsupervised.streams import Condition, exact_posterior
 
@@ -61,10 +62,12 @@ def measure_recurrent(
     network = SequenceLSTM(K, config.hidden_size, generator=generator(seed, "weights"))
     weights = [p for p in network.parameters() if p is not network.log_sigma]
     rate = config.recurrent_rate
+    optimiser = torch.optim.Adam(weights, rate)
+    optimiser.add_param_group({"params": [network.log_sigma], "lr": NOISE_RATE * rate})
     em = GradientEM(
         network,
         OneStepGradient(order=2),
-        adam(weights, network.log_sigma, rate, NOISE_RATE * rate),
+        optimiser,
         m_step="relaxed",  # through time: the network sees which task went before
         cut=stepwise,
         prior=TaskChain.sticky(K, config.hazard_guess),

@@ -106,8 +106,8 @@ def _found_rows(
     unreported: Target | None = None,
 ) -> Iterator[Row]:
     yield Row.of(claim, f"{what}: all tasks found", [r.found for r in records], found)
-    silent = [not r.found and not r.reported for r in records]
-    yield Row.of(claim, f"{what}: tasks missing and not reported", silent, unreported)
+    missed = [not r.found and not r.reported for r in records]
+    yield Row.of(claim, f"{what}: tasks missing and not reported", missed, unreported)
 
 
 def number_rows(found: ByCondition[ChosenNumber]) -> Iterator[Row]:

@@ -33,18 +33,13 @@ def draw_accuracy(found: Sequence[UnsupervisedImagesSeed], class_names: Sequence
     """Draw accuracy by fraction of the labels, and what is confused without any."""
     figure = Figure(figsize=(11, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    curves = {
-        method: np.array(
-            [
-                [
-                    record.unlabelled.accuracy.get(method, np.nan),
-                    *(record.labelled[fraction].test[method] for fraction in FRACTIONS),
-                ]
-                for record in found
-            ]
-        )
-        for method in (SEVERAL, ONE, CLASSIFIER, PRETRAINED)
-    }
+
+    def accuracies(record: UnsupervisedImagesSeed, method: str) -> list[float]:
+        known = [record.labelled[fraction].test[method] for fraction in FRACTIONS]
+        return [record.unlabelled.accuracy.get(method, np.nan), *known]
+
+    methods = (SEVERAL, ONE, CLASSIFIER, PRETRAINED)
+    curves = {method: [accuracies(record, method) for record in found] for method in methods}
     at = np.arange(1.0 + len(FRACTIONS))
     plots.every_seed(
         *(at, curves, left),

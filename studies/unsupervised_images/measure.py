@@ -100,12 +100,12 @@ def measure_labelled(
 ) -> Labelled:
     """Match the tasks found with some labels, clamp these, and go on; train classifiers."""
     C, labels = sets.num_classes, hide_classes(sets.train.y, fraction, seed)
-    several = found.several.tasks()
-    matched = several, classes_of_tasks(several.probs(coded.train), labels, C)
-    probs = {MATCHED: class_probs(*matched, coded)}
-    for method, state in ((ONE, found.tasks), (SEVERAL, found.several)):
-        clamped, classes = match_and_clamp(config, state.tasks(), coded.train, labels, C, seed)
-        probs[method] = class_probs(clamped, classes, coded)
+    mixtures = {ONE: found.tasks.tasks(), SEVERAL: found.several.tasks()}
+    classes = classes_of_tasks(mixtures[SEVERAL].probs(coded.train), labels, C)
+    probs = {MATCHED: class_probs(mixtures[SEVERAL], classes, coded)}
+    for method, tasks in mixtures.items():
+        mixtures[method], classes = match_and_clamp(config, tasks, coded.train, labels, C, seed)
+        probs[method] = class_probs(mixtures[method], classes, coded)
     known = labels != UNKNOWN
     for method in (CLASSIFIER, PRETRAINED):
         draw = generator(seed, "classifier")
@@ -119,7 +119,7 @@ def measure_labelled(
         known=int(known.sum()),
         validation={m: accuracy(p.log(), sets.validation.y) for m, (p, _) in probs.items()},
         test={m: accuracy(p.log(), sets.test.y) for m, (_, p) in probs.items()},
-        several=clamped.state,
+        several=mixtures[SEVERAL].state,
     )
 
 

@@ -75,7 +75,8 @@ class UnsupervisedImagesStudy(Study[UnsupervisedImagesConfig]):
 
     def posterior(self, found: Found) -> Any:
         """Return the posterior without labels of some test images, and the exact one."""
-        config, sets, first = self.config, self.sets, self._first(found)
+        config, sets = self.config, self.sets
+        first: UnsupervisedImagesSeed = found[self.name][0]
         tasks, codes = first.unlabelled.tasks.tasks(), first.examples.codes
         y = sets.test.y[: len(codes)]
         one_step = tasks.trainer(config, OneStepGradient()).infer(codes)
@@ -92,7 +93,8 @@ class UnsupervisedImagesStudy(Study[UnsupervisedImagesConfig]):
 
     def networks(self, found: Found) -> Mapping[str, nn.Module]:
         """Return the networks of the first seed."""
-        config, first = self.config, self._first(found)
+        config = self.config
+        first: UnsupervisedImagesSeed = found[self.name][0]
         basis = pca_basis(self.sets.train.x, config.pixels)
         autoencoder = CodeAutoencoder(config, basis, config.first_seed)
         autoencoder.load_state_dict(first.autoencoder)
@@ -101,7 +103,3 @@ class UnsupervisedImagesStudy(Study[UnsupervisedImagesConfig]):
             "no_labels": first.unlabelled.tasks.tasks().mixture,
             "few_labels": first.labelled[FEW].several.tasks().mixture,
         }
-
-    def _first(self, found: Found) -> UnsupervisedImagesSeed:
-        record: UnsupervisedImagesSeed = found[self.name][0]
-        return record

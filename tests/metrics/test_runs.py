@@ -19,7 +19,7 @@ from gbi_pyro.metrics.runs import (
     print_comparison,
     write_comparison,
 )
-from studies.unsupervised.config import DiscoverConfig
+from studies.unsupervised.config import UnsupervisedConfig
 from studies.told_or_not.config import FitConfig
 from studies.images.config import ImagesConfig
 from studies.ood.study import OutlierConfig
@@ -148,7 +148,7 @@ def test_folders_without_a_finished_run_are_named(tmp_path: Path) -> None:
 
 
 def test_fields_of_the_method_are_fields_of_some_study() -> None:
-    studies = ToyConfig, ImagesConfig, OutlierConfig, LanguageConfig, DiscoverConfig, FitConfig
+    studies = ToyConfig, ImagesConfig, OutlierConfig, LanguageConfig, UnsupervisedConfig, FitConfig
     assert {f.name for c in studies for f in fields(c)} >= METHOD_FIELDS
 
 

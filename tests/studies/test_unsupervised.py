@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from gbi_pyro import Enumeration, GradientEM, TaskChain
 from gbi_pyro.learning.m_step import task_table
 from studies.core.runner import num_stages, run
 from studies.unsupervised import batch, labels, online, validation
@@ -21,7 +20,7 @@ from studies.unsupervised.baselines import (
 )
 from studies.unsupervised.config import NOISY, USUAL, UnsupervisedConfig, generator
 from studies.unsupervised.figures import draw_online
-from studies.unsupervised.networks import SideBySide, TaskMeans, adam
+from studies.unsupervised.networks import SideBySide, TaskMeans
 from studies.unsupervised.scores import found_all, match_tasks, score
 from studies.unsupervised.streams import MEANS, Condition, exact_posterior, number_conditions
 from studies.unsupervised.study import UnsupervisedStudy
@@ -131,8 +130,7 @@ def test_networks_side_by_side_learn_as_each_alone():
 
     def learned(means, x):
         network = SideBySide(means)
-        optim = adam([network.means], network.log_sigma, 0.03, 0.1)
-        em = GradientEM(network, Enumeration(), optim, prior=TaskChain.sticky(2, 0.04))
+        em = batch.trainer(replace(FAST, batch_rate=0.03, batch_noise_rate=0.1), network, 2)
         for _ in range(5):
             em.step(x)
         return network.means.detach(), network.sigma.detach()
