@@ -125,27 +125,17 @@ class UnsupervisedConfig(Seeds):
 
     def fast(self) -> UnsupervisedConfig:
         """Return a smoke test: everything runs in seconds, and the numbers are meaningless."""
+        once = ("restarts", "start_steps", "choice_restarts", "choice_start", "choice_steps")
+        twice = ("em_steps", "label_steps", "baseline_steps")
+        sizes = {"steps": 40, "tail": 10, "length": 20, "most_tasks": 3, "hidden_size": 4}
+        few = ("sequences", "test_sequences", "recurrent_sequences")
         return replace(
             self,
             seeds=min(self.seeds, 2),
             sigmas=(USUAL, NOISY),
-            steps=40,
-            tail=10,
-            sequences=3,
-            length=20,
-            restarts=1,
-            start_steps=1,
-            em_steps=2,
-            most_tasks=3,
-            choice_restarts=1,
-            choice_start=1,
-            choice_steps=1,
             labelled_sequences=4,
-            label_steps=2,
-            test_sequences=3,
-            recurrent_sequences=3,
-            hidden_size=4,
-            recurrent_start=1,
-            recurrent_steps=1,
-            baseline_steps=2,
+            **dict.fromkeys((*once, "recurrent_start", "recurrent_steps"), 1),
+            **dict.fromkeys(twice, 2),
+            **dict.fromkeys(few, 3),
+            **sizes,
         )

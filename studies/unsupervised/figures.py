@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from string import ascii_uppercase
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -51,18 +52,22 @@ def draw_labels(found: Mapping[Condition, Sequence[LabelsSeed]]) -> Figure:
     figure = Figure(figsize=(4 * len(cases), 3.6), layout="constrained")
     panels = figure.subplots(1, len(cases), sharey=True, squeeze=False)[0]
     at = np.arange(len(FRACTIONS), dtype=float)
-    for ax, (condition, records) in zip(panels, cases.items(), strict=True):
+    for letter, ax, (c, records) in zip(ascii_uppercase, panels, cases.items(), strict=False):
         curves = {
-            method: np.array(
-                [[r.divergence[method].get(f, np.nan) for f in FRACTIONS] for r in records]
-            )
+            method: [[r.divergence[method].get(f, np.nan) for f in FRACTIONS] for r in records]
             for method in (FOUND_FIRST, CLAMPED, HMM)
         }
-        label = f"labels known, sigma {condition.sigma:g}"
         plots.every_seed(
-            at, curves, ax, xlabel=label, ylabel="filtered KL (nats)", log=True, styles=STYLES
+            *(at, curves, ax),
+            xlabel="labels known",
+            ylabel="filtered KL (nats)",
+            log=True,
+            styles=STYLES,
+            title=f"{letter}   Noise {c.sigma:g}",
+            better="lower",
         )
         ax.set_xticks(at, [f"{f:.0%}" for f in FRACTIONS])
+        ax.label_outer()
     return figure
 
 

@@ -48,15 +48,7 @@ class RecurrentSeed:
 def measure_recurrent(
     config: UnsupervisedConfig, condition: Condition, start: str, seed: int, report: Report
 ) -> RecurrentSeed:
-    """Train an LSTM without labels on the data set of one seed.
-
-    Args:
-        config: the study.
-        condition: the stream.
-        start: ``CLUSTERED``, with the tasks of windows for the first steps, or ``RANDOM``.
-        seed: of data and weights.
-        report: unused; a unit takes seconds.
-    """
+    """Train an LSTM without labels on the data set of one seed, from one of ``STARTS``."""
     K, stream = condition.num_tasks, condition.stream(config)
     x, z = stream.sample(config.recurrent_sequences, config.length, generator(seed, "stream"))
     network = SequenceLSTM(K, config.hidden_size, generator=generator(seed, "weights"))

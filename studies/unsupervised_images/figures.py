@@ -15,18 +15,8 @@ from studies.unsupervised_images.record import (
     ONE,
     PRETRAINED,
     SEVERAL,
-    Examples,
     UnsupervisedImagesSeed,
 )
-
-
-def draw_tasks(examples: Examples, class_names: Sequence[str]) -> Figure:
-    """Draw what each task found without labels looks like: its mean, decoded, and test images.
-
-    Titles are the classes that the tasks are matched with, afterwards; images are drawn in the
-    order of the test set among those whose most probable task it is.
-    """
-    return plots.image_grid(np.stack([examples.means, *examples.members]), class_names)
 
 
 def draw_accuracy(found: Sequence[UnsupervisedImagesSeed], class_names: Sequence[str]) -> Figure:
@@ -50,7 +40,7 @@ def draw_accuracy(found: Sequence[UnsupervisedImagesSeed], class_names: Sequence
         better="higher",
     )
     left.set_xticks(at, ["none\n(matched afterwards)", *(f"{f:.0%}" for f in FRACTIONS)])
-    title = "B   Without labels, tasks matched with classes afterwards: share of each class"
+    title = "B   Without labels: share of each class"
     plots.confusion(found[0].examples.counts, right, names=class_names, title=title)
-    right.set(xlabel="inferred task", ylabel="true class")
+    right.set(xlabel="inferred task, matched with a class afterwards", ylabel="true class")
     return figure

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -163,10 +162,11 @@ def make_examples(sets: ImageSets, coded: Coded, found: Unlabelled) -> Examples:
     order = match_classes(q, sets.test.y)
     with torch.no_grad():
         means = coded.network.image(coded.white.inverse(tasks.mixture.means))[order]
-    members = np.zeros((EXAMPLES, *means.shape), dtype=np.float32)
+    images = torch.zeros(1 + EXAMPLES, *means.shape)
+    images[0] = means
     for column, k in enumerate(order):
-        shown = sets.test.x[q.argmax(-1) == k][:EXAMPLES]
-        members[: len(shown), column] = shown
+        members = sets.test.x[q.argmax(-1) == k][:EXAMPLES]
+        images[1 : 1 + len(members), column] = members
     inferred = order.argsort()[q.argmax(-1)]
     counts = torch.bincount(sets.test.y * K + inferred, minlength=K * K).reshape(K, K)
-    return Examples(means.numpy(), members, counts.numpy(), coded.test[:KEPT])
+    return Examples(images.numpy(), counts.numpy(), coded.test[:KEPT])

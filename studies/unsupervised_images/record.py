@@ -57,18 +57,16 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Examples:
-    """What each task found without labels looks like, tasks in the order of matched classes.
+    """What was found without labels, tasks in the order of the classes they are matched with.
 
     Attributes:
-        means: the decoded mean of each, ``(C,) + image_shape``.
-        members: test images whose most probable task it is, ``(rows, C) + image_shape``; blank
-            where there are not enough of them.
-        counts: test images by class and matched task, ``(C, C)``.
+        images: below the decoded mean of each task, test images whose most probable task it is, in
+            their order, ``(rows, C) + image_shape``; blank where there are not enough of them.
+        counts: test images by class and inferred task, ``(C, C)``.
         codes: of the first test images, ``(N, d)``.
     """
 
-    means: np.ndarray
-    members: np.ndarray
+    images: np.ndarray
     counts: np.ndarray
     codes: Tensor
 

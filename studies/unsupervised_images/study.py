@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import nn
 
+from gbi_pyro import plots
 from gbi_pyro.data.images import ImageSets
 from gbi_pyro.export.inference_data import to_inference_data
 from gbi_pyro.inference.enumeration import Enumeration
@@ -19,7 +20,7 @@ from studies.core.protocol import Found, Report, Study
 from studies.core.table import Row
 from studies.unsupervised_images.codes import CodeAutoencoder, code_images
 from studies.unsupervised_images.config import FEW, FRACTIONS, UnsupervisedImagesConfig
-from studies.unsupervised_images.figures import draw_accuracy, draw_tasks
+from studies.unsupervised_images.figures import draw_accuracy
 from studies.unsupervised_images.measure import (
     make_examples,
     measure_labelled,
@@ -69,9 +70,9 @@ class UnsupervisedImagesStudy(Study[UnsupervisedImagesConfig]):
 
     def figures(self, found: Found) -> Iterator[tuple[str, Figure]]:
         """Draw accuracy by fraction of the labels, and the tasks found without any."""
-        records = found[self.name]
-        yield "images-by-labels", draw_accuracy(records, self.sets.class_names)
-        yield "tasks", draw_tasks(records[0].examples, self.sets.class_names)
+        records, names = found[self.name], self.sets.class_names
+        yield "images-by-labels", draw_accuracy(records, names)
+        yield "tasks", plots.image_grid(records[0].examples.images, names)
 
     def posterior(self, found: Found) -> Any:
         """Return the posterior without labels of some test images, and the exact one."""
