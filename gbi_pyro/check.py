@@ -1,4 +1,4 @@
-"""Find the faults of a model before a run does, and say what its inference will cost."""
+"""Check a model before a run: its task sites, its data, and the cost of inference."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ class _FaultError(Exception):
 def check_model(model: Model, *args: Any, **kwargs: Any) -> ModelReport:
     """Check that the tasks of a model can be inferred from these data.
 
-    An unfit model raises nothing: what it would raise becomes a finding. It costs two runs of the
-    model, three more for each site, and a backward pass; nothing is left behind.
+    An invalid model raises nothing: its error becomes a finding. This costs two runs of the model,
+    three more for each site, and a backward pass; nothing is left behind.
 
     Args:
         model: a Pyro model.
@@ -107,7 +107,7 @@ def check_model(model: Model, *args: Any, **kwargs: Any) -> ModelReport:
         joint = attempt(check, lambda: run.log_joint(lambda s: s.uniform(), order=1))
         note(check, "model", True, "data are finite, and the model takes mixtures of tasks")
         check = "reach of the task"
-        attempt(check, lambda: run.evidence_gradient(joint))
+        attempt(check, lambda: run.likelihood_gradient(joint))
         for name in sites:
             note(check, name, True, "the likelihood changes with the task")
         check = "influence between elements"
@@ -135,8 +135,8 @@ def check_model(model: Model, *args: Any, **kwargs: Any) -> ModelReport:
 
 _INFLUENCE = (
     "the task of one element changes the likelihood of another (a network that carries past "
-    "tasks?): enumerating each element is not exact, while one step is possible. For the evidence "
-    "of each step given the past wrap it: stepwise(model, *args)"
+    "tasks?): enumerating each element is not exact, while one step is possible. For the "
+    "likelihood of each step given the past, wrap it: stepwise(model, *args)"
 )
 _BIAS = (
     "with 3 tasks or more the plain one step is biased unless the tasks' means lie equally far "

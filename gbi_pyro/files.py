@@ -1,4 +1,4 @@
-"""Files that are never half written: to a temporary name first, then renamed."""
+"""Atomic writing of files: to a temporary name first, then renamed."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from gbi_pyro.sites import (
 
 
 class Passes(NamedTuple):
-    """Compute spent, counted as it is spent: runs of the model and backward passes to the task.
+    """Compute used, counted as it is used: runs of the model and backward passes to the task.
 
     ``check`` counts runs made only to make sure that a method applies.
     """
@@ -88,7 +88,7 @@ def _scaled(site: TaskSite, scale: Tensor | float) -> TaskSite:
 
 @dataclass
 class RelaxedModel:
-    """A model with its data, ready to be run with its task at any point; counts what it spends.
+    """A model with its data, ready to be run with its task at any point; counts the passes used.
 
     Args:
         model: a Pyro model with task sites.
@@ -101,12 +101,12 @@ class RelaxedModel:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.passes: Passes = getattr(self.model, "passes_spent", Passes())
+        self.passes: Passes = getattr(self.model, "passes_used", Passes())
 
-    def count(self, **spent: int) -> None:
-        """Add to the passes spent."""
+    def count(self, **used: int) -> None:
+        """Add to the passes used."""
         self.passes = self.passes._replace(
-            **{k: getattr(self.passes, k) + v for k, v in spent.items()}
+            **{k: getattr(self.passes, k) + v for k, v in used.items()}
         )
 
     def log_joint(
@@ -149,7 +149,7 @@ class RelaxedModel:
         return LogJoint(score.factors, sites, relax.values)
 
     @torch.enable_grad()
-    def evidence_gradient(
+    def likelihood_gradient(
         self, joint: LogJoint, *, create_graph: bool = False
     ) -> dict[str, Tensor]:
         """Return the gradient at the point of a run, for each task site: ``batch_shape + (K,)``.
@@ -190,7 +190,7 @@ class RelaxedModel:
 
     def _check_reach(self, joint: LogJoint, site: TaskSite) -> None:
         # A gradient of zero everywhere may be chance (data right in the middle of two tasks): the
-        # corners tell, term by term, since sums may agree by chance too. Only this rare case pays.
+        # corners decide, term by term, since sums may agree by chance too.
         def terms(joint: LogJoint) -> list[Tensor]:
             likelihoods = [f.log_prob for n, f in joint.factors.items() if n not in joint.sites]
             return likelihoods + [s.log_prior for n, s in joint.sites.items() if n != site.name]

@@ -1,4 +1,4 @@
-"""The one result type of every inference: a posterior over tasks, with where it came from."""
+"""The result type of every inference: a posterior over tasks, with its provenance."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class TaskPosterior:
         sites: the task sites, with their priors and the names of their dimensions.
         method: the inference in words.
         settings: what the inference was asked for.
-        passes: the compute spent.
+        passes: the compute used.
         num_observations: for each site how many observed values an element explains.
         log_evidence: log p(x) of each element of the outermost site, where the method knows it.
         objective: the two parts of f_T, for methods that ascend it (for one site).

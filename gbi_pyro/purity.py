@@ -1,4 +1,4 @@
-"""Run somebody's model and leave nothing behind: no parameter, gradient, random draw or flag."""
+"""Run a model without side effects: no parameter, gradient, random draw or flag is left."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def module_of(model: Callable[..., Any]) -> nn.Module | None:
 
 @contextlib.contextmanager
 def pure(model: Callable[..., Any], *, freeze: bool = False) -> Iterator[None]:
-    """Run ``model`` inside and find everything as it was afterwards.
+    """Run ``model`` inside without side effects.
 
     Kept: Pyro's parameter store and handler stack, the random state of torch (CPU and CUDA), NumPy
     and Python, the buffers of networks in training mode (batch statistics move when they run).

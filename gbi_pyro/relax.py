@@ -119,7 +119,7 @@ def clamp_tasks(model: Model, values: Mapping[str, Tensor]) -> Model:
 
 
 def check_names(values: Mapping[str, Tensor], sites: Mapping[str, TaskSite]) -> None:
-    """Check that every named value met an unobserved task site of the model."""
+    """Check that every named value belongs to an unobserved task site of the model."""
     for name in values:
         if name not in sites:
             raise unknown_site(name, list(sites))

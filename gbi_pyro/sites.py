@@ -1,4 +1,4 @@
-"""What a task site is: mark it, read it, and say clearly what is wrong with an unfit model.
+"""Task sites: how they are marked, read and checked.
 
 A task abstraction is declared as a marked categorical site of a Pyro model::
 
@@ -176,7 +176,8 @@ def unknown_site(name: str, known: list[str]) -> TaskSiteError:
     have = ", ".join(map(repr, known)) if known else "none"
     return TaskSiteError(
         f"{name!r} is not a task site of this model; its unobserved sites marked "
-        f"infer={{'task': True}} are: {have}. Mark the site, leave it unobserved, or mend the name"
+        f"infer={{'task': True}} are: {have}. Mark the site, leave it unobserved, or "
+        "correct the name"
     )
 
 

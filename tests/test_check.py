@@ -131,7 +131,7 @@ def test_keyword_arguments_reach_the_model() -> None:
     assert not check_model(model, X).ok
 
 
-# Unfit models
+# Invalid models
 
 
 def unmarked(x: Tensor) -> None:
@@ -182,7 +182,7 @@ def fit(x: Tensor) -> None:
         (second_out_of_reach, 0.3, "reach of the task", "b", "does not reach the likelihood"),
     ],
 )
-def test_an_unfit_model_has_one_fault_that_names_the_site(
+def test_an_invalid_model_has_one_fault_that_names_the_site(
     model: Callable[..., Any], x: Any, check: str, site: str, message: str
 ) -> None:
     report = check_model(model, torch.tensor(x))
@@ -212,7 +212,7 @@ def dislikes_mixtures(x: Tensor) -> None:
         (SwitchingGaussian(torch.zeros(2), 1.0), (torch.zeros(3),), "failed with ValueError: "),
     ],
 )
-def test_a_failure_of_the_model_itself_is_told_as_such(
+def test_a_failure_of_the_model_itself_is_reported_as_such(
     model: Callable[..., Any], args: tuple[Any, ...], message: str
 ) -> None:
     (fault,) = faults(check_model(model, *args))

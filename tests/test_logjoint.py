@@ -281,7 +281,7 @@ def test_large_data_whose_sum_overflows_are_fine() -> None:
     assert joint.total.isfinite()
 
 
-def test_nan_from_the_network_is_told_apart_from_nan_data() -> None:
+def test_nan_from_the_network_is_distinguished_from_nan_data() -> None:
     means = torch.tensor([0.0, math.nan])
     with pytest.raises(TaskSiteError, match="weights"), pyro.validation_enabled(False):
         OneStepGradient()(gaussian, torch.zeros(2), means, 0.1, torch.zeros(2))
@@ -462,7 +462,7 @@ def test_passes_are_counted_as_they_are_spent() -> None:
     run = RelaxedModel(gaussian, (torch.zeros(2), torch.tensor([0.0, 1.0]), 0.5, torch.zeros(2)))
     joint = run.log_joint(lambda site: site.uniform(), order=1)
     run.count(forward=1)
-    run.evidence_gradient(joint)
+    run.likelihood_gradient(joint)
     assert run.passes == (1, 1, 0)
 
 

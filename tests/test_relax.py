@@ -6,7 +6,7 @@ from pyro import poutine
 from pyro_models import TASK, gaussian, log_joint_by_pyro, normal, random_log_prior
 from torch import Tensor
 
-from gbi_pyro import TaskSiteError, find_task_sites, clamp_tasks
+from gbi_pyro import TaskSiteError, clamp_tasks, find_task_sites
 from gbi_pyro.relax import SoftOneHot
 
 

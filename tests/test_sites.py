@@ -157,15 +157,15 @@ def test_a_float32_softmax_is_on_the_simplex(K: int, generator: torch.Generator)
     assert joint.total.isfinite()
 
 
-def test_a_missing_and_an_unknown_name_are_told_apart() -> None:
+def test_a_missing_and_an_unknown_name_are_distinguished() -> None:
     q, args = torch.full((3, 2), 0.5), (X, MEANS, 0.1, PRIOR.log())
     missing = message_of(relaxed_log_joint, gaussian, {"y": q}, *args)
     assert_says(missing, "'z' was given no point", "'y'", "name it")
     unknown = message_of(relaxed_log_joint, gaussian, {"z": q, "y": q}, *args)
-    assert_says(unknown, "'y' is not a task site", "are: 'z'", "mend the name")
+    assert_says(unknown, "'y' is not a task site", "are: 'z'", "correct the name")
 
 
-def test_an_unmarked_latent_site_is_named_with_two_cures() -> None:
+def test_an_unmarked_latent_site_is_named_with_two_fixes() -> None:
     def model() -> None:
         w = pyro.sample("w", dist.Normal(0.0, 1.0))
         z = pyro.sample("z", dist.OneHotCategorical(PRIOR), infer=TASK)

@@ -1,4 +1,4 @@
-"""Windows of texts, and batches to which every corpus contributes alike."""
+"""Windows of texts, and batches with equally many windows of every corpus."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def balanced_batches(
     generator: torch.Generator,
     num_batches: int,
 ) -> Iterator[TextBatch]:
-    """Draw batches to which every corpus contributes alike, whatever its size.
+    """Draw batches with equally many windows of every corpus, whatever its size.
 
     The windows of a corpus come in random order, each once before any comes again; every pass over
     it begins at another offset, so that windows differ between passes. A small corpus is passed

@@ -1,7 +1,7 @@
 """Random bigram languages: texts that need no file and whose exact posterior is known.
 
-A language is a Markov chain over words. Which language a text is in can be told word by word from
-the chains themselves, so that every estimate of it has its truth beside it.
+A language is a Markov chain over words. The exact posterior over
+the language follows word by word from the chains, so that every estimate can be compared with it.
 """
 
 from __future__ import annotations
@@ -110,9 +110,9 @@ class BigramLanguages:
                 f"{concentration}"
             )
         shape = (num_languages, num_words + 1, num_words)
-        alpha = torch.full(shape, concentration, dtype=torch.float64, device=generator.device)
+        each = torch.full(shape, concentration, dtype=torch.float64, device=generator.device)
         # torch.distributions.Dirichlet calls this too, but takes no generator.
-        rows = torch._sample_dirichlet(alpha, generator)
+        rows = torch._sample_dirichlet(each, generator)
         return cls(rows[:, -1], rows[:, :-1])
 
     @property
@@ -207,7 +207,7 @@ class BigramLanguages:
         return torch.stack(words, -1)
 
     def log_likelihood(self, tokens: Tensor) -> Tensor:
-        """Return what each word says of the language: log p(x_t | x_{t-1}, k).
+        """Return log p(x_t | x_{t-1}, k), the log likelihood of each language at each word.
 
         Args:
             tokens: ids of the words, (N, T).

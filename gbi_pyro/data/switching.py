@@ -28,7 +28,7 @@ def _check_hazard(hazard: float) -> None:
 
 @runtime_checkable
 class BlockLaw(Protocol):
-    """How long a task lasts, told as a chain of segments.
+    """How long a task lasts, as a chain of segments.
 
     A block is one or more segments of the same task. The two members both generate the stream and
     parametrise its exact posterior: a geometric block is a run of one-step segments, any other

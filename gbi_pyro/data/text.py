@@ -219,7 +219,7 @@ class Vocabulary:
 
         Args:
             texts: words of each text, from training alone: a word of dev or test that gets an id
-                here is known to the model before it is met.
+                here is known to the model in advance.
             size: words kept, ``<unk>`` and ``<eos>`` included, at least 3; fewer if there are
                 fewer.
 

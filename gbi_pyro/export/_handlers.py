@@ -39,7 +39,7 @@ class AtDraws(Messenger):
     ) -> None:
         super().__init__()
         self.values, self.nesting, self.data = values, nesting, data
-        self.met: list[str] = []
+        self.found: list[str] = []
 
     @property
     def in_plate(self) -> bool:
@@ -58,7 +58,7 @@ class AtDraws(Messenger):
         return pyro.plate(DRAW_PLATE, n, dim=-1 - self.nesting)(self(model))
 
     def __enter__(self) -> AtDraws:
-        self.met = []
+        self.found = []
         return super().__enter__()
 
     def _pyro_sample(self, msg: Any) -> None:
@@ -78,11 +78,11 @@ class AtDraws(Messenger):
                 rank = value.ndim - 1 - msg["fn"].event_dim
                 value = value.reshape(len(value), *(1,) * (self.nesting - rank), *value.shape[1:])
             msg["value"], msg["is_observed"], msg["done"] = value, True, True
-            self.met.append(name)
+            self.found.append(name)
 
 
 class DrawnModel(NamedTuple):
-    """What one run of a model at a draw shows.
+    """The sites of a model, as one run at a draw shows them.
 
     Attributes:
         values: the draws of its latent sites, ``(C, S) + shape``.
@@ -131,25 +131,26 @@ def look(
     values = _by_chain(draws)
     at = AtDraws({name: value[0, :1] for name, value in values.items()})
     joint = RelaxedModel(at.around(model), args, kwargs).log_joint(lambda s: s.corner(0))
-    if not at.met:
+    if not at.found:
         raise ValueError(
             f"draws should hold latent sites of the model that are no tasks; got {list(values)}, "
             "none of which it has: look at the names, or take Enumeration alone"
         )
-    _check_data_inside(joint, at.met)
+    _check_data_inside(joint, at.found)
     with pure(model), torch.no_grad():
         trace = poutine.trace(at.around(model)).get_trace(*args, **kwargs)
     nodes = {n: node for n, node in trace.nodes.items() if node["type"] == "sample"}
-    observed = {n: node["value"] for n, node in nodes.items() if n not in at.met and is_data(node)}
-    factors = [joint.factors[name] for name in at.met]
+    data = {n: node for n, node in nodes.items() if n not in at.found and is_data(node)}
+    observed = {n: node["value"] for n, node in data.items()}
+    factors = [joint.factors[name] for name in at.found]
     return DrawnModel(
         values={
             name: values[name].reshape(*values[name].shape[:2], *nodes[name]["value"].shape)
-            for name in at.met
+            for name in at.found
         },
         observed=observed,
         sites={name: site.detached() for name, site in joint.sites.items()},
-        dims={name: dims_of(name, nodes[name]) for name in (*at.met, *observed)},
+        dims={name: dims_of(name, nodes[name]) for name in (*at.found, *observed)},
         nesting=joint.nesting,
         local=any(f.belongs(site) for f in factors for site in joint.sites.values()),
     )

@@ -86,7 +86,7 @@ class Layout:
         return (*site.dims[:named], *(f"{name}_dim_{i}" for i in rest))
 
     def evidence_dims(self, shape: tuple[int, ...]) -> tuple[str, ...]:
-        """Return the dimensions of the elements that the log evidence tells apart."""
+        """Return the dimensions of the elements that have a log evidence each."""
         sites = self.result.sites
         # A chain sums out the last dimension, time; without one the outermost site has the shape.
         for cut in (0, 1):

@@ -11,7 +11,7 @@ SITE = "z"
 
 
 def chain_posteriors(chain: HMMPosterior) -> tuple[TaskPosterior, TaskPosterior]:
-    """Return what is known of each task from past and future, and from the past alone.
+    """Return the smoothed and the filtered posterior of a chain.
 
     The site is called ``z``, its last dimension ``time``, the one before it, if there is one,
     ``sequence``. Its prior is p(z_t | x_1..t-1).
@@ -50,11 +50,11 @@ def chain_posteriors(chain: HMMPosterior) -> tuple[TaskPosterior, TaskPosterior]
 
 
 def stream_posterior(run: OnlineEMRun) -> TaskPosterior:
-    """Return what was known of the task at each step of a stream that was learned online.
+    """Return the filtered posterior of a stream that was learned online.
 
     The site is called ``z``, its dimension ``time``, its prior the prediction before x_t. The
-    evidence of a step is log p(x_t | x_1..t-1), before the weights saw x_t: minus its sum is the
-    prequential code length.
+    log evidence of a step is log p(x_t | x_1..t-1), before the weights saw x_t: minus its sum is
+    the prequential code length.
 
     Args:
         run: what ``OnlineEM.run`` returned.

@@ -30,7 +30,7 @@ class TaskDraws(NamedTuple):
         log_likelihood: the marginal log p(x_i | draw), tasks summed out, ``(C, S)`` + the shape of
             the elements of the outermost task site.
         sites: the task sites, as the first draw leaves them.
-        passes: the compute spent.
+        passes: the compute used.
         settings: how the draws were gone through.
     """
 
@@ -43,9 +43,9 @@ class TaskDraws(NamedTuple):
 
     @property
     def log_predictive_density(self) -> Tensor:
-        """Log mean_s p(x_i | draw s), of each element: of held-out data, how well they were told.
+        """Log mean_s p(x_i | draw s) of each element, for held-out data.
 
-        Of data that the draws were made from it is too good: take ``arviz.loo`` there.
+        Of data that the draws were made from it is too large: take ``arviz.loo`` there.
         """
         return _log_mean_exp(self.log_likelihood)
 
@@ -87,7 +87,7 @@ class GivenDraws:
     Raises:
         TaskSiteError: for a latent site without draws, or draws of another shape; a model that
             does not broadcast; data that no task explains; and see ``Enumeration``.
-        ValueError: for no draws, different numbers of them, or an unfit option.
+        ValueError: for no draws, different numbers of them, or an invalid option.
 
     >>> import pyro.distributions as dist
     >>> def model(x):
@@ -111,8 +111,8 @@ class GivenDraws:
             raise ValueError(f"chunk_size must be at least 1 or None, got {self.chunk_size}")
         if self.infer.temperature != 1:
             raise ValueError(
-                f"infer should be Enumeration with temperature = 1; got temperature = {self.infer.temperature}: a "
-                "tempered posterior has no likelihood to go with it"
+                "infer should be Enumeration with temperature = 1; got temperature = "
+                f"{self.infer.temperature}: a tempered posterior has no likelihood to go with it"
             )
 
     def __call__(self, model: Model, *args: Any, **kwargs: Any) -> TaskDraws:
@@ -175,20 +175,20 @@ class GivenDraws:
         try:
             result = self.infer(at.around(model), *args, **kwargs)
             log_probs = {n: v.reshape(-1, *shapes[n]) for n, v in result.log_probs.items()}
-            evidence, passes = _evidence(result), result.passes
+            log_evidence, passes = _log_evidence(result), result.passes
             if seen.local:
                 # What was drawn for each element was scored too: p(x | draw) is a ratio.
                 hidden = self.infer(at.hiding_data().around(model), *args, **kwargs)
-                evidence = evidence - _evidence(hidden)
+                log_evidence = log_evidence - _log_evidence(hidden)
                 passes = Passes(*map(sum, zip(passes, hidden.passes, strict=True)))
         except (RuntimeError, ValueError) as error:
             if not at.in_plate:
                 raise
             raise _no_broadcast(str(error)) from error
-        return _Found(log_probs, evidence if at.in_plate else evidence.unsqueeze(0), passes)
+        return _Found(log_probs, log_evidence if at.in_plate else log_evidence.unsqueeze(0), passes)
 
 
-def _evidence(result: TaskPosterior) -> Tensor:
+def _log_evidence(result: TaskPosterior) -> Tensor:
     assert result.log_evidence is not None  # at temperature = 1, which is asked for, it never is
     return result.log_evidence
 

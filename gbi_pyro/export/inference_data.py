@@ -46,7 +46,7 @@ def to_inference_data(
     generator: torch.Generator | None = None,
     attributes: Mapping[str, object] | None = None,
 ) -> az.InferenceData:
-    """Hand a task posterior, or a model whose other sites were drawn, to ArviZ.
+    """Convert a task posterior, or a model with draws of its other sites, to ArviZ.
 
     The groups, each present if there is something to put in it:
 
@@ -81,7 +81,7 @@ def to_inference_data(
             finished ``pyro.infer.MCMC``, or draws by site, ``(S,) + shape``; or either of these
             inside ``GivenDraws``, which has options.
         model: the Pyro model the draws belong to; for a posterior the one it is of, to read the
-            data and to draw new ones, at the price of a run for each draw.
+            data and to draw new ones, at the cost of a run for each draw.
         args: what the model takes.
         observed: data by name, beside those of the model. Dimensions are named by ``dims``, else
             the plates of the model, else from the left by the plates of the task site with the most

@@ -1,4 +1,4 @@
-"""Data drawn anew under the tasks of a posterior, and the model's own beside them."""
+"""Posterior predictive draws of the data, given drawn tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What inferences share that read the task off the data without running the likelihood."""
+"""Shared parts of inferences that do not run the likelihood."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class OnlySite(NamedTuple):
     Attributes:
         site: the site, cut off from any gradient.
         num_observations: how many observed values an element explains, ``batch_shape``.
-        passes: the run of the model that told so, counted as a check.
+        passes: the run of the model that found them, counted as a check.
     """
 
     site: TaskSite

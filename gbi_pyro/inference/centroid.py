@@ -23,9 +23,9 @@ class NearestCentroid:
 
     the posterior of p(h | k) = Normal(c_k, v I), that is linear discriminant analysis with one
     spherical covariance (Hastie, Tibshirani and Friedman 2009, The elements of statistical
-    learning, sec. 4.3). The prior pi is the model's; its likelihood is not asked. It is the rival
-    of one gradient step that a frozen network's hidden states offer at the price of one pass.
-    ``fit_centroids`` finds it.
+    learning, sec. 4.3). The prior pi is the model's; its likelihood is not used. It is a
+    baseline for one gradient step: the hidden states of a frozen network classify at the cost of
+    one pass. ``fit_centroids`` fits it.
 
     Args:
         features: h, called with what the model is called with; returns ``batch_shape + (D,)``. In

@@ -1,4 +1,4 @@
-"""Tasks that switch over time: step-by-step evidence put together by the exact chain."""
+"""Tasks that switch over time: likelihoods of single steps, combined by the exact chain."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from gbi_pyro.sites import TaskSiteError
 
 @dataclass(frozen=True)
 class BayesFilter:
-    """Infer a task that switches over time: any inference of single steps, inside the Bayes filter.
+    """Infer a task that switches over time, by a Bayes filter over any inference of single steps.
 
-    The evidence of step t is log q(z_t | x_t) - log pi, what the data add to the prior of the
-    model; the chain takes it in place of a log likelihood. With ``Enumeration`` of a model whose
+    The log likelihood of step t is log q(z_t | x_t) - log pi, what the data add to the prior of
+    the model. With ``Enumeration`` of a model whose
     steps are independent given their tasks this is the exact posterior of the hidden (semi-)Markov
-    chain; with ``OneStepGradient`` it is gradient-based evidence in the true filter.
+    chain; with ``OneStepGradient`` it is the true filter of gradient-based log likelihoods.
 
     Args:
         infer: inference of the model's single steps, for example ``OneStepGradient()``.
         log_initial: log p(z_1), ``(K,)``.
         log_transition: log p(z_t | z_t-1), ``(K, K)``; between blocks if there is a duration.
         log_duration: log p(block lasts d steps), ``(K, D)``, for explicit block lengths.
-        output: ``"filtered"``, the causal p(z_t | x_1..t); ``"predicted"``, p(z_t | x_1..t-1), the
+        output: ``"filtered"``, p(z_t | x_1..t); ``"predicted"``, p(z_t | x_1..t-1), the
             transition applied and x_t not yet seen; or ``"smoothed"``, p(z_t | all x).
 
     Time is the last batch dimension of the task site.
@@ -61,12 +61,15 @@ class BayesFilter:
                 f"task site {name!r} is a single task: a chain needs one task per time step; "
                 "declare a plate over time"
             )
-        evidence = log_likelihoods(steps)
-        chain = self.log_initial.to(evidence), self.log_transition.to(evidence)
+        log_likelihood = log_likelihoods(steps)
+        initial, transition = (
+            v.to(log_likelihood) for v in (self.log_initial, self.log_transition)
+        )
         if self.log_duration is None:
-            result = hmm_posterior(*chain, evidence, viterbi=False)
+            result = hmm_posterior(initial, transition, log_likelihood, viterbi=False)
         else:
-            result = hsmm_posterior(*chain, evidence, self.log_duration.to(evidence), viterbi=False)
+            duration = self.log_duration.to(log_likelihood)
+            result = hsmm_posterior(initial, transition, log_likelihood, duration, viterbi=False)
         return replace(
             steps,
             log_probs={name: getattr(result, f"log_{self.output}")},

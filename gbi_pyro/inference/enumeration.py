@@ -77,7 +77,7 @@ class Enumeration:
         alone = len(levels) == 1 and levels[0][0].batch_shape.numel() == 1
         if self.check and not (alone and not _loose(first, levels)):
             _check_independent(run, first, levels, tables)
-        log_probs, evidence = _marginals(log_joints, levels)
+        log_probs, log_evidence = _marginals(log_joints, levels)
         single = list(log_probs) if len(log_probs) == 1 else []
         return TaskPosterior(
             log_probs,
@@ -86,7 +86,7 @@ class Enumeration:
             settings={"temperature": self.temperature, "chunk_size": self.chunk_size},
             passes=run.passes,
             num_observations={n: first.num_observations(s) for n, s in first.sites.items()},
-            log_evidence=evidence if self.temperature == 1 else None,
+            log_evidence=log_evidence if self.temperature == 1 else None,
             objective=_objective(tables[0], log_probs[single[0]], self.temperature)
             if single
             else None,
@@ -102,7 +102,7 @@ class Enumeration:
             raise TaskSiteError(
                 f"task sites {[s.name for s in sites]} have {math.prod(sizes)} joint tasks, more "
                 f"than max_joint = {self.max_joint}: raise the limit (a forward pass each), or use "
-                "OneStepGradient, whose price does not grow with the number of tasks"
+                "OneStepGradient, whose cost does not grow with the number of tasks"
             )
         joint_tasks = torch.tensor(list(itertools.product(*map(range, sizes))))
         rows = [_by_level(first, levels, first.nesting)]
@@ -189,7 +189,7 @@ def _eliminate(
 ) -> list[Tensor]:
     """Sum out inner tasks, innermost level first.
 
-    Returns, for each level, log p(x, z of this level and those outside it)^(1 / temperature), with the
+    Returns, for each level, log p(x, z of this level and those outside it) / temperature, with the
     parts outside its own plates left out: ``(K_1, .., K_S) + batch``, inner sites' axes of size 1.
     """
     axes, num_sites = _axes(levels), sum(map(len, levels))
@@ -214,15 +214,16 @@ def _marginals(
     """Return each site's log marginal, ``batch_shape + (K,)``, and the outermost log evidence."""
     axes, log_probs = _axes(levels), {}
     joint: Tensor | float = 0.0
-    evidence = torch.empty(())
+    log_evidence = torch.empty(())
     for i, (level, table) in enumerate(zip(levels, log_joints, strict=True)):
         total = table.logsumexp(axes[i], keepdim=True)
         if i == 0:
-            evidence = total.reshape(level[0].batch_shape)
-            if bool(evidence.isneginf().any()):
+            log_evidence = total.reshape(level[0].batch_shape)
+            impossible = log_evidence.isneginf()
+            if bool(impossible.any()):
                 raise TaskSiteError(
                     f"no task of {[s.name for s in level]} can have made the data of element "
-                    f"{tuple(evidence.isneginf().nonzero()[0].tolist())}: every log joint is -inf"
+                    f"{tuple(impossible.nonzero()[0].tolist())}: every log joint is -inf"
                 )
         # A combination of outer tasks that is impossible stays so: -inf - (-inf) is no number.
         joint = joint + (table - total).nan_to_num(nan=-torch.inf, neginf=-torch.inf)
@@ -232,7 +233,7 @@ def _marginals(
             marginal = joint.logsumexp(others) if others else joint
             marginal = marginal.reshape(site.num_tasks, *site.batch_shape).movedim(0, -1)
             log_probs[site.name] = marginal
-    return log_probs, evidence
+    return log_probs, log_evidence
 
 
 def _check_independent(
@@ -265,8 +266,8 @@ def _check_independent(
             f"the elements of task sites {[s.name for s in sites]} influence each other (the "
             "likelihood of one element depends on the task of another), so enumerating each "
             "element is not exact; expected a likelihood that factorises over the plates. A "
-            "network that carries past tasks: wrap it, stepwise(model, *args), for the evidence of "
-            "each step given the past. Random layers: call eval() first"
+            "network that carries past tasks: wrap it, stepwise(model, *args), for the likelihood "
+            "of each step given the past. Random layers: call eval() first"
         )
 
 

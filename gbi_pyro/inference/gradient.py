@@ -18,19 +18,19 @@ from gbi_pyro.relax import Model
 class OneStepGradient:
     r"""Infer the task by one gradient step at the maximum-entropy point u.
 
-    First order (Hummos et al., arXiv 2407.17356, eq. 7): log q = log_softmax(g / temperature) with
-    g = dl/dq at u. Second order: log q = log_softmax(s / temperature) with
+    First order (Hummos et al., arXiv 2407.17356, eq. 7): log q = log_softmax(g / T) with T the
+    temperature and g = dl/dq at u. Second order: log q = log_softmax(s / T) with
     s_k = g . (e_k - u) + 1/2 (e_k - u)' C (e_k - u) and C the Hessian of l at u.
 
-    The step of size 1 / temperature = 1 *is* the exact posterior when l is affine in q, and for Gaussian
+    The step of size 1 / T = 1 *is* the exact posterior when l is affine in q, and for Gaussian
     noise around a mean affine in q whose task means lie equally far from their centroid (always so
     for two tasks). With three tasks or more take ``order=2`` (exact whenever the mean is affine)
     or a ``calibration``. With several sites each is inferred with the others at maximum entropy.
 
     Args:
-        temperature: weight of the entropy; other values than 1 temper the posterior.
+        temperature: T, weight of the entropy; other values than 1 temper the posterior.
         order: 1, or 2 to use the curvature as well (K - 1 more backward passes). Elements must not
-            influence each other: for a network that carries its past, wrap it in ``stepwise`` first.
+            influence each other: wrap a network that carries its past in ``stepwise`` first.
         calibration: a correction fitted by ``calibrate``, for first order; several sites take a
             tuple, one calibration each.
 
@@ -77,7 +77,7 @@ class OneStepGradient:
         run = RelaxedModel(model, args, kwargs)
         joint = run.log_joint(lambda site: site.uniform(), order=self.order)
         run.count(forward=1)
-        gradients = run.evidence_gradient(joint, create_graph=self.order == 2)
+        gradients = run.likelihood_gradient(joint, create_graph=self.order == 2)
         if self.order == 2:
             gradients = {n: _second_order(run, joint, g, n) for n, g in gradients.items()}
         log_probs = {

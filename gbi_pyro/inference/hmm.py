@@ -29,7 +29,7 @@ LOG_ZERO = -1e30
 
 
 class HMMPosterior(NamedTuple):
-    """What is known of the tasks z_1..T of a chain once x has been seen; ``...`` is the batch.
+    """The exact posterior over the tasks z_1..T of a chain; ``...`` is the batch.
 
     Attributes:
         log_filtered: log p(z_t | x_1..t), from the present and the past, (..., T, K).
@@ -70,7 +70,7 @@ def hmm_posterior(
         Leading dimensions broadcast.
 
     Raises:
-        ValueError: for unfit shapes, dtypes, NaN, unnormalised rows, or data of probability zero.
+        ValueError: for invalid shapes, dtypes, NaN, unnormalised rows, or data of probability zero.
 
     Example:
         >>> import torch
@@ -114,7 +114,7 @@ def hsmm_posterior(
         Leading dimensions broadcast. ``viterbi`` holds the tasks of the most probable blocks.
 
     Raises:
-        ValueError: for unfit shapes, dtypes, NaN, unnormalised rows, or data of probability zero.
+        ValueError: for invalid shapes, dtypes, NaN, unnormalised rows, or data of probability zero.
 
     Example:
         Blocks of exactly two steps, alternating: one clear observation settles every step.
@@ -138,13 +138,13 @@ def hsmm_posterior(
     first[..., 0] = log_initial
     emission = log_emission.movedim(-2, 0).unsqueeze(-1).unbind(0)  # T times (..., K, 1)
 
-    states, step_evidence, filtered, predicted = [], [], [], []
+    states, step_log_evidence, filtered, predicted = [], [], [], []
     for state, log_norm, prediction in _forward(first, emission, blocks, torch.logsumexp):
         states.append(state)
-        step_evidence.append(log_norm)
+        step_log_evidence.append(log_norm)
         filtered.append(_any_elapsed(state, torch.logsumexp))
         predicted.append(_any_elapsed(prediction, torch.logsumexp))
-    norms = torch.stack(step_evidence)  # log p(x_t | x_1..t-1), (T, ..., 1, 1)
+    norms = torch.stack(step_log_evidence)  # log p(x_t | x_1..t-1), (T, ..., 1, 1)
     _check_possible(norms[..., 0, 0])
     return HMMPosterior(
         _finish(filtered),
@@ -251,7 +251,7 @@ def _viterbi(first: Tensor, emission: tuple[Tensor, ...], blocks: _Blocks) -> Te
 def _checked(
     log_initial: Tensor, log_transition: Tensor, log_emission: Tensor, log_duration: Tensor
 ) -> list[Tensor]:
-    """Return the arguments in one dtype on one device, or say which one is unfit."""
+    """Return the arguments in one dtype on one device, checked."""
     args = {
         "log_initial": log_initial,
         "log_transition": log_transition,
@@ -313,8 +313,8 @@ def _check_rows(name: str, value: Tensor) -> None:
         )
 
 
-def _check_possible(log_step_evidence: Tensor) -> None:
-    bad = log_step_evidence < LOG_ZERO / 2
+def _check_possible(step_log_evidence: Tensor) -> None:
+    bad = step_log_evidence < LOG_ZERO / 2
     if bad.any():
         t, *element = bad.nonzero()[0].tolist()
         raise ValueError(

@@ -24,9 +24,9 @@ class IterativeGradient:
     r"""Infer the task by ascending f_T(q) = l(q) + T H(q), step by step.
 
     On the simplex the ascent runs in the logits y of q = softmax(y). ``"sgd"`` and ``"adam"`` are
-    the optimisers of torch; ``"mirror"`` is exponentiated gradient, y += rate (g - temperature log q),
-    whose first step from maximum entropy at rate 1 / temperature is ``OneStepGradient``. Adam's first
-    step is a sign and no estimate: give it several steps.
+    the optimisers of torch; ``"mirror"`` is exponentiated gradient, y += rate (g - T log q), whose
+    first step from maximum entropy at rate 1 / T is ``OneStepGradient``. Adam's first step is a
+    sign and no estimate: give it several steps.
 
     In free space Z itself is optimised, unsquashed, and may leave the hull of the training tasks:
     that is how a network adapts to a task between or beyond those it knows. The result's
@@ -38,7 +38,7 @@ class IterativeGradient:
         num_steps: number of steps, each one forward and one backward pass.
         rate: step size.
         optim: ``"sgd"``, ``"adam"`` or ``"mirror"``.
-        temperature: weight of the regularizer, >= 0.
+        temperature: T, weight of the regularizer, >= 0.
         regularizer: ``"entropy"``, H(q) itself; or ``"l2"``, the paper's penalty on the logits,
             -|y - mean y|^2 / 2K, which agrees with the entropy (up to a constant) near maximum
             entropy only. In free space it pulls Z to the middle, -|Z - u|^2 / 2; a uniform prior
@@ -105,7 +105,7 @@ class IterativeGradient:
             run.count(forward=1)
             if isinstance(self.start, Mapping):
                 check_names(self.start, joint.sites)
-            gradients = run.evidence_gradient(joint)
+            gradients = run.likelihood_gradient(joint)
             if optimiser is None and self.optim != "mirror":
                 make = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[self.optim]
                 optimiser = make(list(states.values()), lr=self.rate, maximize=True)
@@ -139,7 +139,7 @@ class IterativeGradient:
         smallest = torch.finfo(value.dtype).eps
         return value.clamp_min(smallest).log().masked_fill(forbidden, -torch.inf)
 
-    def _ascent(self, state: Tensor, evidence: Tensor, site: TaskSite) -> Tensor:
+    def _ascent(self, state: Tensor, likelihood_gradient: Tensor, site: TaskSite) -> Tensor:
         """Return the direction of ascent for a state; tasks that the prior forbids stay put."""
         log_prior = site.log_prior.detach()
         forbidden = log_prior.isneginf()
@@ -147,10 +147,10 @@ class IterativeGradient:
         if self.space == "free":
             # A constant in the log prior means nothing on the simplex, and would push Z off it.
             pull = log_prior - (middle * log_prior).sum(-1, keepdim=True)
-            return (evidence + pull - self.temperature * (state - middle)).masked_fill(
+            return (likelihood_gradient + pull - self.temperature * (state - middle)).masked_fill(
                 forbidden, 0.0
             )
-        slope = (evidence + log_prior).masked_fill(forbidden, 0.0)
+        slope = (likelihood_gradient + log_prior).masked_fill(forbidden, 0.0)
         log_q = state.log_softmax(-1).masked_fill(forbidden, 0.0)
         if self.regularizer == "entropy":
             slope = slope - self.temperature * log_q

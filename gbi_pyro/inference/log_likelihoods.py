@@ -1,4 +1,4 @@
-"""What the data of an element say about its task, apart from any prior."""
+"""Log likelihoods of the tasks, read off a posterior: what remains without the prior."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from gbi_pyro.posterior import TaskPosterior
 
 
 def log_likelihoods(posterior: TaskPosterior) -> Tensor:
-    """Return log p(x | z = k) of each element, as a posterior over single elements knows it.
+    """Return log p(x | z = k) of each element, from a posterior over single elements.
 
     log q(k) - log pi_k, with the log evidence added where the method knows it; up to a constant of
-    the element otherwise. At another temperature it is the tempered likelihood, log p(x | k) / temperature.
+    the element otherwise. At another temperature T it is tempered, log p(x | k) / T.
 
     Args:
         posterior: over one task site, of elements that were inferred one by one.
@@ -28,9 +28,9 @@ def log_likelihoods(posterior: TaskPosterior) -> Tensor:
     """
     site = posterior.sites[posterior.site_name()]
     temperature = posterior.settings.get("temperature") or 1.0
-    evidence = posterior.logits() - site.log_prior / temperature
+    log_likelihood = posterior.logits() - site.log_prior / temperature
     # A task that the model's prior forbids stays forbidden: -inf - (-inf) is no number.
-    evidence = evidence.masked_fill(site.log_prior.isneginf(), -torch.inf)
+    log_likelihood = log_likelihood.masked_fill(site.log_prior.isneginf(), -torch.inf)
     if posterior.log_evidence is not None:
-        evidence = evidence + posterior.log_evidence.unsqueeze(-1)
-    return evidence
+        log_likelihood = log_likelihood + posterior.log_evidence.unsqueeze(-1)
+    return log_likelihood

@@ -1,4 +1,4 @@
-"""A frozen recurrent network that adapts to a stream by moving its task as the data arrive."""
+"""Online adaptation of a frozen recurrent network: its task moves as the data arrive."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class StepsAhead(Protocol):
 
 
 class OnlineRun(NamedTuple):
-    """What a stream was predicted to be, and the tasks it was predicted with.
+    """The predictions of a stream, and the tasks they used.
 
     Attributes:
         mean: predicted mean of x_t before it is seen, ``(..., T)``.

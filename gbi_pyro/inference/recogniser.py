@@ -119,7 +119,7 @@ def forward_kl_loss(
     if not bool(loss.detach().isfinite()):
         raise ValueError(
             f"labels name a task that the prior of {site.name!r} forbids: expected none of its "
-            "elements; mend the labels or the prior"
+            "elements; correct the labels or the prior"
         )
     return loss
 
@@ -127,11 +127,11 @@ def forward_kl_loss(
 def reverse_kl_loss(
     recogniser: Recogniser, exact: TaskPosterior, *args: Any, **kwargs: Any
 ) -> Tensor:
-    """Return KL(q || p(z | x)), the mean over elements: what q's evidence bound lacks.
+    """Return KL(q || p(z | x)), the mean over elements: the gap of q's evidence lower bound.
 
-    E_q[log p(x, z)] + H(q) = log p(x) - KL(q || p(z | x)), and only the last depends on q: who
-    descends it ascends the bound with the model frozen. The expectation is summed over tasks, not
-    sampled, and labels are not asked. The target may be computed once for all epochs.
+    E_q[log p(x, z)] + H(q) = log p(x) - KL(q || p(z | x)), and only the last depends on q:
+    descending it ascends the bound with the model frozen. The expectation is summed over tasks, not
+    sampled, and no labels are needed. The target may be computed once for all epochs.
 
     Args:
         recogniser: what is trained.
@@ -167,7 +167,7 @@ def reverse_kl_loss(
 
 
 class Dream(NamedTuple):
-    """What a model makes up when nothing is observed.
+    """Tasks and data drawn from a model.
 
     Attributes:
         labels: drawn task ids, the batch shape of the task site.
@@ -216,6 +216,6 @@ def dream(model: Model, *args: Any, generator: torch.Generator, **kwargs: Any) -
     return Dream(trace.nodes[name]["value"].argmax(-1), values)
 
 
-def _log_q(site: TaskSite, evidence: Tensor) -> Tensor:
-    evidence = check_output("recogniser", evidence, site.batch_shape, site.num_tasks)
-    return (evidence + site.log_prior.to(evidence)).log_softmax(-1)
+def _log_q(site: TaskSite, scores: Tensor) -> Tensor:
+    scores = check_output("recogniser", scores, site.batch_shape, site.num_tasks)
+    return (scores + site.log_prior.to(scores)).log_softmax(-1)

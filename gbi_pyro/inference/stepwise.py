@@ -1,4 +1,4 @@
-"""Causal evidence of recurrent networks: each step given the past, and nothing of the future."""
+"""Likelihoods of single steps of a recurrent network, each given its past alone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class CarriesState(Protocol):
 
 
 def stepwise(model: CarriesState, *args: Any, tasks: Mapping[str, Tensor] | None = None) -> Model:
-    """Cut a recurrent model between its steps: p(x_t | x_<t, z_t) with the carried past fixed.
+    """Return a recurrent model with its carried states fixed: p(x_t | x_<t, z_t) for each step.
 
     In a recurrent network the gradient with respect to z_t also sees what comes after t, through
     the carried state. Here the states are computed once, without gradient, and every step is
@@ -40,7 +40,7 @@ def stepwise(model: CarriesState, *args: Any, tasks: Mapping[str, Tensor] | None
         tasks: the tasks under which the past is carried, by site; maximum entropy without.
 
     Returns:
-        A Pyro model of no arguments. Its price starts at one forward pass, for the states.
+        A Pyro model of no arguments. Its cost includes one forward pass for the states.
 
     Raises:
         TypeError: when the model has no ``carried_states``.
@@ -53,5 +53,5 @@ def stepwise(model: CarriesState, *args: Any, tasks: Mapping[str, Tensor] | None
     with pure(model), torch.no_grad():
         states = model.carried_states(*args, **(tasks or {}))
     cut = partial(model, *args, states=states)
-    cut.passes_spent = Passes(forward=1)  # type: ignore[attr-defined]
+    cut.passes_used = Passes(forward=1)  # type: ignore[attr-defined]
     return cut

@@ -1,4 +1,4 @@
-"""The latent update of EM: a posterior with what is known beside the data, labels and a prior."""
+"""The E-step of EM: a posterior, with labels and a prior over tasks put in."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class EStep(NamedTuple):
     @property
     def log_evidence(self) -> float | None:
         """Log p(x, labels) of everything, where the inference knows it."""
-        evidence = self.posterior.log_evidence
-        return None if evidence is None else evidence.sum().item()
+        log_evidence = self.posterior.log_evidence
+        return None if log_evidence is None else log_evidence.sum().item()
 
 
 def explain(
@@ -59,10 +59,10 @@ def explain(
         posterior = posterior if labels is None else _with_labels(posterior, labels)
         return EStep(posterior, posterior.entropy().sum(), None)
     _check_prior(prior, posterior, site)
-    evidence = log_likelihoods(posterior)
+    log_likelihood = log_likelihoods(posterior)
     if labels is not None:
-        evidence = clamp_log_likelihoods(evidence, labels)
-    found = prior.explain(evidence)
+        log_likelihood = clamp_log_likelihoods(log_likelihood, labels)
+    found = prior.explain(log_likelihood)
     log_evidence = None if posterior.log_evidence is None else found.log_evidence
     return EStep(_replaced(posterior, found.log_probs, log_evidence), found.entropy, found.counts)
 
@@ -84,14 +84,14 @@ def _with_labels(posterior: TaskPosterior, labels: Tensor) -> TaskPosterior:
     """Return the posterior of independent elements when some of their tasks are known."""
     log_q = posterior.logits()
     clamped = clamp_log_likelihoods(torch.zeros_like(log_q), labels)
-    evidence = posterior.log_evidence
-    if evidence is not None and evidence.shape == labels.shape:
+    log_evidence = posterior.log_evidence
+    if log_evidence is not None and log_evidence.shape == labels.shape:
         # log p(x, z) = log p(x) + log p(z | x) where the task is known.
-        evidence = evidence + (log_q + clamped).logsumexp(-1)
+        log_evidence = log_evidence + (log_q + clamped).logsumexp(-1)
     else:
-        evidence = None
+        log_evidence = None
     known = (labels != UNKNOWN).to(log_q.device).unsqueeze(-1)
-    return _replaced(posterior, torch.where(known, clamped, log_q), evidence)
+    return _replaced(posterior, torch.where(known, clamped, log_q), log_evidence)
 
 
 def _check_prior(prior: TaskPrior | TaskChain, posterior: TaskPosterior, site: TaskSite) -> None:

@@ -1,4 +1,4 @@
-"""Whether a network that learned without labels tells its tasks apart, and uses them all."""
+"""Task collapse: tasks that a network does not use, or does not distinguish."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 from gbi_pyro.posterior import entropy
 
 MIN_USAGE = 0.01  # a task expected in fewer elements than this is not used
-MIN_GAP = 0.1  # nats per element: tasks that differ by less say the same
+MIN_GAP = 0.1  # nats per element: tasks that differ by less are equal
 MAX_FLEETING = 1.5  # steps: blocks this short are single steps, and mark switches between tasks
-MIN_STICKY = 5.0  # steps: how long blocks have to be expected to be, for that to be told
+MIN_STICKY = 5.0  # steps: how long blocks have to be expected to be, for that to be reported
 
 
 class CollapseWarning(UserWarning):
@@ -21,7 +21,7 @@ class CollapseWarning(UserWarning):
 
 @dataclass(frozen=True)
 class CollapseReport:
-    """How many of its K tasks a network uses, in numbers and, printed, in words.
+    """How many of its K tasks a network uses, and which ones.
 
     Attributes:
         usage: the share of elements that each task explains, ``(K,)``.
@@ -50,7 +50,7 @@ class CollapseReport:
 
     @property
     def num_used(self) -> int:
-        """How many different tasks are used; tasks that say the same count once."""
+        """How many different tasks are used; equal tasks count once."""
         return self.num_tasks - len(self.redundant)
 
     @property
@@ -92,7 +92,7 @@ class CollapseReport:
             if self.unused:
                 words += f"; {self.unused} explain less than {MIN_USAGE:.0%} of the data each"
             for group in self.same:
-                words += f"; {group} say the same"
+                words += f"; {group} are equal"
             if self.fleeting:
                 words += f"; {self.fleeting} last single steps, which mark switches and no task"
         if self.num_used == 1 and self.carries_history:
@@ -112,7 +112,7 @@ def find_collapse(
     carries_history: bool = False,
     stay: Tensor | None = None,
 ) -> CollapseReport:
-    """Look for tasks that are not used, tasks that say the same, and tasks of single steps.
+    """Find tasks that are not used, tasks that are equal, and tasks of single steps.
 
     Args:
         log_likelihood: log p(x | z = k) of each element, ``batch_shape + (K,)``.
@@ -128,7 +128,7 @@ def find_collapse(
     >>> import torch
     >>> log_likelihood = torch.tensor([[0.0, -3.0, -3.0], [-4.0, 0.0, 0.0]])
     >>> print(find_collapse(log_likelihood, log_likelihood.softmax(-1)))
-    2 of 3 tasks are used; [1, 2] say the same. Try ...
+    2 of 3 tasks are used; [1, 2] are equal. Try ...
     """
     K = q.shape[-1]
     table, usage = log_likelihood.reshape(-1, K), q.reshape(-1, K).mean(0)

@@ -55,8 +55,8 @@ class EMStep:
     @property
     def objective(self) -> float:
         """The log evidence, or its bound where it is unknown, with the prior's log density."""
-        evidence = self.bound if self.log_evidence is None else self.log_evidence
-        return evidence + self.log_density
+        log_evidence = self.bound if self.log_evidence is None else self.log_evidence
+        return log_evidence + self.log_density
 
 
 class GradientEM:
@@ -68,7 +68,7 @@ class GradientEM:
         M-step   one step of the optimiser up  E_q log p_theta(x, z)
 
     With the exact posterior each M-step raises a bound that touches the log evidence (Dempster,
-    Laird and Rubin 1977; Neal and Hinton 1998), so small steps raise the evidence itself. With
+    Laird and Rubin 1977; Neal and Hinton 1998), so small steps raise the log evidence itself. With
     gradient-based posteriors that is not promised; every step is on record in ``history``.
 
     Tasks that were found come in any order, and fewer than K may be found: see ``collapse``, which
@@ -88,7 +88,7 @@ class GradientEM:
             tasks, and is learned in closed form where it asks for it. With a chain, time is the
             last batch dimension of the task site, and the E-step smooths.
         cut: for recurrent networks, ``stepwise``: inference runs on ``cut(model, *args)``, so that
-            each step is evidence on its own.
+            each step has its own likelihood.
         monotone: halve a step until the objective does not fall; full batch only. The E-step has to
             know the log evidence.
         chunk_size: how many tasks the expected M-step folds into one pass, as a leading dimension
@@ -196,7 +196,7 @@ class GradientEM:
         return self._infer(args, labels).posterior
 
     def collapse(self, *args: Any) -> CollapseReport:
-        """Say whether the network tells its tasks apart on these data, and uses them all."""
+        """Report which tasks the network uses and distinguishes on these data."""
         return self._report(args, self.infer(*args), None)
 
     def _warn(self, report: CollapseReport) -> None:
@@ -206,7 +206,7 @@ class GradientEM:
             warnings.warn(words, CollapseWarning, stacklevel=3)
 
     def prune(self, *args: Any) -> CollapseReport:
-        """Forbid the tasks that are not used, or say what another one says; the prior is EM's own.
+        """Forbid the tasks that are not used or equal another one, in EM's own prior.
 
         They keep their numbers, and the network its shape.
 

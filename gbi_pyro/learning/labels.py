@@ -9,16 +9,16 @@ from torch import Tensor
 from gbi_pyro.sites import UNKNOWN, check_labels
 
 
-def clamp_log_likelihoods(evidence: Tensor, labels: Tensor) -> Tensor:
-    """Return evidence ``(..., K)`` in which a labelled element can be of its own task only.
+def clamp_log_likelihoods(log_likelihoods: Tensor, labels: Tensor) -> Tensor:
+    """Return log likelihoods ``(..., K)`` with -inf where a label excludes the task.
 
     >>> clamp_log_likelihoods(torch.zeros(2, 2), torch.tensor([-1, 1]))
     tensor([[0., 0.],
             [-inf, 0.]])
     """
-    tasks = torch.arange(evidence.shape[-1], device=evidence.device)
-    labels = labels.to(evidence.device).unsqueeze(-1)
-    return evidence.masked_fill((labels != UNKNOWN) & (labels != tasks), -torch.inf)
+    tasks = torch.arange(log_likelihoods.shape[-1], device=log_likelihoods.device)
+    labels = labels.to(log_likelihoods.device).unsqueeze(-1)
+    return log_likelihoods.masked_fill((labels != UNKNOWN) & (labels != tasks), -torch.inf)
 
 
 def match_labels(q: Tensor, labels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a weight update ascends: the log joint of every task, or of the network at a mixture."""
+"""The M-step objective: the log joint under every task, or of the network at a mixture."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class TaskTable(NamedTuple):
         prior: the model's own log pi_k, likewise.
         rest: what belongs to no element of the task, a scalar.
         num_observations: observed values.
-        forward: passes spent.
+        forward: passes used.
     """
 
     likelihood: Tensor

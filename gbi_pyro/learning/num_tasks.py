@@ -1,4 +1,4 @@
-"""How many tasks there are, when nobody says: by held-out evidence."""
+"""Choice of the number of tasks by held-out log evidence."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ class TaskChoice(NamedTuple):
 
 
 def one_standard_error(log_evidence: Mapping[int, Tensor]) -> TaskChoice:
-    """Choose the smallest K within one standard error of the best held-out evidence.
+    """Choose the smallest K within one standard error of the best held-out log evidence.
 
-    More tasks than there are cost little evidence, so the largest mean alone would choose too many
-    by chance (Breiman et al. 1984, Classification and regression trees, sec. 3.4.3). A model of one
-    task is one whose other tasks are forbidden, ``TaskChain.sticky(2, hazard).without([1])``.
+    More tasks than there are lower the log evidence little, so the largest mean alone would choose
+    too many by chance (Breiman et al. 1984, Classification and regression trees, sec. 3.4.3). A
+    model of one task is one whose other tasks are forbidden,
+    ``TaskChain.sticky(2, hazard).without([1])``.
 
     A single stream holds its own future out: take log p(x_t | x_1..t-1) as ``OnlineEM`` returns it,
     summed over blocks of steps, from when the networks have learned. Over the whole stream (the
@@ -90,7 +91,7 @@ def choose_num_tasks(
         not use are forbidden by ``em.prune``.
 
     Raises:
-        ValueError: as ``one_standard_error``, and for an E-step that does not know the evidence.
+        ValueError: as ``one_standard_error``, and for an E-step without log evidence.
 
     >>> import pyro, pyro.distributions as dist, torch
     >>> from torch import nn
@@ -117,7 +118,7 @@ def choose_num_tasks(
     with warnings.catch_warnings():  # with more tasks than there are some stay unused
         warnings.simplefilter("ignore", CollapseWarning)
         trained = {K: train(K) for K in candidates}
-    evidence = {}
+    log_evidence = {}
     for K, em in trained.items():
         posterior = em.infer(*held_out)
         if posterior.log_evidence is None:
@@ -125,8 +126,8 @@ def choose_num_tasks(
                 f"the E-step of the training with {K} tasks should know the log evidence; "
                 f"{posterior.method!r} does not: take Enumeration(), alone or in a BayesFilter"
             )
-        evidence[K] = posterior.log_evidence.detach().flatten()
-    choice = one_standard_error(evidence)
+        log_evidence[K] = posterior.log_evidence.detach().flatten()
+    choice = one_standard_error(log_evidence)
     em = trained[choice.num_tasks]
     report = em.collapse(*held_out)
     if report.collapsed:

@@ -26,7 +26,7 @@ LEARN_CHAIN_EVERY = 50  # steps
 
 
 class OnlineEMStep(NamedTuple):
-    """What one observation of a stream was predicted to be, and what it said.
+    """The prediction of one observation, and the posterior after it.
 
     Attributes:
         predicted: p(z_t | x_1..t-1), the transition applied and x_t not yet seen, ``(K,)``.
@@ -43,7 +43,7 @@ class OnlineEMStep(NamedTuple):
 
 
 class OnlineEMRun(NamedTuple):
-    """The steps of a stream side by side.
+    """The steps of a stream, stacked over time.
 
     Attributes:
         predicted: ``(T, K)``; see ``OnlineEMStep``.
@@ -93,7 +93,7 @@ class OnlineEM:
         network: a network with ``step`` and ``initial_state``, or a Pyro model with one task site.
         optim: an optimiser of torch, over the weights.
         chain: how tasks switch; learned from the stream where it asks for it.
-        e_step: any inference of the library, for the evidence of the step; None takes the K
+        e_step: any inference of the library, for the likelihood of the step; None takes the K
             forward passes that the M-step needs anyway.
         schedule: a schedule of the optimiser's rate, moved on at each step.
         check_every: after how many steps collapse is looked for; it is warned of once.
@@ -164,9 +164,9 @@ class OnlineEM:
         table, means = self._steps.table(x)
         log_likelihood = table.detach().double().cpu().numpy()
         predicted = self._predict(log_likelihood)
-        evidence = log_likelihood if self.e_step is None else self._evidence(x)
-        q, log_prob = _update(predicted, evidence)
-        if self.e_step is not None:  # whose evidence lacks a constant
+        used = log_likelihood if self.e_step is None else self._inferred(x)
+        q, log_prob = _update(predicted, used)
+        if self.e_step is not None:  # whose log likelihood lacks a constant
             _, log_prob = _update(predicted, log_likelihood)
         weights = torch.from_numpy(q).to(table)
         self._move(table, weights)
@@ -193,7 +193,7 @@ class OnlineEM:
         )
 
     def collapse(self) -> CollapseReport:
-        """Say whether the network told its tasks apart, and used them all, in the recent past."""
+        """Report which tasks the network used and distinguished in the recent past."""
         if not self.num_steps:
             raise ValueError("no step was seen: expected to see data before a report; call step")
         return report_collapse(
@@ -214,10 +214,10 @@ class OnlineEM:
             return self._predicted
         return self._filtered @ self._transition
 
-    def _evidence(self, x: Tensor) -> np.ndarray:
+    def _inferred(self, x: Tensor) -> np.ndarray:
         assert self.e_step is not None
-        evidence = log_likelihoods(self.e_step(*self._steps.model(x)))
-        return evidence.reshape(-1, evidence.shape[-1]).sum(0).double().cpu().numpy()
+        found = log_likelihoods(self.e_step(*self._steps.model(x)))
+        return found.reshape(-1, found.shape[-1]).sum(0).double().cpu().numpy()
 
     def _move(self, table: Tensor, q: Tensor) -> None:
         gradients = torch.autograd.grad(table, self._weights, -q, allow_unused=True)
@@ -304,15 +304,15 @@ class _ModelSteps:
         """Carry nothing: the model sees single observations."""
 
 
-def _update(predicted: np.ndarray, evidence: np.ndarray) -> tuple[np.ndarray, float]:
+def _update(predicted: np.ndarray, log_likelihood: np.ndarray) -> tuple[np.ndarray, float]:
     """Return predicted x likelihood, normalised, and the log of the normaliser."""
-    largest = evidence.max()
+    largest = log_likelihood.max()
     if not np.isfinite(largest):
         raise ValueError(
-            f"the evidence of an observation is {evidence}; expected finite numbers: look for NaN "
-            "or infinite data, or weights that diverged (a lower rate)"
+            f"the log likelihood of an observation is {log_likelihood}; expected finite numbers: "
+            "look for NaN or infinite data, or weights that diverged (a lower rate)"
         )
-    joint = predicted * np.exp(evidence - largest)
+    joint = predicted * np.exp(log_likelihood - largest)
     total = joint.sum()
     if not total > 0:  # only tasks that the chain forbids explain it, in floating point
         return predicted, float(largest + np.log(np.finfo(float).tiny))

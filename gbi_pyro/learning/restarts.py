@@ -1,4 +1,4 @@
-"""Several starts of the same training, of which the best by evidence is kept."""
+"""Restarts: several trainings, of which the best by log evidence is kept."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def best_of(
     start: Callable[[int], Tensor] | None = None,
     start_steps: int = 50,
 ) -> Restarts:
-    """Train from several seeds on the same batch and keep the best by evidence.
+    """Train from several seeds on the same batch and keep the best by log evidence.
 
-    With three tasks or more a random start often misses one. The evidence tells, without labels;
-    a collapse of the best one is warned of.
+    With three tasks or more a random start often misses one. The log evidence shows it without
+    labels; a collapse of the best one is warned of.
 
     Args:
         make: gives a fresh training for a seed.

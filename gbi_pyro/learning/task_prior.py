@@ -57,7 +57,7 @@ class TaskPrior:
         pseudo_count: of each task, >= 0: the Dirichlet concentration minus one.
 
     Raises:
-        ValueError: for probabilities that are none, or a negative pseudo-count.
+        ValueError: for rows that are not probabilities, or a negative pseudo-count.
 
     >>> prior = TaskPrior(torch.tensor([0.5, 0.5]).log(), learn=True, pseudo_count=1.0)
     >>> learned = prior.updated(Counts(torch.tensor([6.0, 2.0]), torch.zeros(2, 2)))
@@ -88,9 +88,9 @@ class TaskPrior:
         """Which tasks can occur, ``(K,)``."""
         return ~self.log_probs.isneginf()
 
-    def explain(self, evidence: Tensor) -> Explained:
-        """Return the posterior softmax_k(evidence_k + log pi_k); ``evidence`` is ``(..., K)``."""
-        joint = evidence + self.log_probs.to(evidence)
+    def explain(self, log_likelihoods: Tensor) -> Explained:
+        """Return the posterior softmax_k(log p(x | k) + log pi_k), from ``(..., K)``."""
+        joint = log_likelihoods + self.log_probs.to(log_likelihoods)
         log_evidence = joint.logsumexp(-1)
         _check_explained(log_evidence)
         log_probs = joint - log_evidence.unsqueeze(-1)
@@ -143,7 +143,7 @@ class TaskChain:
             all for the hazard and per row for ``"full"`` (spread over the other tasks).
 
     Raises:
-        ValueError: for rows that are no probabilities, or negative pseudo-counts.
+        ValueError: for rows that are not probabilities, or negative pseudo-counts.
 
     >>> chain = TaskChain.sticky(3, hazard=0.1, learn_transition="hazard")
     >>> left = torch.tensor([[8.0, 1.0, 1.0], [0.0, 8.0, 2.0], [0.0, 0.0, 20.0]])
@@ -199,11 +199,11 @@ class TaskChain:
         leaving = 1 - self.log_transition.diagonal().exp()
         return leaving[self.allowed].mean().item()
 
-    def explain(self, evidence: Tensor) -> Explained:
-        """Return the smoothed posterior p(z_t | x_1..T); ``evidence`` is ``(..., T, K)``."""
-        log_transition = self.log_transition.to(evidence)
+    def explain(self, log_likelihoods: Tensor) -> Explained:
+        """Return the smoothed posterior p(z_t | x_1..T), from log p(x_t | k), ``(..., T, K)``."""
+        log_transition = self.log_transition.to(log_likelihoods)
         found = hmm_posterior(
-            self.log_initial.to(evidence), log_transition, evidence, viterbi=False
+            self.log_initial.to(log_likelihoods), log_transition, log_likelihoods, viterbi=False
         )
         log_pairs = log_pairwise(found, log_transition)
         q = found.log_smoothed.exp()

@@ -1,4 +1,4 @@
-"""How far an estimated task posterior is from the exact one, element by element and on average."""
+"""Agreement of an estimated task posterior with the exact one."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def kl(log_p: Tensor | ArrayLike, log_q: Tensor | ArrayLike) -> Tensor:
     KL(p || q) = sum_k p_k log(p_k / q_k), with 0 log 0 = 0 and +inf where q forbids a task that p
     allows (Kullback and Leibler 1951, On information and sufficiency). The terms are summed as
     p_k log(p_k / q_k) - p_k + q_k, which is the same for normalised p and q but never negative, so
-    that divergences far below the rounding of the probabilities are still told apart.
+    that divergences far below the rounding of the probabilities are still resolved.
 
     Args:
         log_p: normalised log probabilities, (..., K).
@@ -89,7 +89,7 @@ def total_variation(log_p: Tensor | ArrayLike, log_q: Tensor | ArrayLike) -> Ten
 
 
 def argmax_agreement(log_p: Tensor | ArrayLike, log_q: Tensor | ArrayLike) -> Tensor:
-    """Return whether p and q hold the same task for the most probable one.
+    """Return whether p and q have the same most probable task.
 
     Where several tasks of p are equally probable, any of them will do.
 
@@ -152,7 +152,7 @@ def agreement(
 
 
 class LogOdds(NamedTuple):
-    """Log odds in nats of the same tasks, by two posteriors: what a scatter plot shows.
+    """Log odds in nats of the same tasks, by two posteriors.
 
     Attributes:
         exact: of the exact posterior, (..., K).
@@ -173,7 +173,7 @@ def log_odds(
     """Return the log odds of each task by both posteriors.
 
     log q_k - log q_r against a reference task r, or log q_k - mean_j log q_j against all (the
-    centred log ratio, Aitchison 1986). They are what the evidence adds to, task by task, and they
+    centred log ratio, Aitchison 1986). Log likelihoods add to them, task by task, and they
     show in the tails what probabilities hide: a temperature is a slope, an offset a shift.
 
     Args:

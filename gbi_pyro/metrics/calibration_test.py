@@ -1,4 +1,4 @@
-"""Whether labels can be draws from the posteriors that forecast them: an exact test."""
+"""Exact test of calibration: whether the labels can be draws from their posteriors."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def calibration_test(
     - the indicators [y = k], for tasks called too often or too seldom;
     - log q(y), for posteriors too sure or not sure enough. These two are the score test of
       softmax(log q / T + b) against T = 1, b = 0, of what ``calibrate`` and ``fit_temperature``
-      mend. The second needs a quantity of data *and* task (Modrák et al. 2023, arXiv:2211.02383):
-      where all tasks are alike, their shares are right at any temperature;
+      correct. The second needs a quantity of data *and* task (Modrák et al. 2023,
+      arXiv:2211.02383): where all tasks are alike, their shares are right at any temperature;
     - [y is the most probable task] in bins of confidence, for the rest of a reliability diagram.
 
     No rank enters, so there are no ties to break. The reference is not chi-square, which fails

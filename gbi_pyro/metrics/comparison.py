@@ -1,4 +1,4 @@
-"""Which of several models is better, by how much, and how sure that is."""
+"""Model comparison: scores per element, their differences and standard errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Criterion = Literal["leave-one-out", "held-out", "log evidence", "prequential"]
 
 @dataclass(frozen=True)
 class Score:
-    """What one model scored on some data, element by element, in nats; larger is better.
+    """The scores of one model, element by element, in nats; larger is better.
 
     - ``held-out``: log p(x_i | training data), as ``TaskDraws.log_predictive_density`` of data that
       the draws have not seen, or ``TaskPosterior.log_evidence`` for fixed weights.
@@ -93,7 +93,7 @@ def leave_one_out(data: az.InferenceData) -> Score:
 
 
 def compare_models(scores: Mapping[str, Score]) -> Table:
-    """Put models in one table, the best first, with what they lose against it.
+    """Compare models in a table, the best first, with differences from it.
 
     The standard error of a difference is that of N paired elements, sqrt(N var_i(d_i)) (Vehtari,
     Gelman and Gabry 2017, eq. 24). It takes elements as independent and is too small for steps of

@@ -1,4 +1,4 @@
-"""What a network keeps and passes on while it learns one task after another."""
+"""Continual learning: average accuracy, forgetting, backward and forward transfer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gbi_pyro.metrics.intervals import Interval, student_interval
 
 
 class Continual(NamedTuple):
-    """Learning of T tasks in sequence, summed up.
+    """Summary of learning T tasks in sequence.
 
     Whether accuracies or errors came in, larger transfers and less forgetting are better.
 
@@ -60,7 +60,7 @@ def continual_learning(
         Each quantity with its interval.
 
     Raises:
-        ValueError: for NaN, unfit shapes or level.
+        ValueError: for NaN, invalid shapes or level.
 
     Example:
         >>> found = continual_learning([[0.9, 0.5], [0.6, 0.8]], baseline=[0.5, 0.5])

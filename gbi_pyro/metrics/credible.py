@@ -1,4 +1,4 @@
-"""Credible sets of tasks: how often they hold the true one, and how large they are."""
+"""Credible sets of tasks: their coverage and their size."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def credible_set(log_probs: Tensor | ArrayLike, level: float) -> Tensor:
         Whether each task is in the set, (..., K), bool.
 
     Raises:
-        ValueError: for an unfit level, or rows that are no log probabilities.
+        ValueError: for an invalid level, or rows that are not log probabilities.
 
     Example:
         >>> credible_set(torch.tensor([0.1, 0.6, 0.3]).log(), 0.8)
@@ -81,7 +81,7 @@ def credible_coverage(
         levels: nominal levels a, in (0, 1).
 
     Raises:
-        ValueError: as ``accuracy``, and for unfit levels or none.
+        ValueError: as ``accuracy``, and for invalid levels or none.
 
     Example:
         >>> log_probs = torch.tensor([[0.6, 0.3, 0.1], [0.1, 0.1, 0.8]]).log()

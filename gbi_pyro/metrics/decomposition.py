@@ -1,4 +1,4 @@
-"""What a Brier score is made of: miscalibration, what the forecast tells, what there is to tell."""
+"""Decomposition of the Brier score: reliability, resolution, uncertainty."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class BrierDecomposition(NamedTuple):
 
     Attributes:
         reliability: mean squared gap of probability and share, over bins; 0 if calibrated.
-        resolution: variance of the share between bins: what the forecast tells apart.
-        uncertainty: variance of the labels, 1 - sum_k share_k^2: what there is to tell.
+        resolution: variance of the share between bins: how far the forecast separates cases.
+        uncertainty: variance of the labels, 1 - sum_k share_k^2: the score of the base rates.
         within: what the bins hide: the variance of the probabilities within bins, less twice their
             covariance with the labels there. 0 where each bin holds one value.
     """

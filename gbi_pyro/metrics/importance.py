@@ -1,4 +1,4 @@
-"""Importance correction of a task posterior, and whether it can be trusted."""
+"""Importance correction of a task posterior, with Pareto k-hat and effective size."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def importance_correction(
     generator: torch.Generator,
     each: Collection[str] = (),
 ) -> ImportanceCorrection:
-    r"""Weight draws from an inferred posterior by p(x, z) / q(z | x), and say what that is worth.
+    r"""Weight draws from an inferred posterior by p(x, z) / q(z | x), and check the weights.
 
     The inference runs once and the model once for every draw, so this is for models that are too
     large to enumerate, or whose elements influence each other; where ``Enumeration`` works with
@@ -136,7 +136,7 @@ def importance_correction(
             weights of its own, which are less uneven than those of everything together.
 
     Returns:
-        The draws with their weights, raw and smoothed; evidence, effective size and a verdict.
+        The draws with their weights, raw and smoothed; log evidence, effective size and a verdict.
 
     Raises:
         TaskSiteError: when a site lies outside a plate in ``each``, a plate is unknown, or all
@@ -198,7 +198,7 @@ def effective_share(
     estimate: TaskPosterior | Tensor | ArrayLike,
     site: str | None = None,
 ) -> Tensor:
-    """Return what a draw from the estimate is worth, in draws from the exact posterior.
+    """Return the effective sample size of one draw from the estimate.
 
     1 / sum_k p_k^2 / q_k = 1 / (1 + chi^2(p || q)), the limit of effective size / draws (Kong 1992)
     for each element by itself, without drawing. At most exp(-KL(p || q)). The share of independent
@@ -258,7 +258,7 @@ def _terms(
 
 
 def _by_unit(terms: list[Tensor], dims: dict[str, int]) -> Tensor:
-    """Sum terms over all dimensions that do not tell units apart: ``unit_shape``."""
+    """Sum terms over all dimensions that units do not have: ``unit_shape``."""
     total = torch.zeros((), dtype=torch.float64)
     for term in terms:
         over = [d for d in range(-term.ndim, 0) if d not in dims.values()]

@@ -45,7 +45,7 @@ def student_interval(values: ArrayLike, level: float = 0.95) -> Interval:
         level: coverage.
 
     Raises:
-        ValueError: for no values, or an unfit level.
+        ValueError: for no values, or an invalid level.
 
     Example:
         >>> found = student_interval([1.0, 2.0, 3.0])
@@ -151,7 +151,7 @@ def jeffreys_interval(
         The lower and the upper ends, (...) each, float64.
 
     Raises:
-        ValueError: for an unfit level, or numbers that are no successes among trials.
+        ValueError: for an invalid level, or numbers that are no successes among trials.
 
     Example:
         >>> [round(end.item(), 3) for end in jeffreys_interval(8, 10)]

@@ -1,4 +1,4 @@
-"""How a network's units are divided among the tasks: which unit is engaged in which task."""
+"""Modularity: which units of a network are engaged in which task."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def task_variance(activity: Tensor, tasks: Tensor) -> Tensor:
         One variance per unit, (units,), in units of activity squared.
 
     Raises:
-        ValueError: for unfit shapes.
+        ValueError: for invalid shapes.
 
     Example:
         >>> activity = torch.tensor([[0.0, 1.0], [0.0, 3.0], [2.0, 2.0]])
@@ -82,7 +82,7 @@ def normalised_task_variance(
         Shares, (K, units), zero for silent units; and which units are active, (units,) bool.
 
     Raises:
-        ValueError: for unfit shapes.
+        ValueError: for invalid shapes.
 
     Example:
         >>> a, b = torch.tensor([[0.0, 0.0], [2.0, 0.0]]), torch.tensor([[1.0, 0.0], [2.0, 0.0]])
@@ -118,7 +118,7 @@ def shared_unit_ratio(
         Units engaged in all tasks / units engaged in any; NaN if every unit is silent.
 
     Raises:
-        ValueError: for an unfit threshold or shapes.
+        ValueError: for an invalid threshold or shapes.
 
     Example:
         >>> a, b = torch.tensor([[0.0, 0.0], [2.0, 2.0]]), torch.tensor([[1.0, 1.0], [2.0, 1.0]])
@@ -139,7 +139,7 @@ def shared_unit_sweep(
     *,
     silent: float = 1e-3,
 ) -> SharedUnits:
-    """Return the ratio of shared units at every threshold, since no threshold is the right one.
+    """Return the ratio of shared units at every threshold, and the area under it.
 
     A unit is shared at a threshold below the smallest of its normalised variances, so the ratio
     falls as the threshold rises, and the area under it is the mean of that smallest one.
@@ -152,7 +152,7 @@ def shared_unit_sweep(
         The ratio at each threshold, and the area under it; NaN if every unit is silent.
 
     Raises:
-        ValueError: for unfit thresholds or shapes.
+        ValueError: for invalid thresholds or shapes.
 
     Example:
         >>> a, b = torch.tensor([[0.0, 0.0], [2.0, 2.0]]), torch.tensor([[1.0, 1.0], [2.0, 1.0]])
@@ -202,7 +202,7 @@ def linear_cka(x: Tensor, y: Tensor) -> Similarity:
         The similarity, and warnings in words.
 
     Raises:
-        ValueError: for unfit shapes.
+        ValueError: for invalid shapes.
 
     Example:
         >>> x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
@@ -225,7 +225,7 @@ def linear_cka(x: Tensor, y: Tensor) -> Similarity:
 def task_information(
     activity: Tensor, tasks: Tensor, *, neighbours: int = 3, seed: int = 0
 ) -> Tensor:
-    """Return how much the activity of each unit tells of the task, in nats.
+    """Return the mutual information of the task and the activity of each unit, in nats.
 
     I(unit; task) by nearest neighbours, psi(N) + psi(k) - <psi(N_task)> - <psi(m)>, where m counts
     the elements of any task as near as the k-th neighbour of the same task (Ross 2014, Mutual
@@ -243,7 +243,7 @@ def task_information(
         One number per unit, (units,), float64; 0 for a unit that does not vary.
 
     Raises:
-        ValueError: for unfit shapes, fewer than two tasks, or fewer than k + 1 elements of one.
+        ValueError: for invalid shapes, fewer than two tasks, or fewer than k + 1 elements of one.
 
     Example:
         >>> activity = torch.tensor([[0.0, 2.0], [0.1, 7.0], [5.0, 2.0], [5.1, 7.0]])

@@ -1,4 +1,4 @@
-"""Prequential code: what a stream costs when each step is predicted from its past alone."""
+"""Prequential code length: the log loss of predicting each step from its past."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LARGEST_TABLE = 200_000  # sets of means; the filter keeps K numbers for each an
 
 
 class OnlineLearner(Protocol[State]):
-    """Whoever predicts a step before seeing it."""
+    """A learner that predicts each step before observing it."""
 
     def start(self, batch_shape: torch.Size) -> State:
         """Return what is known before the first step of streams ``batch_shape``."""
@@ -27,7 +27,7 @@ class OnlineLearner(Protocol[State]):
 
 
 def prequential_code(learner: OnlineLearner[State], x: Tensor) -> Tensor:
-    """Return what each step of a stream costs a learner, in nats.
+    """Return the log loss of each step of a stream, in nats.
 
     L(x) = sum_t -log p(x_t | x_1..t-1) is the length of the code that the learner's predictions
     give (Dawid 1984, Statistical theory: the prequential approach; Rissanen 1984, Universal
@@ -94,9 +94,9 @@ class SwitchingMeans:
     marginal likelihood of this model, and no approximation (beyond the grid, which *is* the prior).
     Since the chain and the prior treat all tasks alike, the order of the means does not count.
 
-    The code of the true K is shortest as soon as the stream tells: a task more spreads the prior
+    The code of the true K is shortest once the stream is long enough: a task more spreads the prior
     over more sets of means (Occam's factor), a task less leaves its data unexplained. Two tasks of
-    nearly the same mean explain what one does, at nearly the same price: without ``separation``
+    nearly the same mean explain what one does, at nearly the same cost: without ``separation``
     the shortest code often has a task too many. About 2 sigma is what tells two tasks apart; that
     is a prior, to be chosen before the stream is seen.
 
@@ -142,7 +142,7 @@ class SwitchingMeans:
             )
         if not self.separation >= 0 or not len(self.means):
             raise ValueError(
-                f"separation should be at least 0 and leave room for {self.num_tasks} points of "
+                f"separation should be at least 0 and allow {self.num_tasks} points of "
                 f"the grid; got {self.separation}, and a grid from {min(self.grid):g} to "
                 f"{max(self.grid):g}"
             )

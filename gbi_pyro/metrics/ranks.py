@@ -1,4 +1,4 @@
-"""Where true tasks rank in their posteriors: the histogram that is flat if they are calibrated."""
+"""Rank histogram of true tasks in their posteriors: flat if they are calibrated."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def rank_histogram(
         level: of the band, bin by bin.
 
     Raises:
-        ValueError: as ``accuracy``, and for no bins or an unfit level.
+        ValueError: as ``accuracy``, and for no bins or an invalid level.
 
     Example:
         >>> log_probs = torch.tensor([[0.75, 0.25], [0.75, 0.25]]).log()

@@ -68,7 +68,7 @@ def reliability_table(
         level: nominal coverage of the intervals of the accuracy.
 
     Raises:
-        ValueError: as ``accuracy``, and for an unknown strategy or task, no bins, or an unfit
+        ValueError: as ``accuracy``, and for an unknown strategy or task, no bins, or an invalid
             level.
 
     Example:

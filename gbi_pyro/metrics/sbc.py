@@ -1,4 +1,4 @@
-"""Simulation-based calibration: data whose tasks are known, inferred, and the posterior tested."""
+"""Simulation-based calibration: tasks drawn from the model, inferred, and tested."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Elements = Literal["one", "all"]
 
 @dataclass(frozen=True)
 class SBCResult:
-    """Tasks that were drawn, and what was inferred of them; see ``run_sbc``.
+    """Drawn tasks with their inferred posteriors; see ``run_sbc``.
 
     Attributes:
         tasks: by site the true task ids, ``(simulations,) + batch_shape``.
@@ -47,7 +47,7 @@ class SBCResult:
 
         Raises:
             TaskSiteError: for an unknown site.
-            ValueError: for an unknown choice of elements, or rows that are no log probabilities.
+            ValueError: for an unknown choice of elements, or rows that are not log probabilities.
         """
         if site not in self.tasks:
             raise unknown_site(site, list(self.tasks))
@@ -121,8 +121,8 @@ def run_sbc(
     task and what ``poutine.condition`` holds. What a model computes *from* an observed argument it
     computes from the template, in simulation and inference alike: each x_i is drawn and explained
     given those inputs, which is a model too, but for a network that reads its past it is that of
-    single steps with a fixed past. There, run ``stepwise(network, x)``, which says so. A latent site
-    that is no task is drawn, and left to the inference.
+    single steps with a fixed past. Run ``stepwise(network, x)`` there. A latent site that is no
+    task is drawn, and left to the inference.
 
     Args:
         model: a Pyro model with task sites, in eval mode.
@@ -218,7 +218,7 @@ def check_sbc(
         bins, num_draws, generator: as in ``calibration_test``.
 
     Raises:
-        ValueError: for unfit options; the smallest possible p-value has to reach the level.
+        ValueError: for invalid options; the smallest possible p-value has to reach the level.
     """
     check_level(level, 0.01)
     num_sites = len(result.tasks)
@@ -286,7 +286,7 @@ def _draw(
             if not site["infer"].get("_deterministic"):
                 data[name] = site["value"]
         elif site["infer"].get("task") and not site["is_observed"]:
-            read_task_site(site)  # which says what is wrong with an unfit one
+            read_task_site(site)  # which says what is wrong with an invalid one
             tasks[name] = site["value"]
     if not tasks:
         raise no_task_sites()

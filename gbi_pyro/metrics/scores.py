@@ -1,4 +1,4 @@
-"""Whether the probabilities of a task posterior can be believed, judged by true labels."""
+"""Proper scores and calibration error of a task posterior, by true labels."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def accuracy(log_probs: Tensor | ArrayLike, labels: Tensor | ArrayLike) -> float
         labels: true task ids, (N,), integers.
 
     Raises:
-        ValueError: for unfit shapes, no elements, unknown labels, or rows that are no log
+        ValueError: for invalid shapes, no elements, unknown labels, or rows that are not log
             probabilities.
 
     Example:

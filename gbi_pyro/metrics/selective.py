@@ -1,4 +1,4 @@
-"""Risk against coverage: how wrong the posterior is where it is sure enough to answer."""
+"""Selective prediction: risk against coverage."""
 
 from __future__ import annotations
 

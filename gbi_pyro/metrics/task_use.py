@@ -1,4 +1,4 @@
-"""Whether a network uses its task: a wide latent can hide it, and then no gradient names it."""
+"""Task use: how much a network gains from its task, and what its latent holds of it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from gbi_pyro.relax import Model
 
 
 class TaskUse(NamedTuple):
-    """How much a network makes of its task.
+    """How much a network uses its task.
 
     Attributes:
-        gain: log p(x | true task) - log p(x | maximum entropy), nats per element: what the task
-            tells the network; near 0 where it is ignored.
-        probe: accuracy of a linear probe of the task from the latent, in [0, 1]: what the latent
-            tells already; near 1 where nothing is left for the task to say.
+        gain: log p(x | true task) - log p(x | maximum entropy), nats per element: near 0
+            where the task is ignored.
+        probe: accuracy of a linear probe of the task from the latent, in [0, 1]: near 1
+            where the latent holds the task already.
     """
 
     gain: float
@@ -63,7 +63,7 @@ def task_gain(model: Model, values: Mapping[str, Tensor], *args: Any, **kwargs: 
 def linear_probe(
     latent: Tensor, labels: Tensor, held_out: Tensor, held_out_labels: Tensor
 ) -> float:
-    """Return how well a linear classifier names the task from a latent.
+    """Return the accuracy of a linear classifier of the task from a latent.
 
     Args:
         latent: to fit on, ``(N, d)``.

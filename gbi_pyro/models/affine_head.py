@@ -1,4 +1,4 @@
-"""An autoencoder affine in its task after all else: the exact posterior in one pass."""
+"""An autoencoder whose mean is affine in its task: the exact posterior in one pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ways a task enters a network: one interface, compared at equal parameter count."""
+"""Conditioning: the ways a task enters a network, with one interface."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WIDEST = 2**16  # units that a search for a width looks at
 
 
 class Conditioner(nn.Linear):
-    """A linear layer told which task is going on: features h and a task z in, features y out.
+    """A linear layer conditioned on the task: features h and a task z in, features y out.
 
     Each kind says what the task does to the layer W h + b. All are maps of z by matrix products,
     so that any point of the simplex, and beyond it, is a legal task with a gradient.
@@ -74,7 +74,7 @@ class Conditioner(nn.Linear):
         return self.condition(h, z)
 
     def condition(self, h: Tensor, z: Tensor) -> Tensor:
-        """Return y; what a kind has to say."""
+        """Return y; each kind defines it."""
         raise NotImplementedError
 
     def layer(self, h: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ class Mask(Conditioner):
 
     def __init__(self, features: int, num_tasks: int, out: int) -> None:
         super().__init__(features, num_tasks, out)
-        # M is the sign of frozen weights: whoever seeds the network's weights seeds it too.
+        # M is the sign of frozen weights: what seeds the weights seeds it too.
         self.signs = nn.Linear(num_tasks, out, bias=False).requires_grad_(False)
 
     def condition(self, h: Tensor, z: Tensor) -> Tensor:
@@ -224,7 +224,7 @@ def make_conditioner(
     out: int,
     generator: torch.Generator | None = None,
 ) -> Conditioner:
-    """Make a layer that is told its task.
+    """Make a linear layer conditioned on the task.
 
     Args:
         kind: "concat", "additive", "gain" (learned), "mask" (gains fixed and random), "film",
@@ -265,7 +265,7 @@ def parameter_count(network: nn.Module) -> int:
 def width_for(make: Callable[[int], nn.Module], budget: int) -> int:
     """Return the width at which a network comes closest to a budget of parameters.
 
-    Networks of different conditioning are compared at equal parameter count; no width meets a
+    Networks of different conditioning are compared at equal parameter count; no width gives a
     count exactly, and the closest misses it by at most half of what one more unit costs.
 
     Args:

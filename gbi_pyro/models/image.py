@@ -30,7 +30,7 @@ Likelihood = Literal["gaussian", "bernoulli"]
 
 
 class ImageModel(nn.Module):
-    """What all models share: one task for each image, in the plate "image".
+    """Base of the image models: one task for each image, in the plate "image".
 
     Args:
         image_shape: the shape of one image.
@@ -130,14 +130,14 @@ class ConditionedDecoder(ImageModel):
             if conditioning != "concat":
                 at = -1 if conditioning == "affine" else 0
                 layers = list(self.decoder.children())
-                told = layers.pop(at)
-                if not isinstance(told, nn.Linear):
+                replaced = layers.pop(at)
+                if not isinstance(replaced, nn.Linear):
                     raise ValueError(
                         "conditioning is 'affine', whose last layer is a linear one, but network "
                         f"is {network!r}: take network='mlp', or AffineHeadAutoencoder"
                     )
-                self.told = make_conditioner(
-                    conditioning, told.in_features, self.num_tasks, told.out_features
+                self.conditioner = make_conditioner(
+                    conditioning, replaced.in_features, self.num_tasks, replaced.out_features
                 )
                 self.decoder = nn.Sequential(*layers)
         if likelihood == "gaussian":
@@ -187,9 +187,9 @@ class ConditionedDecoder(ImageModel):
 
     def _decode(self, z: Tensor, latent: Tensor | None) -> Tensor:
         if self.conditioning == "affine":
-            return self.told(self.decoder(latent), z)
+            return self.conditioner(self.decoder(latent), z)
         if self.conditioning != "concat":
-            inputs = self.told(latent, z)
+            inputs = self.conditioner(latent, z)
         else:
             inputs = z if latent is None else concatenate(latent, z)
         return self.decoder(inputs.flatten(0, -2)).reshape(*inputs.shape[:-1], -1)
@@ -198,7 +198,7 @@ class ConditionedDecoder(ImageModel):
         if self.likelihood == "gaussian":
             return IsotropicNormal(mean, self.sigma)
         low, high = (bound.item() for bound in pixels.detach().aminmax())
-        if low < 0 or high > 1:  # NaN is told by the score
+        if low < 0 or high > 1:  # the score reports NaN
             raise ValueError(
                 f"a Bernoulli likelihood expects pixels in [0, 1], got {low:.4g} to {high:.4g}: "
                 "rescale the images, or take likelihood='gaussian'"
@@ -209,7 +209,7 @@ class ConditionedDecoder(ImageModel):
 
 
 class ConditionedAutoencoder(ConditionedDecoder):
-    """An autoencoder told the class at its bottleneck: p(x | z, h(x)), the paper's network.
+    """An autoencoder conditioned on the class: p(x | z, h(x)), the paper's network.
 
     ::
 

@@ -1,4 +1,4 @@
-"""A word-level language model that is told which corpus it reads."""
+"""A word-level language model conditioned on the corpus."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class LanguageLSTM(nn.Module):
             if num_tasks and conditioning == "affine":
                 self.project = make_conditioner("affine", hidden_size, num_tasks, embedding_size)
             elif num_tasks and conditioning != "concat":
-                self.told = make_conditioner(
+                self.conditioner = make_conditioner(
                     conditioning, embedding_size, num_tasks, embedding_size
                 )
         self.bias = nn.Parameter(torch.zeros(vocabulary_size))
@@ -146,8 +146,8 @@ class LanguageLSTM(nn.Module):
             hidden = hidden.reshape(*inputs.shape[:-1], -1)
         else:
             hidden = self._cell(inputs, states).h
-        told = (z,) if self.conditioning == "affine" else ()
-        features, weight = self.project(hidden, *told), self.embedding.weight
+        task = (z,) if self.conditioning == "affine" else ()
+        features, weight = self.project(hidden, *task), self.embedding.weight
         if self.task_bias is not None:
             # The task as further features: the wide logits are written once.
             assert z is not None
@@ -178,7 +178,7 @@ class LanguageLSTM(nn.Module):
         if z is None or self.conditioning == "affine":
             return embedded
         if self.conditioning != "concat":
-            return self.told(embedded, z)
+            return self.conditioner(embedded, z)
         # An enumerated task comes as (K, 1, .., K): it spans its own dimension and no plate.
         batch = torch.broadcast_shapes(embedded.shape[:-1], z.shape[:-1])
         return torch.cat([embedded.expand(*batch, -1), z.expand(*batch, -1)], -1)

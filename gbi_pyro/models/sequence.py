@@ -1,4 +1,4 @@
-"""A recurrent network that predicts the next observation, told which task is going on."""
+"""A recurrent network that predicts the next observation, conditioned on the task."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class CellWeights(NamedTuple):
 
 
 class StepsOfLSTM(nn.Module):
-    """One step at a time: what a network and a stack of networks share."""
+    """Base of a network and of a stack of networks: single steps."""
 
     sigma: Tensor
 
@@ -124,15 +124,15 @@ class SequenceLSTM(StepsOfLSTM):
             )
         self.num_tasks, self.conditioning = num_tasks, conditioning
 
-        def layer(features: int, out: int, *, told: bool) -> nn.Linear:
-            if not told or num_tasks is None:
+        def layer(features: int, out: int, *, conditioned: bool) -> nn.Linear:
+            if not conditioned or num_tasks is None:
                 return nn.Linear(features, out)
             return make_conditioner(conditioning, features, num_tasks, out)
 
         with weights_from(generator):
-            self.embed = layer(1, hidden_size, told=conditioning != "affine")
+            self.embed = layer(1, hidden_size, conditioned=conditioning != "affine")
             self.lstm = nn.LSTM(hidden_size, hidden_size, batch_first=True)
-            self.head = layer(hidden_size, 1, told=conditioning == "affine")
+            self.head = layer(hidden_size, 1, conditioned=conditioning == "affine")
         self.log_sigma = nn.Parameter(torch.tensor(initial_sigma).log())
         self.register_buffer(
             "log_prior", torch.zeros(num_tasks or 0) if log_prior is None else log_prior
@@ -188,8 +188,8 @@ class SequenceLSTM(StepsOfLSTM):
         return self.head(hidden).squeeze(-1).reshape(embedded.shape[:-1])
 
     def _embedded(self, previous: Tensor, z: Tensor | None) -> Tensor:
-        told = () if self.num_tasks is None or self.conditioning == "affine" else (z,)
-        return self.embed(previous.unsqueeze(-1), *told)
+        task = () if self.num_tasks is None or self.conditioning == "affine" else (z,)
+        return self.embed(previous.unsqueeze(-1), *task)
 
     def cell(self) -> CellWeights:
         """Return the weights of one step, the embedding folded into the gates.
@@ -212,8 +212,8 @@ class SequenceLSTM(StepsOfLSTM):
         if self.conditioning == "concat":
             return super().advance(previous, z, state)
         state = _next_state(self.cell(), self._embedded(previous, z), state)
-        told = (z,) if self.conditioning == "affine" else ()
-        return self.head(state.h, *told).squeeze(-1), state
+        task = (z,) if self.conditioning == "affine" else ()
+        return self.head(state.h, *task).squeeze(-1), state
 
     @torch.no_grad()
     def carried_states(self, x: Tensor, z: Tensor | None = None) -> LSTMState:
@@ -244,7 +244,7 @@ class SequenceLSTMStack(StepsOfLSTM):
         networks: networks of the same shape, whose weights are copied.
 
     Raises:
-        ValueError: for none, networks of different shapes, or told other than by concatenation.
+        ValueError: for none, different shapes, or other conditioning than concatenation.
     """
 
     def __init__(self, networks: Sequence[SequenceLSTM]) -> None:

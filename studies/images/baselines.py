@@ -45,5 +45,5 @@ def norm_based(model: ConditionedAutoencoder, x: Tensor) -> tuple[Tensor, Passes
     for k in range(model.num_tasks):
         joint = run.log_joint(lambda site, k=k: site.corner(k), order=1)  # type: ignore[misc]
         run.count(forward=1)
-        norms.append(run.evidence_gradient(joint)["z"].norm(dim=-1))
+        norms.append(run.likelihood_gradient(joint)["z"].norm(dim=-1))
     return (-torch.stack(norms, -1)).log_softmax(-1), run.passes

@@ -52,7 +52,7 @@ TOKENS = torch.arange(9)
         (lambda g: balanced_batches([TOKENS], 3, 1, g, -1), "num_batches should be.*got -1"),
     ],
 )
-def test_unfit_windows_are_named_before_the_first_batch(
+def test_invalid_windows_are_named_before_the_first_batch(
     make: Callable[[torch.Generator], object], message: str, generator: torch.Generator
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -114,7 +114,7 @@ def test_a_pass_shows_every_window_once_before_any_comes_again(
 
 @pytest.mark.parametrize("num_tokens", [LENGTH + 3, 10 * LENGTH])
 def test_every_offset_begins_as_many_passes(num_tokens: int) -> None:
-    """Chi-square; a text of less than two windows has room for fewer offsets."""
+    """Chi-square; a text of less than two windows has fewer offsets."""
     whole = passes(starts(num_tokens, 10, 700), num_tokens)[:-1]
     possible = min(LENGTH, num_tokens - LENGTH + 1)
     counts = torch.tensor([min(one) for one in whole]).bincount(minlength=LENGTH).double()

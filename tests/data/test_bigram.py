@@ -389,6 +389,6 @@ def switch(*args: object) -> Callable[[], object]:
         ),
     ],
 )
-def test_unfit_arguments_are_named(make: Callable[[], object], message: str) -> None:
+def test_invalid_arguments_are_named(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()

@@ -412,7 +412,7 @@ def test_a_failed_download_says_what_to_do(
         load_images("mnist")
 
 
-def test_without_pooch_the_cure_is_named() -> None:
+def test_without_pooch_the_fix_is_named() -> None:
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'gbi-pyro\[download\]', or put"):
         load_images("mnist")
 

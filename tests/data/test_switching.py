@@ -247,6 +247,6 @@ def test_lists_make_the_same_stream_as_tuples() -> None:
         ),
     ],
 )
-def test_unfit_fields_are_named(make: Callable[[], object], message: str) -> None:
+def test_invalid_fields_are_named(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()

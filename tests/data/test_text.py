@@ -250,7 +250,7 @@ MISSING: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("fault", UNREADABLE)
-def test_what_cannot_be_read_is_named_with_its_cure(tmp_path: Path, fault: str) -> None:
+def test_what_cannot_be_read_is_named_with_its_fix(tmp_path: Path, fault: str) -> None:
     read, message = UNREADABLE[fault]
     with pytest.raises(ValueError, match=message):
         read(tmp_path)
@@ -351,7 +351,7 @@ SMALL = Vocabulary((UNKNOWN, END, "a", "b"))
         (lambda: encode([CORPUS], SMALL).unknown_share("vocabulary"), "got 'vocabulary'"),
     ],
 )
-def test_unfit_words_ids_and_sizes_are_named(make: Callable[[], object], message: str) -> None:
+def test_invalid_words_ids_and_sizes_are_named(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
 

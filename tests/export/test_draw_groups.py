@@ -323,7 +323,7 @@ def test_the_model_says_what_data_are_and_more_may_be_given(
         ({"dims": {"x": ["draw"]}}, "should not be called draw"),
     ],
 )
-def test_unfit_options_are_named(options: dict[str, Any], message: str) -> None:
+def test_invalid_options_are_named(options: dict[str, Any], message: str) -> None:
     x = torch.zeros(3).double()
     draws = {
         "weights": torch.full((2, 2), 0.5),

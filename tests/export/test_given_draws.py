@@ -219,7 +219,7 @@ def test_draws_of_an_svi_guide_may_hold_tasks_and_data(x: Tensor) -> None:
     drawn = Predictive(mixture, guide=guide, num_samples=6)(x)
     assert {"z", "means", "scale"} <= set(drawn)
     found = GivenDraws(drawn)(mixture, x)
-    assert drawn["means"].shape == (6, 1, 3)  # Pyro leaves room for the plate
+    assert drawn["means"].shape == (6, 1, 3)  # Pyro leaves a dimension for the plate
     values = {"means": drawn["means"].squeeze(1), "scale": drawn["scale"].flatten()}
     torch.testing.assert_close(found.log_likelihood[0], scores(x, values).logsumexp(-1))
     assert set(found.values) == {"means", "scale"}
@@ -301,7 +301,7 @@ def data_outside(x: Tensor) -> None:
         ),
     ],
 )
-def test_unfit_draws_are_named(
+def test_invalid_draws_are_named(
     model: Any, draws: dict[str, Tensor], error: type[Exception], message: str, x: Tensor
 ) -> None:
     with pytest.raises(error, match=message):
@@ -325,6 +325,6 @@ def test_draws_of_nothing_that_the_model_has_are_refused(x: Tensor) -> None:
         ({"infer": Enumeration(temperature=2.0)}, "temperature = 1; got temperature = 2.0"),
     ],
 )
-def test_unfit_options_are_named(options: dict[str, Any], message: str) -> None:
+def test_invalid_options_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         GivenDraws({"a": torch.zeros(1)}, **options)

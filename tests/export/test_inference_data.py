@@ -390,7 +390,7 @@ def test_gradients_do_not_follow(stream: tuple[Tensor, Tensor]) -> None:
         ({"attributes": {"method": "mine"}}, ValueError, r"attributes .*\['method'\]"),
     ],
 )
-def test_unfit_arguments_are_named(
+def test_invalid_arguments_are_named(
     stream: tuple[Tensor, Tensor], options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     result = OneStepGradient()(per_step, stream[0])

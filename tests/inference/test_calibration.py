@@ -74,7 +74,7 @@ def test_calibration_makes_the_one_step_posterior_exact(
     fit, judge = (draw(500, 1, sigma, generator).to(dtype) for _ in range(2))
     calibration = calibrate(OneStepGradient()(model, fit), Enumeration()(model, fit))
     exact = Enumeration()(model, judge)
-    assert kl(exact, OneStepGradient()(model, judge)) > 0.05  # the bias that is to be mended
+    assert kl(exact, OneStepGradient()(model, judge)) > 0.05  # the bias that is to be corrected
     calibrated = OneStepGradient(calibration=calibration)(model, judge)
     assert kl(exact, calibrated) <= 1e-6
     assert calibrated.method == "one step, calibrated"
@@ -125,7 +125,7 @@ def test_a_known_temperature_and_known_offsets_are_recovered(
 
 
 def test_no_other_temperature_and_offsets_fit_better(generator: torch.Generator) -> None:
-    """The problem is convex, so the fit beats near and far rivals alike. No fit is exact here."""
+    """The problem is convex, so the fit beats others near and far. No fit is exact here."""
     cheap = posterior(2 * torch.randn(200, 4, generator=generator, dtype=F64))
     noise = torch.randn(200, 4, generator=generator, dtype=F64)
     exact = posterior((cheap.logits() / 3 + noise).log_softmax(-1))
@@ -140,11 +140,11 @@ def test_no_other_temperature_and_offsets_fit_better(generator: torch.Generator)
     for spread in (1e-4, 1e-2, 1.0):
         for _ in range(50):
             factor, shift = torch.randn(5, generator=generator, dtype=F64).split([1, 4])
-            rival = Calibration(
+            other = Calibration(
                 fitted.temperature * math.exp(spread * float(factor)),
                 fitted.offsets + spread * (shift - shift.mean()),
             )
-            assert loss(rival) >= best - 1e-12
+            assert loss(other) >= best - 1e-12
 
 
 @pytest.mark.parametrize(("fitted_at", "used_at"), [(1, 4), (4, 1), (3, 7)])

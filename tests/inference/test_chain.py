@@ -9,10 +9,10 @@ from gbi_pyro import (
     Enumeration,
     OneStepGradient,
     TaskSiteError,
-    stepwise,
     clamped_loss,
     hmm_posterior,
     hsmm_posterior,
+    stepwise,
 )
 from gbi_pyro.data.switching import (
     BlockLaw,
@@ -104,7 +104,7 @@ def test_one_step_inside_the_filter_is_exact_for_the_affine_model(
 def test_tempered_steps_are_tempered_likelihoods_whatever_the_models_prior(
     infer: Infer, generator: torch.Generator
 ) -> None:
-    """At temperature the filter sees p(x | z)^(1 / temperature); the model's own prior plays no part."""
+    """At temperature T the filter sees p(x | z)^(1 / T), without the prior of the model."""
     stream = SwitchingStream(means=(0.2, 0.8), sigma=0.3)
     x = stream.sample(2, 20, generator, dtype=F64).x
     model = model_of(stream, torch.tensor([0.9, 0.1], dtype=F64).log())
@@ -129,7 +129,7 @@ def test_a_task_that_the_model_forbids_never_occurs(generator: torch.Generator) 
     torch.testing.assert_close(evidence, truth.log_evidence, rtol=0, atol=1e-10)
 
 
-def test_the_filter_is_causal_and_the_smoother_is_not(generator: torch.Generator) -> None:
+def test_the_filter_knows_no_future_and_the_smoother_does(generator: torch.Generator) -> None:
     stream = SwitchingStream(means=(0.2, 0.8), sigma=0.3)
     network = SequenceLSTM(2, 8, generator=generator).double()
     x = stream.sample(2, 12, generator, dtype=F64).x

@@ -146,7 +146,7 @@ def test_temperature_tempers_the_posterior(temperature: float, generator: torch.
     posterior = Enumeration(temperature=temperature)(gaussian, x, means, 0.5, log_prior)
     torch.testing.assert_close(posterior.logits(), (scores / temperature).log_softmax(-1))
     assert posterior.objective is not None
-    # M2: the maximum of f_T is temperature log sum_k p(x, k)^(1 / temperature), at temperature = 1 the evidence.
+    # The maximum of f_T is T log sum_k p(x, k)^(1 / T), at T = 1 the log evidence.
     best = temperature * (scores / temperature).logsumexp(-1)
     torch.testing.assert_close(posterior.objective.total, best)
     if temperature == 1:

@@ -339,7 +339,7 @@ K2 = {
         ("log_initial", K2["log_initial"].expand(3, 2), r"broadcast; got .*'log_initial': \(3,\)"),
     ],
 )
-def test_unfit_arguments_are_named(name: str, value: Tensor, message: str) -> None:
+def test_invalid_arguments_are_named(name: str, value: Tensor, message: str) -> None:
     arguments = {**K2, "log_emission": torch.zeros(5, 4, 2)} if value.shape == (3, 2) else K2
     with pytest.raises(ValueError, match=message):
         hsmm_posterior(**{**arguments, name: value})

@@ -162,7 +162,7 @@ def test_free_space_with_vector_means_projects_onto_their_span(
 
 
 def test_the_free_l2_maximiser_is_ridge_regression() -> None:
-    """-(x - mu.Z)^2 / 2s^2 + Z.(log pi - mean) - temperature |Z - u|^2 / 2 is quadratic: solve it."""
+    """-(x - mu.Z)^2 / 2s^2 + Z.(log pi - mean) - T |Z - u|^2 / 2 is quadratic: solve it."""
     temperature, sigma = 0.5, 0.4
     infer = IterativeGradient(
         500, rate=0.1, optim="sgd", temperature=temperature, regularizer="l2", space="free"

@@ -228,7 +228,7 @@ def test_options_out_of_range_are_refused(options: dict[str, Any], message: str)
         (torch.tensor(0.0), torch.ones(2) / 2, "free", "stream has no step"),
     ],
 )
-def test_unfit_streams_and_starts_are_refused(
+def test_invalid_streams_and_starts_are_refused(
     x: Tensor, start: Tensor, space: Any, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

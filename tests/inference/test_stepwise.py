@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gbi_pyro import Enumeration, OneStepGradient, TaskSiteError, stepwise, clamp_tasks
+from gbi_pyro import Enumeration, OneStepGradient, TaskSiteError, clamp_tasks, stepwise
 from gbi_pyro.logjoint import Passes
 from gbi_pyro.models.sequence import LSTMState, SequenceLSTM
 

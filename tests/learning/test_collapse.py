@@ -42,7 +42,7 @@ def test_tasks_whose_outputs_coincide_are_one() -> None:
     assert (found.unused, found.same, found.num_used) == ([], [[0, 2]], 2)
     assert found.effective_number > 2.5  # usage alone would not tell
     assert len(found.redundant) == 1
-    assert "[0, 2] say the same" in str(found)
+    assert "[0, 2] are equal" in str(found)
 
 
 def test_the_most_used_of_the_same_tasks_is_kept() -> None:

@@ -41,7 +41,7 @@ def test_without_labels_any_match_is_one_to_one() -> None:
         (torch.tensor([-2, 0]), "from -2 to 0"),
     ],
 )
-def test_unfit_labels_are_errors(labels: torch.Tensor, message: str) -> None:
+def test_invalid_labels_are_errors(labels: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_labels(labels, torch.Size([2]), 3)
     with pytest.raises(ValueError, match=message):

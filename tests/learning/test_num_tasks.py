@@ -35,7 +35,7 @@ def test_the_order_of_the_candidates_does_not_matter(generator: torch.Generator)
         ({1: torch.ones(())}, "N >= 2"),
     ],
 )
-def test_unfit_scores_are_errors(scores: dict[int, torch.Tensor], message: str) -> None:
+def test_invalid_scores_are_errors(scores: dict[int, torch.Tensor], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         one_standard_error(scores)
 

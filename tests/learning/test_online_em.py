@@ -206,7 +206,7 @@ def test_a_recurrent_network_carries_its_state(generator: torch.Generator) -> No
 
 def test_collapse_is_warned_of_once(generator: torch.Generator) -> None:
     x = SwitchingStream().sample(1, 400, generator).x[0]
-    network = Steps(torch.tensor([0.5, 0.5]))  # the same start twice: never told apart
+    network = Steps(torch.tensor([0.5, 0.5]))  # the same start twice: never distinguished
     em = learner(network, network, 2, check_every=100)
     with pytest.warns(CollapseWarning, match="after 100 steps of the stream: the output does not"):
         em.run(x[:100])
@@ -264,7 +264,7 @@ def test_counts_are_observations_too(generator: torch.Generator) -> None:
     torch.testing.assert_close(step.filtered.float(), exact)
 
 
-def test_unfit_arguments_are_errors(generator: torch.Generator) -> None:
+def test_invalid_arguments_are_errors(generator: torch.Generator) -> None:
     network = Steps(normal(generator, 2))
     chain = TaskChain.sticky(2, 0.1)
     with pytest.raises(ValueError, match="check_every must be at least 1"):

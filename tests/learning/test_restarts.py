@@ -121,7 +121,7 @@ def test_the_same_seed_guesses_the_same(generator: torch.Generator) -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_unfit_arguments_are_errors() -> None:
+def test_invalid_arguments_are_errors() -> None:
     x = torch.zeros(2, 10)
     for window in (0, 11):
         with pytest.raises(ValueError, match=r"window must lie in 1 \.\. 10"):

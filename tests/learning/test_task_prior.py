@@ -185,6 +185,6 @@ def test_counts_of_batches_are_remembered_less_and_less() -> None:
         ),
     ],
 )
-def test_unfit_priors_are_errors(make: object, message: str) -> None:
+def test_invalid_priors_are_errors(make: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()  # type: ignore[operator]

@@ -8,7 +8,7 @@ from pyro import poutine
 from pyro_models import TASK, gaussian, gaussian_scores, log_joint_by_pyro, normal, random_log_prior
 from torch import Tensor
 
-from gbi_pyro import Enumeration, TaskSiteError, clamped_loss, clamp_tasks, relaxed_log_joint
+from gbi_pyro import Enumeration, TaskSiteError, clamp_tasks, clamped_loss, relaxed_log_joint
 
 
 def labelled(x: Tensor, z: Tensor | None, means: Tensor, log_prior: Tensor) -> None:

@@ -143,7 +143,7 @@ def test_agreement_takes_posteriors_tensors_and_arrays(pair: tuple[Tensor, Tenso
         (np.array(0.0), np.array(0.0), r"log_p should be \(\.\.\., K\)"),
     ],
 )
-def test_unfit_arguments_are_named(p: np.ndarray, q: np.ndarray, message: str) -> None:
+def test_invalid_arguments_are_named(p: np.ndarray, q: np.ndarray, message: str) -> None:
     for measure in (kl, total_variation, argmax_agreement):
         with pytest.raises(ValueError, match=message):
             measure(p, q)

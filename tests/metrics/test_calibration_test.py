@@ -124,7 +124,7 @@ def test_the_same_seed_gives_the_same_answer(generator: torch.Generator) -> None
         assert a.p_value == pytest.approx(b.p_value, abs=error)
 
 
-def test_unfit_arguments_are_named() -> None:
+def test_invalid_arguments_are_named() -> None:
     log_p = torch.tensor([[0.5, 0.5]]).log()
     with pytest.raises(ValueError, match="num_draws should be 1 or more"):
         calibration_test(log_p, [0], num_draws=0)

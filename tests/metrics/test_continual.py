@@ -138,6 +138,6 @@ def test_one_seed_has_no_interval_and_no_baseline_no_forward_transfer() -> None:
         (lambda: continual_learning(R, level=95), "level should be between 0 and 1; got 95"),
     ],
 )
-def test_unfit_arguments_are_named(call: Callable[[], Any], message: str) -> None:
+def test_invalid_arguments_are_named(call: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()

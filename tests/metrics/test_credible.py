@@ -50,7 +50,7 @@ def test_only_a_calibrated_posterior_covers_what_it_claims(
     assert ((found.coverage_low < found.coverage) & (found.coverage < found.coverage_high)).all()
 
 
-def test_unfit_arguments_are_named() -> None:
+def test_invalid_arguments_are_named() -> None:
     log_q = torch.tensor([[0.5, 0.5]]).log()
     with pytest.raises(ValueError, match="level should be between 0 and 1; got 1"):
         credible_coverage(log_q, [0], [1.0])

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gbi_pyro.metrics.scores import brier
 from gbi_pyro.metrics.decomposition import brier_decomposition
+from gbi_pyro.metrics.scores import brier
 
 
 def few_valued(generator: torch.Generator, n: int) -> tuple[Tensor, Tensor]:
@@ -63,7 +63,7 @@ def test_reliability_of_a_calibrated_posterior_vanishes_like_one_over_n(
     assert brier_decomposition(worse, labels, bins=None).reliability > 0.01
 
 
-def test_unfit_arguments_are_named() -> None:
+def test_invalid_arguments_are_named() -> None:
     log_p = torch.tensor([[0.5, 0.5]]).log()
     with pytest.raises(ValueError, match="bins should be 1 or more"):
         brier_decomposition(log_p, [0], bins=0)

@@ -209,9 +209,9 @@ def test_what_is_too_far_off_is_not_trusted(generator: torch.Generator) -> None:
         found = importance_correction(AutoTaskGuide(model), (x,), generator=generator)
         assert not found.trusted
         assert "too far from the exact posterior to be corrected: k-hat" in found.verdict
-        mended = OneStepGradient(order=2)
+        corrected = OneStepGradient(order=2)
         assert importance_correction(
-            AutoTaskGuide(model, mended), (x,), num_draws=200, generator=generator
+            AutoTaskGuide(model, corrected), (x,), num_draws=200, generator=generator
         ).trusted
     single = importance_correction(
         AutoTaskGuide(model), (x,), num_draws=300, generator=generator, each=["trial"]
@@ -273,7 +273,7 @@ def test_it_is_seeded_and_leaves_nothing_behind(generator: torch.Generator) -> N
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_unfit_arguments_are_named(generator: torch.Generator) -> None:
+def test_invalid_arguments_are_named(generator: torch.Generator) -> None:
     def shared(x: Tensor) -> None:
         even(3, 0.5)(x)
         pyro.sample("total", dist.Normal(0.0, 1.0), obs=x.sum())

@@ -81,7 +81,7 @@ def test_silent_units_change_nothing_and_alone_give_no_ratio() -> None:
     assert math.isnan(shared_unit_ratio([A, B], silent=100.0))
 
 
-def test_unfit_arguments_are_named() -> None:
+def test_invalid_arguments_are_named() -> None:
     with pytest.raises(ValueError, match=r"activity_by_task .* of two tasks"):
         shared_unit_ratio([A])
     with pytest.raises(ValueError, match=r"of the same units; got \[\(3, 4\), \(2, 3\)\]"):
@@ -251,7 +251,7 @@ def test_a_unit_that_does_not_vary_tells_nothing() -> None:
     assert task_information(torch.cat([still, tasks.unsqueeze(-1)], 1), tasks)[0] == 0
 
 
-def test_unfit_representations_are_named() -> None:
+def test_invalid_representations_are_named() -> None:
     with pytest.raises(ValueError, match=r"thresholds should be shares in \[0, 1\)"):
         shared_unit_sweep([A, B], [0.1, 1.0])
     with pytest.raises(ValueError, match="at least one"):

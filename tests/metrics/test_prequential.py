@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from gbi_pyro.data.switching import GeometricBlocks, SwitchingStream
+from gbi_pyro.inference.hmm import hmm_posterior
 from gbi_pyro.metrics.prequential import (
     SwitchingMeans,
     fewest_nats,
     prequential_code,
 )
-from gbi_pyro.inference.hmm import hmm_posterior
 
 COARSE = tuple(i / 10 for i in range(-4, 15))
 
@@ -194,18 +194,18 @@ def choose(x: Tensor) -> Tensor:
         ((2, 0.3, (0.1, 0.1)), "1 of them different"),
         ((2, 0.3, (0.1, 0.2), ()), "hazards should lie between 0 and 1"),
         ((2, 0.3, (0.1, 0.2), (1.0,)), r"hazards .*\(1.0,\)"),
-        ((2, 0.3, (0.1, 0.2), (0.1,), 0.2), "room for 2 points of the grid; got 0.2"),
+        ((2, 0.3, (0.1, 0.2), (0.1,), 0.2), "allow 2 points of the grid; got 0.2"),
         ((2, 0.3, (0.1, 0.2), (0.1,), -0.1), "at least 0 .*got -0.1"),
-        ((3, 0.3, (0.0, 0.1, 1.0), (0.1,), 0.5), "room for 3 points .*from 0 to 1"),
+        ((3, 0.3, (0.0, 0.1, 1.0), (0.1,), 0.5), "allow 3 points .*from 0 to 1"),
         ((5, 0.3, tuple(range(60))), "grid should be coarser: 60 points"),
     ],
 )
-def test_unfit_options_are_named(arguments: tuple[Any, ...], message: str) -> None:
+def test_invalid_options_are_named(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SwitchingMeans(*arguments)
 
 
-def test_unfit_streams_and_learners_are_named() -> None:
+def test_invalid_streams_and_learners_are_named() -> None:
     with pytest.raises(ValueError, match=r"T >= 1; got \(3, 0\)"):
         prequential_code(Coin(1, 1), torch.zeros(3, 0))
     with pytest.raises(ValueError, match=r"at step 1 .*1 of them NaN"):

@@ -80,7 +80,7 @@ def test_a_label_of_probability_zero_ranks_last() -> None:
         ({"labels": [5]}, r"labels should be task ids 0 \.\. 1"),
     ],
 )
-def test_unfit_options_are_named(options: dict, message: str) -> None:
+def test_invalid_options_are_named(options: dict, message: str) -> None:
     half = torch.tensor([[0.5, 0.5]]).log()
     with pytest.raises(ValueError, match=message):
         rank_histogram(half, **{"labels": [0], **options})

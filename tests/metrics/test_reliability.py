@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from gbi_pyro.metrics.scores import accuracy, expected_calibration_error
+from gbi_pyro.metrics.recalibration import temper
 from gbi_pyro.metrics.reliability import (
     ReliabilityTable,
     classwise_calibration_error,
     reliability_table,
 )
-from gbi_pyro.metrics.recalibration import temper
+from gbi_pyro.metrics.scores import accuracy, expected_calibration_error
 
 STRATEGIES = ("width", "mass")
 
@@ -104,7 +104,7 @@ def test_two_tasks_have_one_classwise_error(generator: torch.Generator) -> None:
     torch.testing.assert_close(tables[0].accuracy, 1 - tables[1].accuracy.flip(0))
 
 
-def test_unfit_arguments_are_named() -> None:
+def test_invalid_arguments_are_named() -> None:
     log_p, labels = torch.tensor([[0.5, 0.5]]).log(), [0]
     for options, message in (
         ({"bins": 0}, "bins should be 1 or more; got 0"),

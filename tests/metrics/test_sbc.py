@@ -62,7 +62,7 @@ def test_exact_inference_passes_and_a_wrong_temperature_fails(
     assert found.count(passes) >= 95
 
 
-def test_one_step_of_three_tasks_fails_until_it_is_mended(generator: torch.Generator) -> None:
+def test_one_step_of_three_tasks_fails_until_it_is_corrected(generator: torch.Generator) -> None:
     def judge(infer: Any) -> bool:
         result = run_sbc(
             mixture, infer, ONE, num_simulations=1500, generator=generator, parallel=True
@@ -72,8 +72,8 @@ def test_one_step_of_three_tasks_fails_until_it_is_mended(generator: torch.Gener
     assert not judge(OneStepGradient())
     assert judge(OneStepGradient(order=2))
     other = torch.linspace(-2, 4, 50)
-    mended = calibrate(OneStepGradient()(mixture, other), Enumeration()(mixture, other))
-    assert judge(OneStepGradient(calibration=mended))
+    corrected = calibrate(OneStepGradient()(mixture, other), Enumeration()(mixture, other))
+    assert judge(OneStepGradient(calibration=corrected))
 
 
 @pytest.mark.parametrize("parallel", [True, False])
@@ -214,7 +214,7 @@ def test_it_is_pure_and_seeded(generator: torch.Generator) -> None:
     assert not pyro.get_param_store().keys()
 
 
-def test_unfit_models_are_named(generator: torch.Generator) -> None:
+def test_invalid_models_are_named(generator: torch.Generator) -> None:
     simulate = {"num_simulations": 2, "generator": generator}
 
     def factor(x: Tensor) -> None:
@@ -251,7 +251,7 @@ def test_unfit_models_are_named(generator: torch.Generator) -> None:
         run_sbc(mixture, Enumeration(), ONE, num_simulations=0, generator=generator)
 
 
-def test_unfit_options_are_named(generator: torch.Generator) -> None:
+def test_invalid_options_are_named(generator: torch.Generator) -> None:
     result = run_sbc(mixture, Enumeration(), ONE, num_simulations=3, generator=generator)
     with pytest.raises(ValueError, match="num_draws should be 299 or more, for 3 tests"):
         check_sbc(result, num_draws=298)

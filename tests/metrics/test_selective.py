@@ -5,9 +5,9 @@ import itertools
 import pytest
 import torch
 
+from gbi_pyro.metrics.recalibration import temper
 from gbi_pyro.metrics.scores import accuracy
 from gbi_pyro.metrics.selective import risk_coverage
-from gbi_pyro.metrics.recalibration import temper
 
 
 def test_at_full_coverage_the_risk_is_the_error(generator: torch.Generator) -> None:
@@ -48,6 +48,6 @@ def test_ties_are_averaged_over_every_order() -> None:
         torch.testing.assert_close(found.risk, expected)
 
 
-def test_unfit_arguments_are_named() -> None:
+def test_invalid_arguments_are_named() -> None:
     with pytest.raises(ValueError, match="at least one element"):
         risk_coverage(torch.zeros(0, 1), torch.zeros(0, dtype=torch.long))

@@ -60,6 +60,6 @@ def test_columns_line_up_on_the_screen() -> None:
         (("a", "b"), ((1,),), "should have 2 cells"),
     ],
 )
-def test_unfit_tables_are_named(columns: Any, rows: Any, message: str) -> None:
+def test_invalid_tables_are_named(columns: Any, rows: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Table("", columns, rows)

@@ -35,8 +35,8 @@ def test_an_ignored_task_gains_nothing():
 def test_a_probe_finds_what_is_linear_and_not_what_is_absent(generator):
     labels = torch.randint(2, (400,), generator=generator)
     noise = torch.randn(400, 3, generator=generator)
-    told = noise + 6.0 * labels.unsqueeze(-1)
-    assert linear_probe(told[:200], labels[:200], told[200:], labels[200:]) > 0.97
+    latent = noise + 6.0 * labels.unsqueeze(-1)
+    assert linear_probe(latent[:200], labels[:200], latent[200:], labels[200:]) > 0.97
     blind = linear_probe(noise[:200], labels[:200], noise[200:], labels[200:])
     assert abs(blind - 0.5) < 5 * 0.5 / 200**0.5
 

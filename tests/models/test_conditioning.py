@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from gbi_pyro import (
     Enumeration,
     OneStepGradient,
-    stepwise,
     clamped_loss,
     relaxed_log_joint,
+    stepwise,
 )
 from gbi_pyro.models.conditioning import (
     CONDITIONERS,
@@ -316,7 +316,7 @@ def test_the_registry_is_the_list_of_kinds() -> None:
         ),
     ],
 )
-def test_unfit_options_are_refused(make: Callable[[], Any], message: str) -> None:
+def test_invalid_options_are_refused(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
 
@@ -430,7 +430,7 @@ def test_images_under_every_task(kind: Conditioning, network: str) -> None:
     model = ConditionedAutoencoder(shape, K, **options, generator=seeded()).double()
     if kind != "concat":
         with torch.no_grad():  # initial weights hardly tell the tasks apart
-            for weight in model.told.parameters():
+            for weight in model.conditioner.parameters():
                 weight *= 3
     x = torch.rand((5, *shape), generator=seeded(6), dtype=F64)
     corners = torch.eye(K, dtype=F64).unsqueeze(1).expand(K, 5, K)

@@ -14,9 +14,9 @@ from gbi_pyro import (
     Enumeration,
     OneStepGradient,
     TaskSiteError,
+    clamp_tasks,
     clamped_loss,
     find_task_sites,
-    clamp_tasks,
     relaxed_log_joint,
 )
 from gbi_pyro.models.affine_head import AffineHeadAutoencoder, PCABasis, mix, pca_basis
@@ -341,7 +341,7 @@ def test_isotropic_normal_is_a_product_of_normals() -> None:
         ({"log_prior": torch.zeros(2)}, r"log_prior has shape \(2,\), expected \(3,\)"),
     ],
 )
-def test_unfit_options_are_refused(options: dict[str, Any], message: str) -> None:
+def test_invalid_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ConditionedAutoencoder(FLAT, K, **options)
 

@@ -1,4 +1,4 @@
-"""The language model: a probability model of words, causal, told its task at every word."""
+"""The language model: a probability model of words, each word given its past and the task."""
 
 import math
 
@@ -6,7 +6,7 @@ import pyro.poutine as poutine
 import pytest
 import torch
 
-from gbi_pyro import BayesFilter, Enumeration, OneStepGradient, stepwise, clamped_loss
+from gbi_pyro import BayesFilter, Enumeration, OneStepGradient, clamped_loss, stepwise
 from gbi_pyro.models.conditioning import CONDITIONERS, Conditioning
 from gbi_pyro.models.language import START, LanguageLSTM
 from gbi_pyro.models.words import Words

@@ -12,10 +12,10 @@ from gbi_pyro import (
     AutoTaskGuide,
     Enumeration,
     TaskSiteError,
-    stepwise,
     clamped_loss,
     find_task_sites,
     relaxed_log_joint,
+    stepwise,
 )
 from gbi_pyro.data.switching import SwitchingStream
 from gbi_pyro.models.sequence import LSTMState, SequenceLSTM, SequenceLSTMStack
@@ -178,7 +178,7 @@ def test_weights_are_torch_parameters_not_pyro_ones(x: Tensor) -> None:
         (lambda: SequenceLSTMStack([SequenceLSTM(2, 8), SequenceLSTM(2, 9)]), "of the same shape"),
     ],
 )
-def test_unfit_networks_are_refused(make: Callable[[], object], message: str) -> None:
+def test_invalid_networks_are_refused(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
 
