@@ -1,1 +1,1 @@
-"""The language study: which corpus is this, from a few words, and adapting to a new one."""
+"""The corpus of a text, inferred from a few words, and adaptation to a new corpus."""

@@ -1,9 +1,9 @@
-"""Adapting to a corpus that was never seen, by Z alone and by its rivals (L4)."""
+"""Adaptation to a corpus that was never seen, by Z alone and by baselines (L4)."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,33 +13,50 @@ import torch
 from torch import Tensor
 
 from gbi_pyro.data.batches import windows
-from studies.language.config import LanguageConfig
-from studies.language.texts import Texts, windows_of_each
-from studies.language.training import in_chunks
 from gbi_pyro.inference.iterative import IterativeGradient
 from gbi_pyro.models.language import LanguageLSTM
 from gbi_pyro.models.words import Words
+from studies.core.training import descend
+from studies.language.config import LanguageConfig
+from studies.language.texts import Texts, windows_of_each
+from studies.language.training import PAPER, PLAIN, in_chunks
 
-STEPS, LOOK, SAMPLES = 30, 3, 3
+STEPS, EVERY, SAMPLES = 30, 3, 3
 DEV_WINDOWS, TEST_WINDOWS = 40, 80
-LookAt = Callable[[Tensor], Tensor]
+WordLogProbs = Callable[[Tensor], Tensor]
 """From texts ``(N, T)`` to log p of each word, ``(N, T)``."""
 
+ADAPTING = (PLAIN, PAPER)  # the networks that adapt to a corpus left out
 ZERO_SHOT, FINE_TUNED = "zero-shot", "all weights"
 BEST_KNOWN, ON_SIMPLEX, FREE = "best known corpus", "Z on the simplex", "free Z"
 INPUT = "input vector"
+Way = tuple[str, int, str]
+"""The network that adapts, how many words it adapts to, 0 for none, and the method."""
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """The losses on an unseen corpus after every way to adapt.
+
+    Attributes:
+        corpus: its name.
+        losses: per word on each of its test texts, in nats, mean over samples, ``(N,)``.
+    """
+
+    corpus: str
+    losses: dict[Way, Tensor]
 
 
 @dataclass(frozen=True)
 class Adapted:
-    """What one way to adapt came to on an unseen corpus.
+    """The result of one way to adapt to an unseen corpus.
 
     Attributes:
-        corpus: that nobody had seen.
+        corpus: its name.
         network: the kind of network that adapts.
         method: the way.
         words: words of the sample it adapted to; 0 for none.
-        loss: per word on the corpus's test text, in nats, mean over samples.
+        loss: per word on the corpus's test text, in nats, mean over samples and seeds.
         gain: over the same network's zero-shot loss, in nats per word.
         low: lower end of its 95 % interval over the test texts.
         high: upper end.
@@ -55,19 +72,32 @@ class Adapted:
     high: float
 
 
-def adapt(config: LanguageConfig, texts: Texts, kind: str, network: LanguageLSTM) -> list[Adapted]:
+def compare_ways(records: Sequence[Adaptation]) -> list[Adapted]:
+    """Return the result of each way to adapt to one corpus, averaged over seeds."""
+    means = {w: torch.stack([r.losses[w] for r in records]).mean(0) for w in records[0].losses}
+    found = []
+    for (network, words, method), losses in means.items():
+        gains = means[network, 0, ZERO_SHOT] - losses
+        half = 1.96 * gains.std().item() / len(gains) ** 0.5
+        gain, loss, corpus = gains.mean().item(), losses.mean().item(), records[0].corpus
+        found.append(Adapted(corpus, network, method, words, loss, gain, gain - half, gain + half))
+    return found
+
+
+def adapt(
+    config: LanguageConfig, texts: Texts, kind: str, network: LanguageLSTM
+) -> dict[Way, Tensor]:
     """Adapt a network to the corpus that was left out, in every way, to samples of every size.
 
-    A told network starts from Z at maximum entropy, and moves Z or all weights; a plain one moves
-    an input vector or all weights. How many steps an optimiser takes is chosen on the dev text of
-    the corpus, for all alike.
+    A network with a task starts from Z at maximum entropy, and moves Z or all weights; a plain one
+    moves an input vector or all weights. How many steps an optimiser takes is chosen on the dev
+    text of the corpus, for all alike.
     """
     assert texts.unseen is not None
-    (train,), corpus = texts.unseen.train, texts.unseen.names[0]
+    (train,) = texts.unseen.train
     dev, _ = windows_of_each(texts.unseen.dev, config.length, DEV_WINDOWS, seed=0)
     test, _ = windows_of_each(texts.unseen.test, config.length, TEST_WINDOWS, seed=0)
-    before = _each_text(_told(network, _middle(network)), test)
-    found = [_compared(corpus, kind, ZERO_SHOT, 0, before, before)]
+    found = {(kind, 0, ZERO_SHOT): _each_text(_given(network, _middle(network)), test)}
     for size in config.adaptation_words:
         by_method: dict[str, list[Tensor]] = {}
         for i in range(SAMPLES):
@@ -79,26 +109,25 @@ def adapt(config: LanguageConfig, texts: Texts, kind: str, network: LanguageLSTM
                 best = min(ways, key=lambda way: _each_text(way(), dev).mean().item())
                 by_method.setdefault(method, []).append(_each_text(best(), test))
         for method, losses in by_method.items():
-            mean = torch.stack(losses).mean(0)
-            found.append(_compared(corpus, kind, method, size, mean, before))
+            found[kind, size, method] = torch.stack(losses).mean(0)
     return found
 
 
-def _ways(network: LanguageLSTM, sample: Tensor) -> dict[str, list[Callable[[], LookAt]]]:
-    """Return, for every method, the networks it passed through, to choose among on dev."""
-    weights = list(fine_tuned(network, sample))
+def _ways(network: LanguageLSTM, sample: Tensor) -> dict[str, list[Callable[[], WordLogProbs]]]:
+    """Return, for every method, the networks along its path, to choose among on dev."""
+    weights = fine_tuned(network, sample)
     if network.num_tasks is None:
-        return {INPUT: list(input_vectors(network, sample)), FINE_TUNED: weights}
-    evidence = in_chunks(network.log_likelihoods, sample).sum((0, 1))
-    best_known = torch.nn.functional.one_hot(evidence.argmax(), len(evidence)).to(evidence)
+        return {INPUT: input_vectors(network, sample), FINE_TUNED: weights}
+    scores = in_chunks(network.log_likelihoods, sample).sum((0, 1))
+    best_known = torch.nn.functional.one_hot(scores.argmax(), len(scores)).to(scores)
 
-    def points(zs: Iterable[Tensor]) -> list[Callable[[], LookAt]]:
-        return [partial(_told, network, z.reshape(1, 1, -1)) for z in zs]
+    def points(zs: Iterable[Tensor]) -> list[Callable[[], WordLogProbs]]:
+        return [partial(_given, network, z.reshape(1, 1, -1)) for z in zs]
 
     return {
         BEST_KNOWN: points([best_known]),
-        ON_SIMPLEX: points(z_path(network, sample, "simplex")[::LOOK]),
-        FREE: points(z_path(network, sample, "free")[::LOOK]),
+        ON_SIMPLEX: points(z_path(network, sample, "simplex")[::EVERY]),
+        FREE: points(z_path(network, sample, "free")[::EVERY]),
         FINE_TUNED: weights,
     }
 
@@ -134,17 +163,15 @@ def z_path(network: LanguageLSTM, sample: Tensor, space: str) -> Tensor:
     return infer(one_task(network), sample).path["z"]
 
 
-def input_vectors(plain: LanguageLSTM, sample: Tensor) -> Iterator[Callable[[], LookAt]]:
+def input_vectors(plain: LanguageLSTM, sample: Tensor) -> list[Callable[[], WordLogProbs]]:
     """Optimise a constant vector beside every word of a network without a task."""
     vector = torch.zeros(plain.embedding.embedding_dim, requires_grad=True)
-    optimiser = torch.optim.Adam([vector], lr=0.02)
-    for step in range(STEPS + 1):
-        if step % LOOK == 0:
-            now = vector.detach().clone()
-            yield lambda now=now: partial(_beside, plain, now)  # type: ignore[misc]
-        optimiser.zero_grad()
-        (-_beside(plain, vector, sample).mean()).backward()
-        optimiser.step()
+
+    def snapshot() -> Callable[[], WordLogProbs]:
+        now = vector.detach().clone()
+        return lambda: partial(_beside, plain, now)
+
+    return _along(partial(_beside, plain, vector), [vector], 0.02, sample, snapshot)
 
 
 def _beside(plain: LanguageLSTM, vector: Tensor, words: Tensor) -> Tensor:
@@ -156,43 +183,52 @@ def _beside(plain: LanguageLSTM, vector: Tensor, words: Tensor) -> Tensor:
         hook.remove()
 
 
-def fine_tuned(network: LanguageLSTM, sample: Tensor) -> Iterator[Callable[[], LookAt]]:
+def fine_tuned(network: LanguageLSTM, sample: Tensor) -> list[Callable[[], WordLogProbs]]:
     """Train all weights on the sample, Z staying at maximum entropy if there is one."""
     moving = copy.deepcopy(network).requires_grad_()
-    optimiser = torch.optim.Adam(moving.parameters(), lr=1e-3)
     z = _middle(moving)
-    for step in range(STEPS + 1):
-        if step % LOOK == 0:
-            yield partial(_as_it_was, network, copy.deepcopy(moving.state_dict()), z)
-        optimiser.zero_grad()
-        (-_told(moving, z)(sample).mean()).backward()
-        optimiser.step()
+
+    def snapshot() -> Callable[[], WordLogProbs]:
+        return partial(_restored, network, copy.deepcopy(moving.state_dict()), z)
+
+    return _along(_given(moving, z), moving.parameters(), 1e-3, sample, snapshot)
 
 
-def _as_it_was(network: LanguageLSTM, weights: dict[str, Tensor], z: Tensor | None) -> LookAt:
+def _along(
+    log_probs: WordLogProbs,
+    moving: Iterable[Tensor],
+    rate: float,
+    sample: Tensor,
+    snapshot: Callable[[], Callable[[], WordLogProbs]],
+) -> list[Callable[[], WordLogProbs]]:
+    """Descend the loss on the sample by Adam; returns the snapshots after 0, 3, ... steps."""
+    found = []
+
+    def steps() -> Iterator[tuple[Tensor]]:
+        for step in range(STEPS + 1):
+            if step % EVERY == 0:
+                found.append(snapshot())
+            if step < STEPS:
+                yield (sample,)
+
+    descend(lambda words: -log_probs(words).mean(), steps(), torch.optim.Adam(moving, lr=rate))
+    return found
+
+
+def _restored(network: LanguageLSTM, weights: dict[str, Tensor], z: Tensor | None) -> WordLogProbs:
     restored = copy.deepcopy(network)
     restored.load_state_dict(weights)
-    return _told(restored, z)
+    return _given(restored, z)
 
 
-def _told(network: LanguageLSTM, z: Tensor | None) -> LookAt:
+def _given(network: LanguageLSTM, z: Tensor | None) -> WordLogProbs:
     """Return the network with one task for all texts."""
     if z is None:
         return network.log_prob
     return lambda words: network.log_prob(words, z.expand(len(words), 1, -1))
 
 
-def _each_text(look: LookAt, tokens: Tensor) -> Tensor:
+def _each_text(log_probs: WordLogProbs, tokens: Tensor) -> Tensor:
     """Return the loss per word of each text, ``(N,)``."""
     with torch.no_grad():
-        return -in_chunks(look, tokens).mean(-1)
-
-
-def _compared(
-    corpus: str, kind: str, method: str, words: int, losses: Tensor, before: Tensor
-) -> Adapted:
-    gains = before - losses
-    half = 1.96 * gains.std().item() / len(gains) ** 0.5
-    gain = gains.mean().item()
-    loss = losses.mean().item()
-    return Adapted(corpus, kind, method, words, loss, gain, gain - half, gain + half)
+        return -in_chunks(log_probs, tokens).mean(-1)

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from studies.core.protocol import Seeds
 
-NAMED_AFTER = 20  # words after which the bars ask who is speaking
+JUDGED_AFTER = 20  # words after which targets ask for the corpus
+BIGRAMS: dict[str, Any] = {
+    "draws": 0,
+    "embedding_size": 16,
+    "hidden_size": 128,
+    "length": 50,
+    "batch": 30,
+    "rate": 1e-2,
+    "decay": 0.5,
+    "updates_all": 800,
+}
+"""Settings for random bigram languages: small networks, quickly trained."""
 
 
 @dataclass(frozen=True)
 class LanguageConfig(Seeds):
     """Everything the language study depends on. The defaults are those for real corpora.
+
+    ``--data`` is a folder with ``train/``, ``dev/`` and ``test/``, a file for each corpus. Without
+    it the texts are random bigram languages, whose posterior is exact.
 
     Attributes:
         seeds: how many networks of each kind are trained on each set of corpora.
@@ -20,7 +35,6 @@ class LanguageConfig(Seeds):
         draw_size: corpora of each.
         all_at_once: whether networks are also trained on all corpora together.
         leave_one_out: whether networks are trained without each corpus in turn, to adapt to it.
-        jobs: trainings that run side by side.
         vocabulary_size: V.
         embedding_size: of a word.
         hidden_size: H of the LSTM.
@@ -31,8 +45,8 @@ class LanguageConfig(Seeds):
         updates: weight updates on a few corpora.
         updates_all: on all of them.
         updates_without_one: on all but one.
-        every: updates from one look at the test loss to the next.
-        lengths: numbers of words after which the corpus is named.
+        every: updates from one measurement of the test loss to the next.
+        lengths: numbers of words after which the corpus is inferred.
         fit_windows: texts of each corpus, of dev, that calibrations are fitted on.
         judge_windows: texts of each corpus, of test.
         iterative_steps: of iterative inference, by Adam on the logits.
@@ -48,7 +62,6 @@ class LanguageConfig(Seeds):
     draw_size: int = 3
     all_at_once: bool = True
     leave_one_out: bool = False
-    jobs: int = 2
     vocabulary_size: int = 4000
     embedding_size: int = 100
     hidden_size: int = 200
@@ -68,20 +81,25 @@ class LanguageConfig(Seeds):
     piece: int = 50
     pieces: int = 40
     adaptation_words: tuple[int, ...] = (100, 1000)
+    method_fields = frozenset(
+        {
+            *("all_at_once", "leave_one_out", "embedding_size", "hidden_size", "batch", "rate"),
+            *("decay", "updates", "updates_all", "updates_without_one", "every"),
+            *("iterative_steps", "iterative_rate"),
+        }
+    )
 
     def __post_init__(self) -> None:
-        self.check_at_least_one(
-            "seeds", "draw_size", "jobs", "updates", "updates_all", "every", "length"
-        )
+        self.check_at_least_one("seeds", "draw_size", "updates", "updates_all", "every", "length")
         if self.draws < 0:
             raise ValueError(f"draws must not be negative, got {self.draws}")
         if not (self.draws or self.all_at_once or self.leave_one_out):
             raise ValueError("nothing to learn: draw corpora, take all at once, or leave one out")
         if self.draw_size < 2:
             raise ValueError(f"draw_size must be at least 2 corpora, got {self.draw_size}")
-        if NAMED_AFTER not in self.lengths or min(self.lengths) < 1:
+        if JUDGED_AFTER not in self.lengths or min(self.lengths) < 1:
             raise ValueError(
-                f"lengths must be positive and contain {NAMED_AFTER} words, got {self.lengths}"
+                f"lengths must be positive and contain {JUDGED_AFTER} words, got {self.lengths}"
             )
         if not 0 <= self.decay <= 1:
             raise ValueError(f"decay must be from 0 to 1, got {self.decay}")
@@ -92,17 +110,38 @@ class LanguageConfig(Seeds):
                 )
 
     def for_bigrams(self) -> LanguageConfig:
-        """Return the same study for random bigram languages: small networks, quickly trained."""
+        """Return the settings for random bigram languages; those that were changed stay.
+
+        Raises:
+            ValueError: for settings that choose among corpora.
+        """
+        if self.leave_one_out or not self.all_at_once or self.draws != LanguageConfig.draws:
+            raise ValueError(
+                "draws, all_at_once and leave_one_out choose among corpora, and bigram languages "
+                "are one set: name the folder of the corpora with --data"
+            )
+        usual = LanguageConfig()
+        unchanged = {n: v for n, v in BIGRAMS.items() if getattr(self, n) == getattr(usual, n)}
+        return replace(self, **unchanged)
+
+    def fast(self) -> LanguageConfig:
+        """Return a smoke test: everything runs in seconds, and the numbers are meaningless."""
         return replace(
             self,
-            draws=0,
-            all_at_once=True,
-            leave_one_out=False,
-            embedding_size=16,
-            hidden_size=128,
-            length=50,
-            batch=30,
-            rate=1e-2,
-            decay=0.5,
-            updates_all=800,
+            seeds=min(self.seeds, 2),
+            vocabulary_size=30,
+            embedding_size=6,
+            hidden_size=8,
+            length=10,
+            updates=4,
+            updates_all=4,
+            updates_without_one=4,
+            every=2,
+            lengths=(1, JUDGED_AFTER),
+            fit_windows=10,
+            judge_windows=20,
+            iterative_steps=2,
+            piece=10,
+            pieces=6,
+            adaptation_words=(20,),
         )

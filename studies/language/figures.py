@@ -3,90 +3,104 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from gbi_pyro import plots
-from studies.language import identify
-from studies.language.adaptation import (
-    BEST_KNOWN,
-    FINE_TUNED,
-    FREE,
-    INPUT,
-    ON_SIMPLEX,
-    Adapted,
-)
-from studies.language.rows import Run
-from studies.language.training import PLAIN
+from studies.core.style import STYLES
+from studies.language.adaptation import BEST_KNOWN, FINE_TUNED, FREE, INPUT, ON_SIMPLEX, Adapted
+from studies.language.identify import CALIBRATED, ENUMERATION, EXACT, NAIVE_BAYES, ONE_STEP
+from studies.language.record import LanguageSeed
+from studies.language.stream import OUTPUTS
+from studies.language.training import HEAD, PAPER, PLAIN
 
-SHOWN_METHODS = (
-    identify.EXACT,
-    identify.ENUMERATION,
-    identify.CALIBRATED,
-    identify.ONE_STEP,
-    identify.NAIVE_BAYES,
-)
-SHOWN_WAYS = (BEST_KNOWN, ON_SIMPLEX, FREE, FINE_TUNED)
+METHODS = (EXACT, ENUMERATION, CALIBRATED, ONE_STEP, NAIVE_BAYES)
+WAYS = (*((PAPER, way) for way in (BEST_KNOWN, ON_SIMPLEX, FREE, FINE_TUNED)), (PLAIN, INPUT))
+PIECES = 8  # of the changing text that are shown
 
 
-def figure_learning(folder: Path, name: str, runs: Sequence[Run], kind: str) -> Path:
+def figure_learning(records: Sequence[LanguageSeed]) -> Figure:
     """Draw the loss while it falls, and accuracy by number of words (Figures 5A-C)."""
-    figure = Figure(figsize=(14, 4), layout="constrained")
+    figure = Figure(figsize=(14, 4.4), layout="constrained")
     axes = figure.subplots(1, 3)
-    kinds = runs[0].trained
-    words = runs[0].trained[next(iter(kinds))].words
-    for ax, which in zip(axes, ("train", "test"), strict=False):
-        curves = {k: np.stack([getattr(run.trained[k], which) for run in runs]) for k in kinds}
+    axes[1].sharey(axes[0])
+    curves = records[0].curves
+    words = next(iter(curves.values())).words
+    for ax, letter, which in zip(axes, "AB", ("train", "test"), strict=False):
         plots.curves(
-            curves, ax, x=words, xlabel="words read", ylabel=f"{which} loss (nats per word)"
+            {kind: np.stack([getattr(r.curves[kind], which) for r in records]) for kind in curves},
+            ax,
+            x=words / 1000,
+            xlabel="words read (thousands)",
+            ylabel="loss (nats per word)",
+            styles=STYLES,
+            title=f"{letter}   Loss on {'training' if which == 'train' else which} texts",
+            better="lower",
         )
-    found = [run.identified[kind] for run in runs]
-    lengths = list(found[0].log_probs[identify.ENUMERATION])
-    accuracy = {
-        method: np.array([[f.accuracy(method, n) for n in lengths] for f in found])
-        for method in SHOWN_METHODS
-        if method in found[0].log_probs
-    }
+    found = [r.identified[HEAD].accuracy for r in records]
+    lengths = list(found[0][ENUMERATION])
     ax = plots.curves(
-        accuracy, axes[2], x=lengths, xlabel="words seen", ylabel="share of corpora named"
+        {
+            m: np.array([[f[m][n] for n in lengths] for f in found])
+            for m in METHODS
+            if m in found[0]
+        },
+        axes[2],
+        x=lengths,
+        xlabel="words seen",
+        ylabel="accuracy",
+        styles=STYLES,
+        title=f"C   Corpus inferred, {HEAD}",
+        better="higher",
     )
     ax.set_xscale("log")
     ax.set_xticks(lengths, [str(n) for n in lengths], minor=False)
     ax.minorticks_off()
-    return plots.save_figure(figure, folder, f"learning-{name.replace(' ', '-')}")
+    return figure
 
 
-def figure_stream(folder: Path, run: Run, kind: str, pieces: int = 8) -> Path:
+def figure_stream(record: LanguageSeed) -> Figure:
     """Draw the posterior word by word in a text whose corpus changes, every corpus a row."""
-    stream, names = run.streams[kind], run.texts.sets.names
-    ends = np.flatnonzero(np.diff(stream.labels.numpy())) + 1
-    shown = int(ends[min(pieces, len(ends)) - 1]) if len(ends) else len(stream.labels)
+    stream = record.streams[HEAD]
+    labels = stream.labels.numpy()
+    ends = np.flatnonzero(np.diff(labels)) + 1
+    shown = int(ends[min(PIECES, len(ends)) - 1]) if len(ends) else len(labels)
     figure = Figure(figsize=(11, 5), layout="constrained")
     axes = figure.subplots(2, 1, sharex=True)
-    for ax, give in zip(axes, ("filtered", "smoothed"), strict=True):
-        probs = stream.probs[f"one step, calibrated, {give}"][:shown].numpy()
-        plots.task_heatmap(probs, stream.labels[:shown].numpy(), ax, names=names, xlabel="word")
-        ax.set_title(give, loc="left", fontsize=9)
+    for ax, letter, output in zip(axes, "AB", OUTPUTS, strict=True):
+        plots.task_heatmap(
+            stream.probs[f"{CALIBRATED}, {output}"][:shown].numpy(),
+            labels[:shown],
+            ax,
+            names=record.corpora,
+            xlabel="word",
+            title=f"{letter}   {CALIBRATED.capitalize()}, {output}; the line is the true corpus",
+        )
     axes[0].set_xlabel("")
-    return plots.save_figure(figure, folder, "stream")
+    return figure
 
 
-def figure_adaptation(folder: Path, adapted: Sequence[Adapted], kind: str) -> Path:
+def figure_adaptation(adapted: Sequence[Adapted]) -> Figure:
     """Draw what each way to adapt gains on each unseen corpus (Figure 5D)."""
     corpora = list(dict.fromkeys(a.corpus for a in adapted))
     sizes = sorted({a.words for a in adapted if a.words})
     figure = Figure(figsize=(6.5 * len(sizes), 6.5), layout="constrained")
-    axes = figure.subplots(1, len(sizes), squeeze=False)[0]
-    for ax, size in zip(axes, sizes, strict=True):
+    axes = figure.subplots(1, len(sizes), squeeze=False, sharex=True)[0]
+    for ax, letter, size in zip(axes, "ABCDEF", sizes, strict=False):
         at = {(a.corpus, a.network, a.method): a for a in adapted if a.words == size}
         estimates = {}
-        for network, method in [*((kind, m) for m in SHOWN_WAYS), (PLAIN, INPUT)]:
-            found = [at[corpus, network, method] for corpus in corpora]
-            name = method if network == kind else f"{method}, {network}"
+        for network, way in WAYS:
+            found = [at[corpus, network, way] for corpus in corpora]
+            name = way if network == PAPER else f"{way}, {network}"
             estimates[name] = [[a.gain, a.low, a.high] for a in found]
         plots.intervals(
-            corpora, estimates, ax, xlabel=f"gain over zero-shot, {size} words (nats per word)"
+            corpora,
+            estimates,
+            ax,
+            xlabel="gain over zero-shot (nats per word)",
+            styles={**STYLES, f"{INPUT}, {PLAIN}": STYLES[INPUT]},
+            title=f"{letter}   Adapted to {size} words",
+            better="higher",
         )
-    return plots.save_figure(figure, folder, "adaptation")
+    return figure

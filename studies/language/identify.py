@@ -1,4 +1,4 @@
-"""Which corpus is this, after n words: every inference beside enumeration and naive Bayes (L3)."""
+"""The corpus after n words: every inference compared with enumeration and naive Bayes (L3)."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import torch
 from sklearn.naive_bayes import MultinomialNB
 from torch import Tensor
 
-from gbi_pyro.metrics.agreement import kl
-from gbi_pyro.metrics.scores import summarise
-from gbi_pyro.metrics.recalibration import fit_temperature, temper
-from studies.language.config import LanguageConfig
-from studies.language.texts import Texts, windows_of_each
-from studies.language.training import CHUNK, in_chunks
 from gbi_pyro.inference.calibration import Calibration, calibrate
 from gbi_pyro.inference.gradient import OneStepGradient
 from gbi_pyro.inference.iterative import IterativeGradient
+from gbi_pyro.metrics.agreement import kl
+from gbi_pyro.metrics.recalibration import fit_temperature, temper
+from gbi_pyro.metrics.scores import summarise
 from gbi_pyro.models.language import LanguageLSTM
 from gbi_pyro.posterior import TaskPosterior
+from studies.language.config import LanguageConfig
+from studies.language.texts import Texts, windows_of_each
+from studies.language.training import CHUNK, in_chunks
 
 ONE_STEP, CALIBRATED, ITERATIVE = "one step", "one step, calibrated", "iterative"
 ENUMERATION, NAIVE_BAYES, EXACT = "enumeration", "naive Bayes", "exact posterior"
@@ -32,45 +32,30 @@ SMOOTHING = (0.01, 0.03, 0.1, 0.3, 1.0)  # of naive Bayes, chosen on dev
 
 @dataclass(frozen=True)
 class Identified:
-    """The posterior over corpora after each number of words, by every method.
+    """How well the corpus is inferred after each number of words, by every method.
 
     Attributes:
-        log_probs: by method and number of words, ``(N, K)``.
-        labels: the true corpus, ``(N,)``; texts of one corpus follow each other, as many each.
+        accuracy: fraction of texts, by method and number of words.
+        calibration_error: ECE of the posterior, likewise.
+        kl: mean KL in nats, by reference, estimate and number of words.
         calibration: fitted to enumeration on dev, one for all numbers of words.
-        tokens: the texts, ``(N, T)``.
     """
 
-    log_probs: dict[str, dict[int, Tensor]]
-    labels: Tensor
+    accuracy: dict[str, dict[int, float]]
+    calibration_error: dict[str, dict[int, float]]
+    kl: dict[str, dict[str, dict[int, float]]]
     calibration: Calibration
-    tokens: Tensor
 
-    def accuracy(self, method: str, n: int) -> float:
-        """Share of texts whose corpus is named."""
-        return summarise(*self._with_labels(method, n)).accuracy
+    def short_of(self, reference: str, n: int) -> float:
+        """Return how much less accurate one calibrated step is than a reference, after n words."""
+        return self.accuracy[reference][n] - self.accuracy[CALIBRATED][n]
 
-    def calibration_error(self, method: str, n: int) -> float:
-        """ECE of the posterior."""
-        return summarise(*self._with_labels(method, n)).expected_calibration_error
 
-    def kl(self, exact: str, estimate: str, n: int) -> float:
-        """Mean KL(exact || estimate) in nats."""
-        q = self.log_probs[estimate][n]
-        p = self._same(self.log_probs[exact][n], len(q))
-        return kl(p, q).mean().item()
-
-    def _with_labels(self, method: str, n: int) -> tuple[Tensor, Tensor]:
-        q = self.log_probs[method][n]
-        return q, self._same(self.labels, len(q))
-
-    def _same(self, values: Tensor, count: int) -> Tensor:
-        return first_of_each(values, count // self.num_tasks, self.num_tasks)
-
-    @property
-    def num_tasks(self) -> int:
-        """K."""
-        return int(self.labels.max()) + 1
+COMPARED = {
+    ENUMERATION: (ONE_STEP, CALIBRATED, ITERATIVE),
+    EXACT: (ENUMERATION, TO_EXACT),
+}
+"""The divergences that are measured: from a reference to estimates."""
 
 
 def first_of_each(values: Tensor, count: int, num_tasks: int) -> Tensor:
@@ -79,7 +64,46 @@ def first_of_each(values: Tensor, count: int, num_tasks: int) -> Tensor:
 
 
 def identify(config: LanguageConfig, texts: Texts, network: LanguageLSTM) -> Identified:
-    """Name the corpus of test texts after n words; calibrations are fitted on dev.
+    """Infer the corpus of test texts after n words; calibrations are fitted on dev."""
+    _, labels = judged_windows(config, texts)
+    found, calibration = infer_corpora(config, texts, network)
+
+    def few(values: Tensor, count: int) -> Tensor:
+        return first_of_each(values, count // texts.num_tasks, texts.num_tasks)
+
+    scores = {
+        method: {n: summarise(q, few(labels, len(q))) for n, q in by_length.items()}
+        for method, by_length in found.items()
+    }
+    return Identified(
+        accuracy={m: {n: s.accuracy for n, s in by.items()} for m, by in scores.items()},
+        calibration_error={
+            m: {n: s.expected_calibration_error for n, s in by.items()} for m, by in scores.items()
+        },
+        kl={
+            reference: {
+                estimate: {
+                    n: kl(few(found[reference][n], len(q)), q).mean().item()
+                    for n, q in found[estimate].items()
+                }
+                for estimate in estimates
+            }
+            for reference, estimates in COMPARED.items()
+            if reference in found
+        },
+        calibration=calibration,
+    )
+
+
+def judged_windows(config: LanguageConfig, texts: Texts) -> tuple[Tensor, Tensor]:
+    """Return the test texts, ``(N, T)``, and the corpus of each; those of one follow each other."""
+    return windows_of_each(texts.sets.test, max(config.lengths), config.judge_windows, seed=0)
+
+
+def infer_corpora(
+    config: LanguageConfig, texts: Texts, network: LanguageLSTM
+) -> tuple[dict[str, dict[int, Tensor]], Calibration]:
+    """Return the posterior over corpora by method and number of words, ``(N, K)`` each.
 
     One calibration to enumeration serves all numbers of words. Enumeration itself is overconfident,
     the more so the longer a text that stays on one topic: a temperature for each number of words,
@@ -87,7 +111,7 @@ def identify(config: LanguageConfig, texts: Texts, network: LanguageLSTM) -> Ide
     """
     longest, lengths = max(config.lengths), config.lengths
     fit, true = windows_of_each(texts.sets.dev, longest, config.fit_windows, seed=0)
-    tokens, labels = windows_of_each(texts.sets.test, longest, config.judge_windows, seed=0)
+    tokens, _ = judged_windows(config, texts)
     one = {n: one_step(network, fit[:, :n]) for n in lengths}
     enumerated = enumerate_prefixes(network, fit, lengths)
     calibration = calibrate_prefixes(one, enumerated)
@@ -114,7 +138,7 @@ def identify(config: LanguageConfig, texts: Texts, network: LanguageLSTM) -> Ide
         found[EXACT] = {n: exact[:, n - 1] for n in lengths}
         to_exact = calibrate_prefixes(one, {n: exact_fit[:, n - 1] for n in lengths})
         found[TO_EXACT] = {n: _apply(to_exact, q, n) for n, q in plain.items()}
-    return Identified(found, labels, calibration, tokens)
+    return found, calibration
 
 
 def one_step(network: LanguageLSTM, tokens: Tensor) -> list[TaskPosterior]:

@@ -1,4 +1,4 @@
-"""Reading a text whose corpus changes: the posterior word by word, filtered and smoothed."""
+"""A text whose corpus changes: the posterior word by word, filtered and smoothed."""
 
 from __future__ import annotations
 
@@ -8,42 +8,42 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from studies.language.config import LanguageConfig
-from studies.language.texts import Texts, windows_of_each
 from gbi_pyro.inference.calibration import calibrate
-from gbi_pyro.inference.stepwise import stepwise
 from gbi_pyro.inference.chain import BayesFilter
 from gbi_pyro.inference.enumeration import Enumeration
 from gbi_pyro.inference.gradient import OneStepGradient
 from gbi_pyro.inference.hmm import hmm_posterior
+from gbi_pyro.inference.stepwise import stepwise
 from gbi_pyro.learning.task_prior import TaskChain
 from gbi_pyro.models.language import LanguageLSTM
+from studies.language.config import LanguageConfig
+from studies.language.texts import Texts, windows_of_each
 
-Give = Literal["filtered", "smoothed"]
+OUTPUTS: tuple[Literal["filtered"], Literal["smoothed"]] = ("filtered", "smoothed")
 
 
 @dataclass(frozen=True)
 class Stream:
-    """A text made of pieces of several corpora, and what each reader made of it.
+    """A text made of pieces of several corpora, and the corpus inferred at each word.
 
     Attributes:
         labels: the corpus of each word, ``(T,)``.
-        probs: by reader, ``(T, K)``.
+        probs: by method, ``(T, K)``.
     """
 
     labels: Tensor
     probs: dict[str, Tensor]
 
-    def accuracy(self, reader: str) -> float:
-        """Share of words whose corpus is named."""
-        return (self.probs[reader].argmax(-1) == self.labels).double().mean().item()
+    def accuracy(self, method: str) -> float:
+        """Return the fraction of words whose corpus is inferred."""
+        return (self.probs[method].argmax(-1) == self.labels).double().mean().item()
 
 
 def read_stream(config: LanguageConfig, texts: Texts, network: LanguageLSTM) -> Stream:
     """Read a stream of pieces word by word under a sticky prior.
 
-    The evidence of each word is one calibrated step, or enumeration, of ``stepwise``: given the words
-    before it, carried at maximum entropy. The chain stays with probability 1 - 1 / piece.
+    The evidence of each word is one calibrated step, or enumeration, of ``stepwise``: given the
+    words before it, carried at maximum entropy. The chain stays with probability 1 - 1 / piece.
     """
     K, each = texts.num_tasks, -(-config.pieces // texts.num_tasks)
     cut, corpora = windows_of_each(texts.sets.test, config.piece, each, seed=1)
@@ -55,16 +55,15 @@ def read_stream(config: LanguageConfig, texts: Texts, network: LanguageLSTM) -> 
     calibration = calibrate(OneStepGradient()(steps), Enumeration()(steps))
     sticky = TaskChain.sticky(K, 1 / config.piece)
     chain = sticky.log_initial, sticky.log_transition
-    cut = stepwise(network, tokens)
+    words = stepwise(network, tokens)
     probs = {}
-    gives: tuple[Give, ...] = ("filtered", "smoothed")
-    for give in gives:
+    for output in OUTPUTS:
         for name, infer in (
             ("one step, calibrated", OneStepGradient(calibration=calibration)),
             ("enumeration", Enumeration()),
         ):
-            found = BayesFilter(infer, *chain, output=give)(cut)
-            probs[f"{name}, {give}"] = found.probs()[0]
+            found = BayesFilter(infer, *chain, output=output)(words)
+            probs[f"{name}, {output}"] = found.probs()[0]
     if texts.emission is not None:
         initial, transition = (c.double() for c in chain)
         exact = hmm_posterior(initial, transition, texts.emission(tokens)[0])

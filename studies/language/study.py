@@ -1,171 +1,170 @@
-"""The language study from one call: train, name the corpus, adapt, write everything down."""
+"""The language study: which corpus a text comes from, and adaptation to a new one."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from matplotlib.figure import Figure
+from torch import nn
 
 from gbi_pyro.export.inference_data import to_inference_data
-from studies.language import figures, rows
-from studies.language.adaptation import Adapted, adapt
-from studies.language.config import NAMED_AFTER, LanguageConfig
-from studies.language.identify import identify
-from studies.language.rows import Run
-from studies.language.stream import read_stream
-from studies.language.texts import Texts
-from studies.language.training import (
-    HEAD,
-    PAPER,
-    PLAIN,
-    SHUFFLED,
-    Report,
-    Trained,
-    side_by_side,
-    train_all,
-)
-from studies.core.table import Row
-from studies.core.run_folder import RunFolder
-from studies.core.protocol import StudyResults, bars_first
-from gbi_pyro.files import replacing
 from gbi_pyro.inference.enumeration import Enumeration
 from gbi_pyro.inference.gradient import OneStepGradient
+from gbi_pyro.models.language import LanguageLSTM
+from studies.core.protocol import Found, Part, Report, Study
+from studies.core.table import Row
+from studies.language import figures
+from studies.language.adaptation import ADAPTING, Adaptation, Adapted, Way, adapt, compare_ways
+from studies.language.config import JUDGED_AFTER, LanguageConfig
+from studies.language.identify import identify, judged_windows
+from studies.language.record import LanguageSeed
+from studies.language.stream import read_stream
+from studies.language.table import adaptation_markdown, language_table
+from studies.language.texts import Choice, choose_sets, read_texts, texts_checksum
+from studies.language.training import HEAD, NETWORKS, PAPER, build, train
 
-KINDS = (PLAIN, PAPER, HEAD, SHUFFLED)
-TOLD = (PAPER, HEAD)
-ADAPTING = (PLAIN, PAPER)  # to a corpus left out
-Networks = dict[tuple[str, str, int], Trained]
-
-
-@dataclass(frozen=True)
-class LanguageResults(StudyResults):
-    """Everything the study found.
-
-    Attributes:
-        adapted: what every way to adapt came to.
-    """
-
-    adapted: list[Adapted]
-
-
-def trainings(config: LanguageConfig, texts: Sequence[Texts]) -> list[tuple[Texts, str, int]]:
-    """Return what is trained: a set of corpora, a kind of network and a seed each."""
-    todo = []
-    for t in texts:
-        kinds = KINDS if t.unseen is None else ADAPTING
-        seeds = config.all_seeds if t.unseen is None else config.all_seeds[:1]
-        todo += [(t, kind, seed) for seed in seeds for kind in kinds]
-    return todo
+CONDITIONED = (PAPER, HEAD)
+SHOWN_TEXTS = 50  # of each corpus, in the posterior that is written
 
 
-def num_stages(config: LanguageConfig, texts: Sequence[Texts]) -> int:
-    """Return how many stages ``run`` reports."""
-    after = sum(config.seeds if t.unseen is None else len(ADAPTING) for t in texts)
-    return len(trainings(config, texts)) + after + 1
+class LanguageStudy(Study[LanguageConfig]):
+    """Word-level networks that are given the corpus of a text, and infer it."""
+
+    name = "language"
+    title = "The corpus of a text from a few words, and adaptation to a new one (Figure 5)"
+    config_type = LanguageConfig
+
+    def __init__(self, config: LanguageConfig, data: Path | None = None) -> None:
+        super().__init__(config if data else config.for_bigrams(), data)
+
+    def inputs(self) -> dict[str, Any]:
+        """Return the checksum of the corpora."""
+        return {"texts": texts_checksum(self.data)} if self.data else {}
+
+    def parts(self) -> list[Part[Any]]:
+        """Return one part for each set of texts."""
+        return [
+            Part.of_seed(choice.name, Adaptation, partial(self._adapt, choice))
+            if choice.left_out
+            else Part.of_seed(choice.name, LanguageSeed, partial(self._learn, choice))
+            for choice in choose_sets(self.config, self.data)
+        ]
+
+    def _learn(self, choice: Choice, seed: int, report: Report) -> LanguageSeed:
+        """Train every kind of network on a set of texts, and infer corpora with them."""
+        config, texts = self.config, read_texts(self.config, self.data, choice)
+        networks, curves = {}, {}
+        for kind in NETWORKS:
+            report(f"training, {kind}")
+            networks[kind], curves[kind] = train(config, texts, kind, seed, self.checkpoints)
+        report("inferring the corpus")
+        return LanguageSeed(
+            texts=texts.name,
+            corpora=texts.sets.names,
+            vocabulary_size=len(texts.sets.vocabulary),
+            curves=curves,
+            identified={kind: identify(config, texts, networks[kind]) for kind in CONDITIONED},
+            streams={kind: read_stream(config, texts, networks[kind]) for kind in CONDITIONED},
+            weights={kind: network.state_dict() for kind, network in networks.items()},
+        )
+
+    def _adapt(self, choice: Choice, seed: int, report: Report) -> Adaptation:
+        """Train networks without a corpus, and adapt them to it."""
+        config, texts = self.config, read_texts(self.config, self.data, choice)
+        assert choice.left_out
+        losses: dict[Way, torch.Tensor] = {}
+        for kind in ADAPTING:
+            report(f"training, {kind}")
+            network, _ = train(config, texts, kind, seed, self.checkpoints)
+            report(f"adapting, {kind}")
+            losses |= adapt(config, texts, kind, network)
+        return Adaptation(choice.left_out, losses)
+
+    def table(self, found: Found) -> list[Row]:
+        """Return how networks learn, how well corpora are inferred, and gains by adaptation."""
+        return language_table(_groups(found), _adapted(found))
+
+    def figures(self, found: Found) -> Iterator[tuple[str, Figure]]:
+        """Draw Figure 5 of the paper, and a text whose corpus changes."""
+        groups = _groups(found)
+        for title, records in groups.items():
+            yield f"learning-{title.replace(' ', '-')}", figures.figure_learning(records)
+        if adapted := _adapted(found):
+            yield "adaptation", figures.figure_adaptation(adapted)
+        if groups:
+            yield "stream", figures.figure_stream(_example(found))
+
+    def posterior(self, found: Found) -> Any:
+        """Return calibrated one step on test texts of the last set, with enumeration beside it."""
+        if not _groups(found):
+            return None
+        config, record = self.config, _example(found)
+        (choice,) = [c for c in choose_sets(config, self.data) if c.name == record.texts]
+        tokens, labels = judged_windows(config, read_texts(config, self.data, choice))
+        few = [part[:SHOWN_TEXTS] for part in tokens[:, :JUDGED_AFTER].chunk(len(record.corpora))]
+        true = [part[:SHOWN_TEXTS] for part in labels.chunk(len(record.corpora))]
+        network, words = self._networks(record)[HEAD], torch.cat(few)
+        calibration = record.identified[HEAD].calibration
+        return to_inference_data(
+            OneStepGradient(calibration=calibration)(network, words),
+            observed={"words": words},
+            dims={"words": ["sequence", "time"]},
+            labels={"z": torch.cat(true).unsqueeze(-1)},
+            exact=Enumeration(check=False)(network, words),
+            task_names={"z": list(record.corpora)},
+            attributes={
+                "study": self.name,
+                "corpora": record.texts,
+                "seed": self.config.first_seed,
+            },
+        )
+
+    def networks(self, found: Found) -> Mapping[str, nn.Module]:
+        """Return the first seed's networks of the last set."""
+        if not _groups(found):
+            return {}
+        return {k.replace(" ", "_"): n for k, n in self._networks(_example(found)).items()}
+
+    def extra_files(self, found: Found) -> Mapping[str, Any]:
+        """Return every way to adapt, corpus by corpus."""
+        if not (adapted := _adapted(found)):
+            return {}
+        return {
+            "adaptation.json": {"ways": [asdict(a) for a in adapted]},
+            "adaptation.md": adaptation_markdown(adapted),
+        }
+
+    def _networks(self, record: LanguageSeed) -> dict[str, LanguageLSTM]:
+        networks = {}
+        for kind, weights in record.weights.items():
+            sizes = record.vocabulary_size, len(record.corpora)
+            networks[kind] = build(self.config, *sizes, kind, self.config.first_seed)
+            networks[kind].load_state_dict(weights)
+            networks[kind].requires_grad_(False).eval()
+        return networks
 
 
-def run(
-    config: LanguageConfig,
-    texts: Sequence[Texts],
-    folder: Path,
-    progress: Report = lambda _what: None,
-) -> LanguageResults:
-    """Run the language study and write it to a folder; finished trainings are taken up.
-
-    Args:
-        config: what to do.
-        texts: the sets of corpora, as ``corpora_texts`` or ``bigram_texts`` give them.
-        folder: where the results go; checkpoints in ``checkpoints/``.
-        progress: called with what was done.
-
-    Returns:
-        What was measured and where the files lie.
-    """
-    start = time.perf_counter()
-    store = RunFolder(folder)
-    store.write_config("language", config)
-    trained = train_all(config, trainings(config, texts), folder / "checkpoints", progress)
-    groups = _groups(config, texts, trained, progress)
-    adapted = _adapt(config, texts, trained, progress)
-    found: list[Row] = []
-    drawn: list[Path] = []
-    for title, runs in groups.items():
-        real = runs[0].texts.exact is None
-        found += rows.learning_rows(title, runs, real)
-        found += rows.identification_rows(title, runs, real)
-        found += rows.stream_rows(title, runs)
-        drawn.append(figures.figure_learning(store.figures, title, runs, HEAD))
-    if adapted:
-        found += rows.adaptation_rows(adapted)
-        drawn.append(figures.figure_adaptation(store.figures, adapted, PAPER))
-        store.write_json("adaptation.json", {"ways": [asdict(a) for a in adapted]})
-        with replacing(folder / "adaptation.md") as temporary:
-            temporary.write_text(rows.adaptation_markdown(adapted))
-    if groups:
-        last = list(groups.values())[-1][0]
-        drawn.append(figures.figure_stream(store.figures, last, HEAD))
-        _write_posterior(store, last)
-        store.write_weights({k.replace(" ", "_"): n.network for k, n in last.trained.items()})
-    progress("figures and files")
-    store.write_metrics(bars_first(found), time.perf_counter() - start)
-    return LanguageResults(found, folder, drawn, adapted)
-
-
-def _groups(
-    config: LanguageConfig, texts: Sequence[Texts], trained: Networks, progress: Report
-) -> dict[str, list[Run]]:
-    """Name the corpora of every set; sets of one size are reported together."""
-    todo = [(t, seed) for t in texts if t.unseen is None for seed in config.all_seeds]
-    calls = [(config, t, seed, {k: trained[t.name, k, seed] for k in KINDS}) for t, seed in todo]
-    groups: dict[str, list[Run]] = {}
-    for run in side_by_side(_named, calls, config.jobs):
-        t = run.texts
-        title = t.name if t.exact is not None else f"{t.num_tasks} corpora"
-        groups.setdefault(title, []).append(run)
-        progress(f"{t.name}, seed {run.seed}: named")
+def _groups(found: Found) -> dict[str, list[LanguageSeed]]:
+    """Return the records of sets that are reported together."""
+    groups: dict[str, list[LanguageSeed]] = {}
+    for records in found.values():
+        for record in records:
+            if isinstance(record, LanguageSeed):
+                groups.setdefault(record.title, []).append(record)
     return groups
 
 
-def _named(config: LanguageConfig, t: Texts, seed: int, trained: dict[str, Trained]) -> Run:
-    identified = {kind: identify(config, t, trained[kind].network) for kind in TOLD}
-    streams = {kind: read_stream(config, t, trained[kind].network) for kind in TOLD}
-    return Run(t, seed, trained, identified, streams)
+def _example(found: Found) -> LanguageSeed:
+    """Return the first record of the last group."""
+    return list(_groups(found).values())[-1][0]
 
 
-def _adapt(
-    config: LanguageConfig, texts: Sequence[Texts], trained: Networks, progress: Report
-) -> list[Adapted]:
-    calls = [
-        (config, t, kind, trained[t.name, kind, config.first_seed].network)
-        for t in texts
-        if t.unseen is not None
-        for kind in ADAPTING
-    ]
-    adapted: list[Adapted] = []
-    for found in side_by_side(adapt, calls, config.jobs):
-        adapted += found
-        progress(f"{found[0].corpus}: {found[0].network} adapted")
-    return adapted
-
-
-def _write_posterior(store: RunFolder, run: Run) -> None:
-    """Write the calibrated one-step posterior over corpora with enumeration beside it."""
-    network, found = run.trained[HEAD].network, run.identified[HEAD]
-    tokens: Tensor = found.tokens[:, :NAMED_AFTER]
-    tokens = torch.cat([part[:50] for part in tokens.chunk(run.texts.num_tasks)])
-    labels = torch.cat([part[:50] for part in found.labels.chunk(run.texts.num_tasks)])
-    store.write_posterior(
-        to_inference_data(
-            OneStepGradient(calibration=found.calibration)(network, tokens),
-            observed={"words": tokens},
-            dims={"words": ["sequence", "time"]},
-            labels={"z": labels.unsqueeze(-1)},
-            exact=Enumeration(check=False)(network, tokens),
-            task_names={"z": list(run.texts.sets.names)},
-            attributes={"study": "language", "corpora": run.texts.name, "seed": run.seed},
-        )
-    )
+def _adapted(found: Found) -> list[Adapted]:
+    """Return the results of adaptation, corpus by corpus."""
+    records = [r for r in found.values() if isinstance(r[0], Adaptation)]
+    return [adapted for of_corpus in records for adapted in compare_ways(of_corpus)]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,6 +20,7 @@ from gbi_pyro.data.text import (
     TextSets,
     Vocabulary,
     encode,
+    read_corpora,
 )
 from studies.language.config import LanguageConfig
 
@@ -55,7 +59,7 @@ class Texts:
 def windows_of_each(
     texts: tuple[Tensor, ...], length: int, count: int, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Cut as many windows from every corpus, at random places, and say whose they are.
+    """Cut as many windows from every corpus, at random places, and return them with labels.
 
     Windows of a long text do not overlap; a text too short for that many gives overlapping ones,
     so that every corpus weighs the same in a mean over all.
@@ -78,42 +82,80 @@ def windows_of_each(
     return torch.cat(found), torch.arange(len(texts)).repeat_interleave(count)
 
 
-def corpora_texts(config: LanguageConfig, corpora: tuple[CorpusText, ...]) -> list[Texts]:
-    """Return the sets of corpora that the study trains on.
+@dataclass(frozen=True)
+class Choice:
+    """Which corpora a network learns.
+
+    Attributes:
+        name: of the set of corpora, in file names.
+        corpora: their names; none for bigram languages.
+        updates: weight updates to learn them.
+        left_out: a corpus that the network does not see, to adapt to.
+    """
+
+    name: str
+    corpora: tuple[str, ...]
+    updates: int
+    left_out: str | None = None
+
+
+def choose_sets(config: LanguageConfig, data: Path | None) -> list[Choice]:
+    """Return the sets of texts that the study trains on: of a folder, or bigram languages.
 
     Raises:
         ValueError: for fewer corpora than a draw takes.
     """
-    if len(corpora) < config.draw_size:
+    if data is None:
+        return [Choice("bigrams", (), config.updates_all)]
+    names = [corpus.name for corpus in folder_of_corpora(data)]
+    if len(names) < config.draw_size:
         raise ValueError(
-            f"draw_size is {config.draw_size}, but there are {len(corpora)} corpora: add some, or "
+            f"draw_size is {config.draw_size}, but there are {len(names)} corpora: add some, or "
             "draw fewer"
         )
-
-    def encoded(
-        name: str, chosen: list[CorpusText], updates: int, left: CorpusText | None = None
-    ) -> Texts:
-        texts = (corpus.train for corpus in chosen)
-        vocabulary = Vocabulary.most_frequent(texts, config.vocabulary_size)
-        unseen = encode([left], vocabulary) if left else None
-        return Texts(name, encode(chosen, vocabulary), updates, unseen=unseen)
-
     found = []
     for i in range(config.draws):
-        order = torch.randperm(len(corpora), generator=torch.Generator().manual_seed(i)).tolist()
-        chosen = [corpora[k] for k in sorted(order[: config.draw_size])]
-        found.append(encoded(f"draw {i}", chosen, config.updates))
+        order = torch.randperm(len(names), generator=torch.Generator().manual_seed(i)).tolist()
+        drawn = tuple(names[k] for k in sorted(order[: config.draw_size]))
+        found.append(Choice(f"draw {i}", drawn, config.updates))
     if config.all_at_once:
-        found.append(encoded(f"all {len(corpora)}", list(corpora), config.updates_all))
+        found.append(Choice(f"all {len(names)}", tuple(names), config.updates_all))
     if config.leave_one_out:
-        for left in corpora:
-            others = [corpus for corpus in corpora if corpus is not left]
-            found.append(encoded(f"without {left.name}", others, config.updates_without_one, left))
+        for left in names:
+            others = tuple(name for name in names if name != left)
+            found.append(Choice(f"without {left}", others, config.updates_without_one, left))
     return found
 
 
-def bigram_texts(config: LanguageConfig) -> Texts:
-    """Return random bigram languages, whose posterior is exact: the calibration case.
+def read_texts(config: LanguageConfig, data: Path | None, choice: Choice) -> Texts:
+    """Return the texts of a choice; the vocabulary is that of their training text alone."""
+    if data is None:
+        return bigram_texts(choice.updates)
+    corpora = {corpus.name: corpus for corpus in folder_of_corpora(data)}
+    chosen = [corpora[name] for name in choice.corpora]
+    vocabulary = Vocabulary.most_frequent((c.train for c in chosen), config.vocabulary_size)
+    unseen = encode([corpora[choice.left_out]], vocabulary) if choice.left_out else None
+    return Texts(choice.name, encode(chosen, vocabulary), choice.updates, unseen=unseen)
+
+
+@functools.lru_cache(maxsize=1)
+def folder_of_corpora(data: Path) -> tuple[CorpusText, ...]:
+    """Read a folder of corpora, once in a process."""
+    return read_corpora(data)
+
+
+@functools.lru_cache(maxsize=1)
+def texts_checksum(data: Path) -> str:
+    """Return the SHA-256 of the words of all corpora of a folder."""
+    digest = hashlib.sha256()
+    for corpus in folder_of_corpora(data):
+        for text in ((corpus.name,), corpus.train, corpus.dev, corpus.test):
+            digest.update(" ".join(text).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def bigram_texts(updates: int) -> Texts:
+    """Return random bigram languages, whose posterior is exact.
 
     A text begins anywhere in its language, so that every window of it has the same law: the first
     word is drawn from the stationary distribution.
@@ -137,7 +179,7 @@ def bigram_texts(config: LanguageConfig) -> Texts:
     return Texts(
         "bigrams",
         sets,
-        config.updates_all,
+        updates,
         exact=lambda tokens: languages.log_posterior(tokens - len(MARKS)),
         emission=lambda tokens: languages.log_likelihood(tokens - len(MARKS)),
     )
@@ -150,5 +192,5 @@ def stationary(transition: Tensor) -> Tensor:
     equations = torch.cat([equations, torch.ones_like(equations[:, :1])], 1)  # and sums to one
     right = torch.zeros_like(equations[..., :1])
     right[:, -1] = 1
-    found = torch.linalg.lstsq(equations, right).solution.squeeze(-1).clamp_min(0)
+    found: Tensor = torch.linalg.lstsq(equations, right).solution.squeeze(-1).clamp_min(0)
     return found / found.sum(-1, keepdim=True)

@@ -1,60 +1,53 @@
-"""Networks of the language study, trained side by side, with their loss as they learn."""
+"""Networks of the language study, and how their loss falls as they learn."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
-import joblib
 import numpy as np
 import torch
 from torch import Tensor
 
 from gbi_pyro.data.batches import balanced_batches
-from studies.core.training import train_epochs
-from studies.language.config import LanguageConfig
-from studies.language.texts import Texts, windows_of_each
 from gbi_pyro.files import replacing
 from gbi_pyro.learning.weights import clamped_loss
 from gbi_pyro.models.language import LanguageLSTM
+from studies.core.training import train_epochs
+from studies.language.config import LanguageConfig
+from studies.language.texts import Texts, windows_of_each
 
-PLAIN, PAPER, HEAD, SHUFFLED = (
-    "plain LSTM",
-    "task at the input",
-    "task at the head",
-    "shuffled task",
-)
+PLAIN, PAPER = "plain LSTM", "task at the input"
+HEAD, SHUFFLED = "task at the head", "shuffled task"
+NETWORKS = (PLAIN, PAPER, HEAD, SHUFFLED)
 TEST_WINDOWS = 40  # of each corpus, for the loss while it falls
 CHUNK = 100  # texts run at a time
-Report = Callable[[str], None]
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A trained network and how it learned.
+class Curve:
+    """How a network learned.
 
     Attributes:
-        network: trained and frozen.
-        words: how many it had read at each look.
-        train: loss per word on what it read since the last look, in nats.
-        test: loss per word on the test text, mean over corpora, told the true corpus.
+        words: how many it had read at each measurement, ``(M,)``.
+        train: loss per word on what it read since the last one, in nats.
+        test: loss per word on the test text, mean over corpora, given the true corpus.
     """
 
-    network: LanguageLSTM
     words: np.ndarray
     train: np.ndarray
     test: np.ndarray
 
 
-def build(config: LanguageConfig, texts: Texts, kind: str, seed: int) -> LanguageLSTM:
+def build(
+    config: LanguageConfig, vocabulary_size: int, num_tasks: int, kind: str, seed: int
+) -> LanguageLSTM:
     """Build one network with the weights of its seed."""
     return LanguageLSTM(
-        len(texts.sets.vocabulary),
-        None if kind == PLAIN else texts.num_tasks,
+        vocabulary_size,
+        None if kind == PLAIN else num_tasks,
         config.embedding_size,
         config.hidden_size,
         inout=kind == HEAD,
@@ -71,59 +64,30 @@ def one_hot(corpora: Tensor, network: LanguageLSTM) -> Tensor | None:
     return z.unsqueeze(1)
 
 
-def train_all(
-    config: LanguageConfig,
-    todo: list[tuple[Texts, str, int]],
-    folder: Path,
-    report: Report,
-) -> dict[tuple[str, str, int], Trained]:
-    """Train networks side by side; what an earlier run finished is taken up.
+def train(
+    config: LanguageConfig, texts: Texts, kind: str, seed: int, folder: Path | None
+) -> tuple[LanguageLSTM, Curve]:
+    """Train one network and freeze it; an interrupted training resumes from its checkpoint.
 
     Args:
         config: the study.
-        todo: set of corpora, kind of network and seed of each training.
-        folder: of the checkpoints.
-        report: called when a training is done.
-
-    Returns:
-        The networks by name of the set, kind and seed.
+        texts: what it learns.
+        kind: one of ``NETWORKS``.
+        seed: of weights and batches.
+        folder: of the checkpoints; None keeps none.
     """
-    calls = [(config, *job, folder) for job in todo]
-    for what in side_by_side(_train_and_say, calls, config.jobs):
-        report(what)
-    return {(t.name, kind, seed): load(config, t, kind, seed, folder) for t, kind, seed in todo}
-
-
-def side_by_side(
-    function: Callable[..., Result], calls: Sequence[tuple[Any, ...]], jobs: int
-) -> Iterator[Result]:
-    """Call a function with each set of arguments, some processes at a time; in order."""
-    delayed = (joblib.delayed(_on_one_thread)(function, arguments) for arguments in calls)
-    return joblib.Parallel(n_jobs=jobs, return_as="generator")(delayed)
-
-
-def _on_one_thread(function: Callable[..., Result], arguments: tuple[Any, ...]) -> Result:
-    torch.set_num_threads(1)
-    return function(*arguments)
-
-
-def _train_and_say(config: LanguageConfig, texts: Texts, kind: str, seed: int, folder: Path) -> str:
-    train(config, texts, kind, seed, folder)
-    return f"{texts.name}: {kind}, seed {seed}"
-
-
-def train(config: LanguageConfig, texts: Texts, kind: str, seed: int, folder: Path) -> Trained:
-    """Train one network, or take up its training where it stood."""
-    network = build(config, texts, kind, seed)
-    stem = folder / f"{texts.name}-{kind}-{seed}".replace(" ", "-")
-    curve_file = stem.with_suffix(".json")
+    network = build(config, len(texts.sets.vocabulary), texts.num_tasks, kind, seed)
+    stem = folder / f"{texts.name}-{kind}-{seed}".replace(" ", "-") if folder else None
+    curve_file = stem.with_suffix(".json") if stem else None
     per_corpus = max(1, round(config.batch / texts.num_tasks))
     size = per_corpus * texts.num_tasks * config.length
     optimiser = torch.optim.Adam(network.parameters(), lr=config.rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _falling(texts.updates, config.decay))
     held_out = windows_of_each(texts.sets.test, config.length, TEST_WINDOWS, seed=0)
     since: list[float] = []
-    curve: list[list[float]] = json.loads(curve_file.read_text()) if curve_file.exists() else []
+    curve: list[list[float]] = []
+    if curve_file and curve_file.exists():
+        curve = json.loads(curve_file.read_text())
 
     def batches(draw: torch.Generator) -> Iterator[tuple[Tensor, ...]]:
         for tokens, corpora in balanced_batches(
@@ -138,14 +102,15 @@ def train(config: LanguageConfig, texts: Texts, kind: str, seed: int, folder: Pa
         since.append(value.item())
         return value
 
-    def look(done: int) -> None:
+    def measure(done: int) -> None:
         del curve[done:]
         if done > len(curve):
             prior = np.log(texts.num_tasks) / config.length if network.num_tasks else 0.0
             seen = float(np.mean(since)) - prior if since else float("nan")
             curve.append([done * config.every * size, seen, test_loss(network, *held_out)])
-            with replacing(curve_file) as temporary:
-                temporary.write_text(json.dumps(curve) + "\n")
+            if curve_file:
+                with replacing(curve_file) as temporary:
+                    temporary.write_text(json.dumps(curve) + "\n")
         since.clear()
 
     train_epochs(
@@ -156,16 +121,16 @@ def train(config: LanguageConfig, texts: Texts, kind: str, seed: int, folder: Pa
         schedule,
         epochs=texts.updates // config.every,
         seed=seed,
-        checkpoint=stem.with_suffix(".safetensors"),
+        checkpoint=stem.with_suffix(".safetensors") if stem else None,
         key=f"{kind}, seed {seed}, {texts.name} of {texts.sets.names}, {training_key(config)}",
-        report=look,
+        report=measure,
     )
     network.requires_grad_(False).eval()
-    return Trained(network, *np.array(curve).T)
+    return network, Curve(*np.array(curve).T)
 
 
 def _falling(updates: int, decay: float) -> Callable[[int], float]:
-    """Return the factor of the rate at each update: 1, and at the end down to 0 in a line."""
+    """Return the factor of the rate at each update: 1, and at the end linearly down to 0."""
     if not decay:
         return lambda _done: 1.0
     return lambda done: min(1.0, (updates - done) / (decay * updates))
@@ -173,12 +138,11 @@ def _falling(updates: int, decay: float) -> Callable[[int], float]:
 
 def training_key(config: LanguageConfig) -> str:
     """Describe what the weights depend on: other settings leave a checkpoint valid."""
-    names = ("embedding_size", "hidden_size", "length", "batch", "rate", "every", "decay")
-    ends = ("updates", "updates_all") if config.decay else ()  # the rate knows where the end is
-    return ", ".join(f"{name} {getattr(config, name)}" for name in (*names, *ends))
-
-
-load = train  # a finished training is taken up at its end
+    names = (
+        *("vocabulary_size", "embedding_size", "hidden_size", "length", "batch", "rate", "decay"),
+        *("every", "updates", "updates_all", "updates_without_one"),
+    )
+    return ", ".join(f"{name} {getattr(config, name)}" for name in names)
 
 
 @torch.no_grad()
