@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -114,7 +115,7 @@ def check_model(model: Model, *args: Any, **kwargs: Any) -> ModelReport:
         for name, site in sites.items():
             if site.batch_shape.numel() == 1:
                 note(check, name, None, "not applicable to a single element")
-            elif attempt(check, lambda site=site: _influence(run, site)):  # type: ignore[misc]
+            elif attempt(check, partial(_influence, run, site)):
                 note(check, name, None, _INFLUENCE)
             else:
                 note(check, name, True, "none, so that enumerating each element is exact")

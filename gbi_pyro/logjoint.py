@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gbi_pyro.purity import differentiable_networks, pure
-from gbi_pyro.relax import Model, Point, RelaxMessenger, check_names
+from gbi_pyro.relax import Model, Point, RelaxMessenger, check_names, points_at
 from gbi_pyro.score import Factor, ScoreMessenger, sum_terms, sum_to_element
 from gbi_pyro.sites import (
     TaskSite,
@@ -199,7 +199,7 @@ class RelaxedModel:
         for k in range(site.num_tasks):
             point = {**joint.values, site.name: site.corner(k)}
             self.count(check=1)
-            at_corner = self.log_joint(lambda s, point=point: point[s.name], on_simplex=False)  # type: ignore[misc]
+            at_corner = self.log_joint(points_at(point), on_simplex=False)
             if not all(map(torch.equal, terms(at_corner), here)):
                 return
         raise unreached(site.name)

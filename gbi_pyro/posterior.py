@@ -121,7 +121,8 @@ def entropy(log_probs: Tensor) -> Tensor:
     >>> entropy(torch.tensor([0.5, 0.5, 0.0]).log())
     tensor(0.6931)
     """
-    return torch.special.entr(log_probs.exp()).sum(-1)
+    terms: Tensor = torch.special.entr(log_probs.exp())
+    return terms.sum(-1)
 
 
 def detached(sites: Mapping[str, TaskSite]) -> dict[str, TaskSite]:

@@ -23,6 +23,11 @@ Model = Callable[..., Any]
 Point = Callable[[TaskSite], Tensor | None]
 
 
+def points_at(values: Mapping[str, Tensor]) -> Point:
+    """Return the function that gives each task site the point of its name."""
+    return lambda site: values[site.name]
+
+
 class SoftOneHot(TorchDistribution):
     """The categorical log prior, extended linearly from the corners to the whole simplex.
 

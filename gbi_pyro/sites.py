@@ -250,7 +250,8 @@ def find_task_sites(model: Callable[..., Any], *args: Any, **kwargs: Any) -> dic
     >>> site.num_tasks, tuple(site.batch_shape), site.dims
     (2, (3,), ('sequence',))
     """
-    with pure(model), torch.no_grad(), _FindTaskSites() as found:
+    found = _FindTaskSites()
+    with pure(model), torch.no_grad(), found:
         model(*args, **kwargs)
     if not found.sites:
         raise no_task_sites()

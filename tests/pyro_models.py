@@ -58,8 +58,8 @@ def brute_force(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Try every task of every element together; shapes are ``batch_shape + (K,)`` by site.
 
-    Returns each site's marginal probabilities, under p(x, z)^(1 / T) normalised, and the log evidence
-    of everything.
+    Returns each site's marginal probabilities, under p(x, z)^(1 / T) normalised, and the log
+    evidence of everything.
     """
     spaces = [
         itertools.product(range(shape[-1]), repeat=torch.Size(shape[:-1]).numel())

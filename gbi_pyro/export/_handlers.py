@@ -52,14 +52,16 @@ class AtDraws(Messenger):
 
     def around(self, model: Model) -> Model:
         """Return the model at the draws."""
-        if self.nesting is None:
-            return self(model)
-        n = len(next(iter(self.values.values())))
-        return pyro.plate(DRAW_PLATE, n, dim=-1 - self.nesting)(self(model))
+        at_draws: Model = self(model)
+        if self.nesting is not None:
+            n = len(next(iter(self.values.values())))
+            at_draws = pyro.plate(DRAW_PLATE, n, dim=-1 - self.nesting)(at_draws)
+        return at_draws
 
     def __enter__(self) -> AtDraws:
         self.found = []
-        return super().__enter__()
+        super().__enter__()
+        return self
 
     def _pyro_sample(self, msg: Any) -> None:
         name = msg["name"]

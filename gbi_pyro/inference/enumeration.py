@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gbi_pyro.logjoint import LogJoint, RelaxedModel
 from gbi_pyro.posterior import Objective, TaskPosterior, detached, entropy
-from gbi_pyro.relax import Model
+from gbi_pyro.relax import Model, points_at
 from gbi_pyro.score import sum_to_element
 from gbi_pyro.sites import TaskSite, TaskSiteError
 
@@ -112,7 +112,7 @@ class Enumeration:
                 s.name: _fold(s, chunk[:, i], first.nesting, keep=self.chunk_size is not None)
                 for i, s in enumerate(sites)
             }
-            joint = run.log_joint(lambda site, corners=corners: corners[site.name])  # type: ignore[misc]
+            joint = run.log_joint(points_at(corners))
             run.count(forward=len(chunk))
             rows.append(_by_level(joint, levels, first.nesting, lead=len(chunk)))
         return [

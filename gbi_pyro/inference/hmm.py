@@ -176,7 +176,8 @@ class _Blocks:
 
     @property
     def batch_shape(self) -> torch.Size:
-        return torch.broadcast_shapes(self.log_transition.shape[:-2], self.log_end.shape[:-2])
+        shapes = self.log_transition.shape[:-2], self.log_end.shape[:-2]
+        return torch.Size(torch.broadcast_shapes(*shapes))
 
     def forward(self, state: Tensor, reduce: Callable[..., Tensor]) -> Tensor:
         """Carry log p(z_t, d_t | x_1..t) to t + 1; ``reduce`` sums over paths or takes the best."""

@@ -53,5 +53,5 @@ def stepwise(model: CarriesState, *args: Any, tasks: Mapping[str, Tensor] | None
     with pure(model), torch.no_grad():
         states = model.carried_states(*args, **(tasks or {}))
     cut = partial(model, *args, states=states)
-    cut.passes_used = Passes(forward=1)  # type: ignore[attr-defined]
+    cut.passes_used = Passes(forward=1)  # type: ignore[attr-defined]  # RelaxedModel reads it
     return cut

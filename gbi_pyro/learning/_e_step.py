@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from gbi_pyro.inference.log_likelihoods import log_likelihoods
-from gbi_pyro.learning.labels import UNKNOWN, check_labels, clamp_log_likelihoods
+from gbi_pyro.learning.labels import clamp_log_likelihoods
 from gbi_pyro.learning.m_step import several_sites
 from gbi_pyro.learning.task_prior import Counts, TaskChain, TaskPrior
 from gbi_pyro.posterior import TaskPosterior
-from gbi_pyro.sites import TaskSite, TaskSiteError
+from gbi_pyro.sites import UNKNOWN, TaskSite, TaskSiteError, check_labels
 
 
 class EStep(NamedTuple):

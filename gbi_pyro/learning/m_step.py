@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gbi_pyro.relax import Model, Point, RelaxMessenger
+from gbi_pyro.relax import Model, Point, RelaxMessenger, points_at
 from gbi_pyro.score import (
     Factor,
     ScoreMessenger,
@@ -68,11 +68,10 @@ def task_table(model: Model, args: tuple[Any, ...], chunk_size: int | None = Non
     chunks = torch.arange(1, site.num_tasks).split(chunk_size or 1)
     for tasks in chunks:
         if chunk_size is None:
-            factors, _ = _scored(model, args, lambda s, k=int(tasks[0]): s.corner(k))  # type: ignore[misc]
+            corners = site.corner(int(tasks[0]))
         else:
-            fold = (len(tasks), *ones, *site.log_prior.shape)
-            corners = site.corner(tasks).reshape(fold)
-            factors, _ = _scored(model, args, lambda _, corners=corners: corners)  # type: ignore[misc]
+            corners = site.corner(tasks).reshape(len(tasks), *ones, *site.log_prior.shape)
+        factors, _ = _scored(model, args, points_at({site.name: corners}))
         rows.append(_by_element(factors, site, nesting, len(tasks)))
     likelihood, prior = (torch.cat(parts) for parts in zip(*rows, strict=True))
     rest = sum_terms(f for f in first.values() if not f.belongs(site))

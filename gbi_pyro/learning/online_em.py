@@ -212,7 +212,8 @@ class OnlineEM:
             )
         if self._filtered is None:
             return self._predicted
-        return self._filtered @ self._transition
+        predicted: np.ndarray = self._filtered @ self._transition
+        return predicted
 
     def _inferred(self, x: Tensor) -> np.ndarray:
         assert self.e_step is not None

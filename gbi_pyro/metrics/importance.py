@@ -16,6 +16,7 @@ from gbi_pyro.inference.autoguide import AutoTaskGuide
 from gbi_pyro.logjoint import LogJoint, RelaxedModel
 from gbi_pyro.metrics._validate import checked_pair
 from gbi_pyro.posterior import TaskPosterior
+from gbi_pyro.relax import points_at
 from gbi_pyro.sites import TaskSiteError
 
 ENOUGH = 100  # effective draws below which neither their number nor k-hat itself can be trusted
@@ -169,7 +170,7 @@ def importance_correction(
             name: one_hot(ids[s], posterior.sites[name].num_tasks).to(posterior.log_probs[name])
             for name, ids in tasks.items()
         }
-        joint = run.log_joint(lambda site, corners=corners: corners[site.name])  # type: ignore[misc]
+        joint = run.log_joint(points_at(corners))
         terms = _terms(joint, posterior, corners, dims)
         rows.append(_by_unit(terms, dims))
         eps = torch.finfo(joint.total.dtype).eps

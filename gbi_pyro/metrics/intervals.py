@@ -57,8 +57,8 @@ def student_interval(values: ArrayLike, level: float = 0.95) -> Interval:
         raise ValueError(f"values should be one number for each seed, (n,); got {x.shape}")
     check_level(level)
     n, mean = len(x), float(x.mean())
-    if n == 1:
-        return Interval(mean, math.nan, math.nan, (mean,))
+    if n == 1 or not np.isfinite(mean):
+        return Interval(mean, math.nan, math.nan, tuple(x.tolist()))
     half = float(student.ppf(0.5 + level / 2, n - 1) * x.std(ddof=1) / math.sqrt(n))
     return Interval(mean, mean - half, mean + half, tuple(x.tolist()))
 

@@ -103,7 +103,8 @@ def gradient_norm_score(
             "gradient - log_prior should be finite; got infinite numbers or NaN (a forbidden "
             "task?): leave forbidden tasks out"
         )
-    return -(g - g.mean(-1, keepdim=True)).norm(dim=-1)
+    length: Tensor = (g - g.mean(-1, keepdim=True)).norm(dim=-1)
+    return -length
 
 
 def cosine_score(residual: Tensor | ArrayLike, directions: Tensor | ArrayLike) -> Tensor:
@@ -344,4 +345,5 @@ def _unit(vectors: Tensor) -> Tensor:
     """Return vectors of length 1 or 0; scaled first, so that no square under- or overflows."""
     tiny = torch.finfo(vectors.dtype).tiny
     scaled = vectors / vectors.abs().amax(-1, keepdim=True).clamp_min(tiny)
-    return scaled / scaled.norm(dim=-1, keepdim=True).clamp_min(tiny)
+    length: Tensor = scaled.norm(dim=-1, keepdim=True)
+    return scaled / length.clamp_min(tiny)

@@ -177,7 +177,8 @@ class AffineHeadAutoencoder(ImageModel):
 
     def task_means(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return m_k, the code expected under each task, ``(N, K, r)``."""
-        return self.head(self.encoder(x, generator)).unflatten(-1, (self.num_tasks, self.code_size))
+        means: Tensor = self.head(self.encoder(x, generator))
+        return means.reshape(*means.shape[:-1], self.num_tasks, self.code_size)
 
     def task_directions(self, x: Tensor) -> Tensor:
         """Return m_k - m(u), where each task points from maximum entropy, ``(N, K, r)``."""
@@ -199,7 +200,7 @@ class AffineHeadAutoencoder(ImageModel):
             ``(..., N) + image_shape``.
         """
         pixels = mix(z, self.task_means(like)) @ self.directions.mT
-        return pixels.unflatten(-1, self.image_shape) + self.mean
+        return pixels.reshape(*pixels.shape[:-1], *self.image_shape) + self.mean
 
 
 def mix(z: Tensor, means: Tensor) -> Tensor:

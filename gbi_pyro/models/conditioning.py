@@ -55,7 +55,7 @@ class Conditioner(nn.Linear):
         super().__init__(columns or features, rows or out, bias=bias)
         self.features, self.num_tasks, self.out = features, num_tasks, out
 
-    def forward(self, h: Tensor, z: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, h: Tensor, z: Tensor) -> Tensor:  # type: ignore[override]  # two inputs
         """Return y, ``(..., out)``, with the dimensions of h and z broadcast.
 
         Args:
@@ -114,7 +114,8 @@ class Additive(Conditioner):
 
     def condition(self, h: Tensor, z: Tensor) -> Tensor:
         """Return W h + b + B z."""
-        return self.layer(h) + self.shift(z)
+        shift: Tensor = self.shift(z)
+        return self.layer(h) + shift
 
 
 class Gain(Conditioner):
@@ -126,7 +127,8 @@ class Gain(Conditioner):
 
     def condition(self, h: Tensor, z: Tensor) -> Tensor:
         """Return (1 + G z) * (W h + b)."""
-        return (1 + self.gain(z)) * self.layer(h)
+        gain: Tensor = self.gain(z)
+        return (1 + gain) * self.layer(h)
 
 
 class Mask(Conditioner):
@@ -162,7 +164,8 @@ class FiLM(Conditioner):
 
     def condition(self, h: Tensor, z: Tensor) -> Tensor:
         """Return (1 + G z) * W h + B z."""
-        gain, shift = self.modulation(z).chunk(2, -1)
+        modulation: Tensor = self.modulation(z)
+        gain, shift = modulation.chunk(2, -1)
         return (1 + gain) * self.layer(h) + shift
 
 

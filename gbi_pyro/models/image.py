@@ -59,7 +59,8 @@ class ImageModel(nn.Module):
         """Declare the task site "z", observed where labels or mixtures ``(N, K)`` are given."""
         # Parameters are valid by construction, and checking them at each run costs time.
         prior = dist.OneHotCategorical(logits=self.log_prior, validate_args=False)
-        return pyro.sample("z", prior, obs=z, infer={"task": True})
+        sampled: Tensor = pyro.sample("z", prior, obs=z, infer={"task": True})
+        return sampled
 
     def uniform(self, *batch_shape: int) -> Tensor:
         """Return the maximum-entropy task, ``batch_shape + (K,)``."""
@@ -183,16 +184,18 @@ class ConditionedDecoder(ImageModel):
         mean = self._decode(z, latent)
         if self.likelihood == "bernoulli":
             mean = mean.sigmoid()
-        return mean.unflatten(-1, self.image_shape)
+        return mean.reshape(*mean.shape[:-1], *self.image_shape)
 
     def _decode(self, z: Tensor, latent: Tensor | None) -> Tensor:
         if self.conditioning == "affine":
-            return self.conditioner(self.decoder(latent), z)
+            mean: Tensor = self.conditioner(self.decoder(latent), z)
+            return mean
         if self.conditioning != "concat":
-            inputs = self.conditioner(latent, z)
+            inputs: Tensor = self.conditioner(latent, z)
         else:
             inputs = z if latent is None else concatenate(latent, z)
-        return self.decoder(inputs.flatten(0, -2)).reshape(*inputs.shape[:-1], -1)
+        decoded: Tensor = self.decoder(inputs.flatten(0, -2))
+        return decoded.reshape(*inputs.shape[:-1], -1)
 
     def _likelihood(self, mean: Tensor, pixels: Tensor) -> TorchDistribution:
         if self.likelihood == "gaussian":
@@ -296,7 +299,8 @@ class EncoderClassifier(nn.Module):
 
     def logits(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return the unnormalised scores, ``(N, K)``, of images ``(N,) + image_shape``."""
-        return self.head(self.encoder(x, generator))
+        logits: Tensor = self.head(self.encoder(x, generator))
+        return logits
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return the log probabilities of the classes, ``(N, K)``."""

@@ -128,7 +128,8 @@ class LanguageLSTM(nn.Module):
 
     def _task(self, z: Tensor | None, *shape: int) -> Tensor:
         prior = dist.OneHotCategorical(logits=self.bias.new_zeros(self.num_tasks or 0))
-        return pyro.sample("z", prior.expand(shape), obs=z, infer={"task": True})
+        sampled: Tensor = pyro.sample("z", prior.expand(shape), obs=z, infer={"task": True})
+        return sampled
 
     def logits(
         self, words: Tensor, z: Tensor | None = None, states: LSTMState | None = None
@@ -174,11 +175,12 @@ class LanguageLSTM(nn.Module):
 
     def _inputs(self, words: Tensor, z: Tensor | None) -> Tensor:
         previous = torch.cat([torch.full_like(words[:, :1], START), words[:, :-1]], 1)
-        embedded = self.embedding(previous)
+        embedded: Tensor = self.embedding(previous)
         if z is None or self.conditioning == "affine":
             return embedded
         if self.conditioning != "concat":
-            return self.conditioner(embedded, z)
+            embedded = self.conditioner(embedded, z)
+            return embedded
         # An enumerated task comes as (K, 1, .., K): it spans its own dimension and no plate.
         batch = torch.broadcast_shapes(embedded.shape[:-1], z.shape[:-1])
         return torch.cat([embedded.expand(*batch, -1), z.expand(*batch, -1)], -1)

@@ -40,7 +40,8 @@ class IsotropicNormal(TorchDistribution):
         """Return the log density of ``value``, ``(..., D)``."""
         squares = (value - self.loc).square().sum(-1)
         log_scale = self.sigma.log() + 0.5 * math.log(2 * math.pi)
-        return -0.5 * squares / self.sigma.square() - self.event_shape[0] * log_scale
+        size = self.loc.shape[-1]
+        return -0.5 * squares / self.sigma.square() - size * log_scale
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Draw vectors, ``sample_shape + batch_shape + (D,)``."""
@@ -99,7 +100,7 @@ class ImageEncoder(nn.Module):
             x: the images.
             generator: for the noise in training; torch's random state without one.
         """
-        h = self.layers(check_images(x, self.image_shape))
+        h: Tensor = self.layers(check_images(x, self.image_shape))
         if self.latent == "plain":
             return h
         h = nn.functional.layer_norm(h, h.shape[-1:])

@@ -141,7 +141,7 @@ class SequenceLSTM(StepsOfLSTM):
             initialise(self, generator)
 
     @property
-    def sigma(self) -> Tensor:  # type: ignore[override]
+    def sigma(self) -> Tensor:  # type: ignore[override]  # derived
         """The learned standard deviation of the noise."""
         return self.log_sigma.exp()
 
@@ -184,12 +184,15 @@ class SequenceLSTM(StepsOfLSTM):
         embedded = self._embedded(_previous(x), z)
         hidden, _ = self.lstm(embedded.flatten(0, -3))  # an LSTM takes one batch dim
         if self.conditioning == "affine":
-            return self.head(hidden, z).squeeze(-1)
-        return self.head(hidden).squeeze(-1).reshape(embedded.shape[:-1])
+            affine: Tensor = self.head(hidden, z)
+            return affine.squeeze(-1)
+        mean: Tensor = self.head(hidden)
+        return mean.reshape(embedded.shape[:-1])
 
     def _embedded(self, previous: Tensor, z: Tensor | None) -> Tensor:
         task = () if self.num_tasks is None or self.conditioning == "affine" else (z,)
-        return self.embed(previous.unsqueeze(-1), *task)
+        embedded: Tensor = self.embed(previous.unsqueeze(-1), *task)
+        return embedded
 
     def cell(self) -> CellWeights:
         """Return the weights of one step, the embedding folded into the gates.

@@ -52,4 +52,5 @@ class SwitchingGaussian(nn.Module):
         with pyro.plate("sequence", sequences, dim=-2), pyro.plate("time", steps, dim=-1):
             prior = dist.OneHotCategorical(logits=self.log_prior)
             z = pyro.sample("z", prior, obs=z, infer={"task": True})
-            return pyro.sample("x", dist.Normal(z @ self.means, self.sigma), obs=x)
+            x = pyro.sample("x", dist.Normal(z @ self.means, self.sigma), obs=x)
+        return x

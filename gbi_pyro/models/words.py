@@ -54,4 +54,6 @@ class Words(TorchDistribution):
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         """Draw words."""
         with torch.no_grad():
-            return dist.Categorical(logits=self.logits, validate_args=False).sample(sample_shape)
+            categorical = dist.Categorical(logits=self.logits, validate_args=False)
+            words: Tensor = categorical.sample(sample_shape)
+            return words

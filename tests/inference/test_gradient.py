@@ -214,7 +214,7 @@ def test_second_order_is_the_taylor_polynomial_of_a_nonlinear_network(
 def test_temperature_tempers_the_posterior(
     order: int, temperature: float, generator: torch.Generator
 ) -> None:
-    """Proportional to p(x, z)^(1 / temperature) (M2)."""
+    """Proportional to p(x, z)^(1 / temperature)."""
     x, means = normal(generator, 20), normal(generator, 2)
     log_prior = random_log_prior(generator, 2)
     tempered = (gaussian_scores(x, means, 0.5, log_prior) / temperature).log_softmax(-1)

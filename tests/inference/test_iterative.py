@@ -189,7 +189,7 @@ def test_probs_of_free_values_are_the_nearest_point_of_the_simplex() -> None:
     assert (p.gt(0).sum(-1) < 4).any()  # some lie on an edge
 
 
-# M6: the L2 penalty on the logits is the entropy near the middle only
+# The L2 penalty on the logits is the entropy near the middle only
 
 
 def regulariser_slope(regularizer: Any, logits: Tensor) -> Tensor:

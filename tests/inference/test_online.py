@@ -100,7 +100,7 @@ def test_one_step_of_the_affine_toy() -> None:
 def test_nothing_after_t_moves_the_task_at_t(
     network: SequenceLSTM, space: Any, horizon: int, generator: torch.Generator
 ) -> None:
-    """PAPER.md M8: mean and task at t are made before x_t is seen."""
+    """Mean and task at t are made before x_t is seen."""
     x = torch.randn(3, 10, generator=generator, dtype=F64)
     later = x.clone()
     later[:, 6:] += 1.0

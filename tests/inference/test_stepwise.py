@@ -90,7 +90,7 @@ def test_a_step_of_the_cut_network_sees_its_own_task_only(
 def test_evidence_of_the_past_does_not_see_the_future(
     network: SequenceLSTM, x: Tensor, options: dict[str, Any]
 ) -> None:
-    """PAPER.md M8. The uncut network's gradient at t sees x after t through the carried state."""
+    """The uncut network's gradient at t sees x after t through the carried state."""
     later = x.clone()
     later[:, 4:] += 1.0
     infer = OneStepGradient(**options)

@@ -269,7 +269,7 @@ def test_a_few_steps_of_training_reach_the_noise_floor() -> None:
         error = (network.mean(test.x, test.one_hot(2)) - test.x).square().mean()
     floor = (torch.tensor(stream.means)[test.z] - test.x).square().mean()
     assert float(error / floor) < 1.10
-    # The task engages it: the same network at the middle task is far off (PAPER.md M11).
+    # The task engages it: the same network at the middle task is far off.
     with torch.no_grad():
         middling = (network.mean(test.x, network.uniform(64, 100)) - test.x).square().mean()
     assert float(middling / floor) > 2
