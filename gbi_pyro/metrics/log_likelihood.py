@@ -1,4 +1,4 @@
-"""The log likelihood of each element of a run on disk, and by which criterion it counts."""
+"""The log likelihood of each element of a run on disk, and the criterion it serves."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from gbi_pyro.metrics.comparison import Criterion, leave_one_out
 
 @dataclass(frozen=True)
 class Pointwise:
-    """What ``posterior.nc`` says of each element, tasks summed out.
+    """The log likelihood of each element of ``posterior.nc``, tasks summed out.
 
-    Where the likelihood depends on the draws, they are of weights that saw the elements:
-    leave-one-out takes each element from them again. Where it does not, the weights are fixed, as
-    those of every study here, which keeps data apart for it: log p(x_i) is the plain log score.
+    Where the likelihood depends on the draws, they are of weights that saw the elements, and
+    leave-one-out removes each element from them again. Where it does not, the weights are fixed and
+    the data held out: log p(x_i) is the plain log score.
 
     Attributes:
         criterion: ``"leave-one-out"`` or ``"held-out"``.
@@ -40,7 +40,7 @@ class Pointwise:
         """
         if not path.exists():
             return None
-        import arviz as az  # late: whoever compares metrics alone does not wait for it
+        import arviz as az  # late: slow to load, and seldom needed
 
         try:
             data = az.from_netcdf(path)

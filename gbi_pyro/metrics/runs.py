@@ -1,4 +1,4 @@
-"""Runs on disk beside one another: every quantity that they share, paired by seed."""
+"""Comparison of runs on disk: every quantity that they share, paired by seed."""
 
 from __future__ import annotations
 
@@ -17,48 +17,38 @@ from rich.console import Console
 from rich.markup import escape
 
 from gbi_pyro.metrics.intervals import paired_bootstrap
-from gbi_pyro.metrics.table import Cell, Table, format_number
 from gbi_pyro.metrics.log_likelihood import Pointwise
+from gbi_pyro.metrics.table import Cell, Table, format_number
 
-METHOD_FIELDS = frozenset(
-    {
-        # training
-        *("updates", "updates_all", "updates_without_one", "epochs", "batch", "rate", "decay"),
-        *("weight_decay", "every", "jobs", "chunk", "sweep", "ensemble", "leave_one_out"),
-        *("all_at_once", "task", "start_rounds"),
-        # networks
-        *("hidden", "hidden_size", "embedding_size", "bottleneck", "bottleneck_latent", "latent"),
-        *("affine_hidden", "codes"),
-        # inference
-        *("iterative_steps", "iterative_rate", "noise_rate", "spread", "restarts", "start_steps"),
-        *("em_steps", "window", "batch_rate", "batch_noise_rate", "hazard_guess"),
-        *("recurrent_rate", "recurrent_start", "recurrent_steps", "baseline_steps", "label_steps"),
-    }
-)
-"""Fields of configurations that say how data are learned; all others say which data there are."""
 SEED_FIELDS = frozenset({"seeds", "first_seed"})
-LARGEST_K_HAT = 0.7  # above it, leave-one-out is not to be believed
-COLUMNS = ("quantity", "run", "mean", "reference", "difference", "low", "high", "pairs")
+LARGEST_K_HAT = 0.7  # above it, leave-one-out is unreliable
+COLUMNS = ("quantity", "run", "mean", "reference", "difference", "low", "high", "pairs", "better")
 Quantity = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder says.
+    """A finished run, as its folder describes it.
 
     Attributes:
         name: the folder's.
         study: what was run.
         config: fields by dotted name.
+        method_fields: names of fields that say how data are learned; all others say which data
+            there are.
         quantities: of each claim and quantity its values by seed; by seeds and position where
             there is more than one for each. None where the number was not finite.
+        better: of each quantity, which direction is better, ``"higher"`` or ``"lower"``; None where
+            the run does not say.
         pointwise: the log likelihood of each element of its ``posterior.nc``, if it has one.
     """
 
     name: str
     study: str
     config: Mapping[str, Any]
+    method_fields: frozenset[str]
     quantities: Mapping[Quantity, Mapping[Any, float | None]]
+    better: Mapping[Quantity, Cell]
     pointwise: Pointwise | None = None
 
     @property
@@ -80,20 +70,24 @@ class Run:
             except (OSError, json.JSONDecodeError) as error:
                 raise ValueError(
                     f"{folder} should be the folder of a finished run; its {name} cannot be read "
-                    f"({error}): run the study to its end, or mend the path"
+                    f"({error}): run the study to its end, or correct the path"
                 ) from None
-        config = dict(_flat(files["config.json"]["config"]))
+        about, rows = files["config.json"], files["metrics.json"]["rows"]
+        config = dict(_flat(about["config"]))
         seeds = _seeds(config)
-        quantities = {
-            (row["claim"], row["what"]): dict(_by_seed(seeds, row["values"]))
-            for row in files["metrics.json"]["rows"]
-        }
-        study = files["config.json"]["study"]
-        return cls(str(folder), study, config, quantities, Pointwise.read(folder / "posterior.nc"))
+        return cls(
+            name=str(folder),
+            study=about["study"],
+            config=config,
+            method_fields=frozenset(about.get("method_fields", ())),
+            quantities={(r["claim"], r["what"]): dict(_by_seed(seeds, r["values"])) for r in rows},
+            better={(r["claim"], r["what"]): r.get("better") for r in rows},
+            pointwise=Pointwise.read(folder / "posterior.nc"),
+        )
 
     def data(self, may_differ: Collection[str]) -> dict[str, Any]:
-        """Return what says which data the run is about."""
-        skip = METHOD_FIELDS | SEED_FIELDS | frozenset(may_differ)
+        """Return the study and the fields that say which data the run is about."""
+        skip = self.method_fields | SEED_FIELDS | frozenset(may_differ)
         fields = {n: v for n, v in self.config.items() if n.rsplit(".", 1)[-1] not in skip}
         return {"study": self.study, **fields}
 
@@ -109,23 +103,24 @@ def compare_runs(
 
     A quantity with one number for each seed is paired over the seeds that both runs have. One with
     more (a seed on several corpora) is paired number by number if both have the same seeds; its
-    pairs are then not independent, and the interval is too narrow by what they share. So it is with
-    the elements of ``posterior.nc``, which are paired one by one as if they were independent: by
-    leave-one-out, where their likelihood depends on draws of the weights, else by the plain log
-    score (see ``Pointwise``). A difference of log evidences is a log Bayes factor; one of
-    prequential code lengths is minus that of learners that are exact. See ``paired_bootstrap`` for
-    the intervals.
+    pairs are then not independent, and the interval is too narrow. The same holds for the elements
+    of ``posterior.nc``, which are paired one by one as if they were independent: by leave-one-out,
+    where their likelihood depends on draws of the weights, else by the plain log score (see
+    ``Pointwise``). A difference of log evidences is a log Bayes factor; one of prequential code
+    lengths is minus a log Bayes factor if the learners are exact. See ``paired_bootstrap`` for the
+    intervals.
 
     Args:
         folders: of finished runs, the reference first.
-        may_differ: fields of the configuration that may differ though they are not known to be
-            of the method.
+        may_differ: fields of the configuration that may differ though the runs do not name them as
+            fields of the method.
         level: coverage of the intervals.
-        only: parts of the names of the quantities that are asked for; all without.
+        only: compare only quantities whose name contains one of these; all without.
 
     Returns:
         A row for each quantity and each run but the first: the run's mean and the reference's over
-        what is common, their difference with its interval, and the number of pairs.
+        what is common, their difference with its interval, the number of pairs, and which direction
+        of the quantity is better.
 
     Raises:
         ValueError: for fewer than two runs, or the same one twice, runs that are not finished, runs
@@ -194,7 +189,8 @@ def write_comparison(table: Table, reference: str, folder: Path) -> list[Path]:
     short = {path: Path(path).name for path in paths}
     short = short if len(set(short.values())) == len(paths) else {path: path for path in paths}
     rows = [{**row, "run": short[str(row["run"])]} for row in table.records()]
-    figure = plots.comparisons(rows, reference=short[reference])[0].figure
+    better: dict[str, Any] = {str(row["quantity"]): row["better"] for row in rows}
+    figure = plots.comparisons(rows, reference=short[reference], better=better)[0].figure
     assert isinstance(figure, Figure)
     return [*files, plots.save_figure(figure, folder / "figures", "comparison")]
 
@@ -230,7 +226,8 @@ def _paired(
     both = [(a, b) for a, b in pairs if a is not None and b is not None]
     if both:
         first, second = zip(*both, strict=True)
-        yield _row(" ".join(filter(None, quantity)), run.name, first, second, level)
+        what = " ".join(filter(None, quantity))
+        yield _row(what, run.name, first, second, level, reference.better[quantity])
 
 
 def _paired_elements(reference: Run, run: Run, level: float) -> Iterator[tuple[Cell, ...]]:
@@ -240,15 +237,15 @@ def _paired_elements(reference: Run, run: Run, level: float) -> Iterator[tuple[C
         what = f"{ours.criterion}: log p of an element of posterior.nc, taken as independent, nats"
         for who in (ours, theirs):
             if who.worst_k_hat is not None and who.worst_k_hat > LARGEST_K_HAT:
-                what += f" (Pareto k-hat up to {who.worst_k_hat:.2f}: not to be believed)"
-        yield _row(what, run.name, theirs.values.tolist(), ours.values.tolist(), level)
+                what += f" (Pareto k-hat up to {who.worst_k_hat:.2f}: unreliable)"
+        yield _row(what, run.name, theirs.values.tolist(), ours.values.tolist(), level, "higher")
 
 
 def _row(
-    what: str, run: str, first: Sequence[float], second: Sequence[float], level: float
+    what: str, run: str, first: Sequence[float], second: Sequence[float], level: float, better: Cell
 ) -> tuple[Cell, ...]:
     means = (math.fsum(values) / len(first) for values in (first, second))
-    return what, run, *means, *paired_bootstrap(first, second, level=level)
+    return what, run, *means, *paired_bootstrap(first, second, level=level), better
 
 
 def _check_same_data(reference: Run, run: Run, may_differ: Collection[str]) -> None:

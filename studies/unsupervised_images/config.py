@@ -66,6 +66,9 @@ class UnsupervisedImagesConfig(Seeds):
     classifier_batch: int = 64
     classifier_rate: float = 0.002
     classifier_noise: float = 0.5
+    method_fields = frozenset(
+        {"hidden", "epochs", "batch", "rate", "restarts", "em_steps", "label_steps"}
+    )
 
     def __post_init__(self) -> None:
         for name, value in (DIGITS if self.dataset == "digits" else LARGE).items():

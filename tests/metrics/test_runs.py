@@ -2,34 +2,26 @@ import io
 import json
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 from rich.console import Console
 
-from gbi_pyro.metrics.comparison import leave_one_out
+from gbi_pyro import plots
 from gbi_pyro.export.inference_data import to_inference_data
+from gbi_pyro.metrics.comparison import leave_one_out
 from gbi_pyro.metrics.intervals import paired_bootstrap
-from gbi_pyro.metrics.runs import (
-    METHOD_FIELDS,
-    Run,
-    compare_runs,
-    print_comparison,
-    write_comparison,
-)
-from studies.unsupervised.config import UnsupervisedConfig
-from studies.told_or_not.config import FitConfig
-from studies.images.config import ImagesConfig
-from studies.ood.study import OutlierConfig
-from studies.language.config import LanguageConfig
 from gbi_pyro.metrics.log_likelihood import Pointwise
-from studies.core.table import Row
-from studies.core.run_folder import RunFolder
-from studies.toy.config import ToyConfig
+from gbi_pyro.metrics.runs import Run, compare_runs, print_comparison, write_comparison
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.sites import Plate, TaskSite
+from studies.__main__ import STUDIES
+from studies.core.commands import load_study
+from studies.core.run_folder import RunFolder
+from studies.core.table import Row, Target
+from studies.toy.config import ToyConfig
 
 
 @dataclass(frozen=True)
@@ -45,6 +37,7 @@ class Config:
     sigma: float = 0.1
     rate: float = 0.01
     draws: int = 2
+    method_fields: ClassVar[frozenset[str]] = frozenset({"rate", "hidden"})
 
 
 VALUES = {"error": (0.1, 0.2, 0.4), "loss": (1.0, 2.0, 4.0)}
@@ -57,7 +50,7 @@ def write(
     values: dict[str, tuple[float, ...]] | None = None,
 ) -> Path:
     store = RunFolder(folder)
-    store.write_config(study, config or Config())
+    store.write_config(study, config or Config(), {})
     store.write_metrics([Row("T1", n, v) for n, v in (values or VALUES).items()], 1.0)
     return folder
 
@@ -124,7 +117,7 @@ def test_a_field_that_is_no_part_of_the_data_may_differ_if_one_says_so(tmp_path:
         compare_runs([a, b], may_differ=["drawz"])
 
 
-def test_each_run_is_held_against_the_first(tmp_path: Path) -> None:
+def test_each_run_is_compared_with_the_first(tmp_path: Path) -> None:
     runs = [write(tmp_path / n, Config(rate=r)) for n, r in (("a", 1.0), ("b", 2.0), ("c", 3.0))]
     found = compare_runs(runs).records()
     assert [(r["quantity"], Path(str(r["run"])).name) for r in found] == [
@@ -139,7 +132,7 @@ def test_folders_without_a_finished_run_are_named(tmp_path: Path) -> None:
     a = write(tmp_path / "a")
     with pytest.raises(ValueError, match="at least two runs"):
         compare_runs([a])
-    RunFolder(tmp_path / "b").write_config("toy", Config())
+    RunFolder(tmp_path / "b").write_config("toy", Config(), {})
     with pytest.raises(ValueError, match=r"finished run; its metrics.json cannot be read"):
         compare_runs([a, tmp_path / "b"])
     (tmp_path / "b" / "metrics.json").write_text("{")
@@ -147,9 +140,21 @@ def test_folders_without_a_finished_run_are_named(tmp_path: Path) -> None:
         compare_runs([a, tmp_path / "b"])
 
 
-def test_fields_of_the_method_are_fields_of_some_study() -> None:
-    studies = ToyConfig, ImagesConfig, OutlierConfig, LanguageConfig, UnsupervisedConfig, FitConfig
-    assert {f.name for c in studies for f in fields(c)} >= METHOD_FIELDS
+@pytest.mark.parametrize("place", STUDIES.values(), ids=STUDIES)
+def test_fields_of_the_method_are_fields_of_the_configuration(place: str) -> None:
+    config = load_study(place).config_type
+    assert config.method_fields
+    assert {f.name for f in fields(config)} >= config.method_fields
+
+
+def test_a_field_of_the_method_may_differ_also_in_a_nested_configuration(tmp_path: Path) -> None:
+    a, b = write(tmp_path / "a"), write(tmp_path / "b", Config(Inner(hidden=16), rate=0.1))
+    assert len(compare_runs([a, b]).rows) == 2
+    assert Run.read(a).method_fields == {"rate", "hidden"}
+    config = json.loads((b / "config.json").read_text())
+    (b / "config.json").write_text(json.dumps({**config, "method_fields": ["rate"]}))
+    with pytest.raises(ValueError, match=r"differ in inner.hidden \(absent and 16\)"):
+        compare_runs([a, b])
 
 
 def test_a_run_reads_what_a_study_wrote(tmp_path: Path) -> None:
@@ -214,7 +219,7 @@ def test_elements_that_the_draws_saw_are_left_out_one_by_one(
     assert row["quantity"] == f"leave-one-out: {what}"
     assert row["difference"] == pytest.approx((first.values - second.values).mean())
     fixed = with_pointwise(write(tmp_path / "c"), torch.zeros(N))
-    found = compare_runs([a, fixed]).records()  # one criterion is not held against another
+    found = compare_runs([a, fixed]).records()  # one criterion is not compared with another
     assert not [r for r in found if "posterior.nc" in str(r["quantity"])]
 
 
@@ -224,14 +229,12 @@ def to_inference(folder: Path) -> Any:
     return az.from_netcdf(folder / "posterior.nc")
 
 
-def test_leave_one_out_that_cannot_be_believed_says_so(
-    tmp_path: Path, generator: torch.Generator
-) -> None:
+def test_unreliable_leave_one_out_is_named(tmp_path: Path, generator: torch.Generator) -> None:
     heavy = torch.randn(400, N, generator=generator, dtype=torch.float64)
     heavy[:, 0] *= 8  # importance ratios without a mean
     runs = [with_pointwise(write(tmp_path / n), heavy - i) for i, n in enumerate("ab")]
     row = compare_runs(runs).records()[-1]
-    assert "not to be believed" in str(row["quantity"])
+    assert "unreliable" in str(row["quantity"])
 
 
 def test_other_data_under_the_same_configuration_are_refused(tmp_path: Path) -> None:
@@ -296,6 +299,32 @@ def test_a_run_is_not_compared_with_itself(tmp_path: Path) -> None:
     a = write(tmp_path / "a")
     with pytest.raises(ValueError, match="different folders"):
         compare_runs([a, tmp_path / "." / "a"])
+
+
+def test_the_better_direction_is_that_of_the_reference_and_stands_in_the_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [
+        Row.of("T1", "loss", (1.0, 2.0, 4.0), better="lower"),
+        Row.of("T1", "accuracy", (0.5, 0.6, 0.7), Target(0.5, at_least=True)),
+        Row.of("T1", "weights", (10, 11, 12)),
+    ]
+    runs = [write(tmp_path / name) for name in "ab"]
+    for run in runs:
+        RunFolder(run).write_metrics(rows, 1.0)
+        with_pointwise(run, torch.zeros(N))
+    table = compare_runs(runs)
+    better = {str(row["quantity"]).split(":")[0]: row["better"] for row in table.records()}
+    expected = {"T1 loss": "lower", "T1 accuracy": "higher", "T1 weights": None}
+    assert better == {**expected, "held-out": "higher"}
+
+    drawn: list[Any] = []
+    save = plots.save_figure
+    monkeypatch.setattr(plots, "save_figure", lambda f, *to: (drawn.append(f), save(f, *to))[1])
+    write_comparison(table, str(runs[0]), tmp_path / "out")
+    labels = [ax.get_xlabel() for ax in drawn[0].axes]
+    directions = [next((w for w in ("\u2190", "\u2192") if w in label), None) for label in labels]
+    assert directions == ["\u2190", "\u2192", None, "\u2192"]
 
 
 def test_files_and_screen_say_what_the_table_says(tmp_path: Path) -> None:
