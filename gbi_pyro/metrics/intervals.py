@@ -23,7 +23,7 @@ class Interval(NamedTuple):
 
     Attributes:
         mean: over seeds.
-        low: lower end of Student's interval; NaN for one seed.
+        low: lower end of Student's interval; NaN for one seed, or if the mean is not finite.
         high: upper end.
         values: one for each seed, for paired comparisons.
     """

@@ -130,9 +130,11 @@ class Row:
 
     @property
     def sem(self) -> float:
-        """The standard error of the mean; NaN for one seed."""
+        """The standard error of the mean; NaN for one seed, or where the mean is not finite."""
         n = len(self.values)
-        return float(np.std(self.values, ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+        if n == 1 or not math.isfinite(self.mean):
+            return math.nan
+        return float(np.std(self.values, ddof=1) / math.sqrt(n))
 
     @property
     def verdict(self) -> str:
