@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gbi_pyro.logjoint import Passes
 from gbi_pyro.sites import TaskSite, TaskSiteError, unknown_site
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Objective(NamedTuple):
@@ -113,6 +117,62 @@ class TaskPosterior:
             ids = torch.multinomial(flat, n, replacement=True, generator=generator)
             draws[name] = ids.T.reshape((n, *log_prob.shape[:-1]))
         return draws
+
+    def to_dataframe(
+        self, site: str | None = None, *, names: Sequence[str] | None = None
+    ) -> pd.DataFrame:
+        """Return one row for each element of a site, the last plate counting fastest.
+
+        The columns are the index within each plate, called by its name (a dimension of size 1 that
+        no plate declares is left out); ``task``, the most probable task; ``p_0`` .. ``p_{K-1}``,
+        the probabilities; ``entropy``, in nats.
+
+        Args:
+            site: which task site; the only one if there is one.
+            names: K names of the tasks, for ``task`` and the columns ``p_<name>``.
+
+        Raises:
+            TaskSiteError: for an unknown site, or none where there are several.
+            ValueError: for names that are not K different ones, and for a plate that is called like
+                another column.
+
+        >>> from gbi_pyro.sites import Plate
+        >>> log_probs = torch.tensor([[0.75, 0.25], [0.5, 0.5]]).log()
+        >>> site = TaskSite("z", log_probs, (Plate("trial", 2, 2),))
+        >>> q = TaskPosterior({"z": log_probs}, {"z": site}, "example")
+        >>> print(q.to_dataframe(names=["left", "right"]).round(2).to_string(index=False))
+         trial task  p_left  p_right  entropy
+             0 left    0.75     0.25     0.56
+             1 left    0.50     0.50     0.69
+        """
+        import pandas as pd  # late: slow to load
+
+        name = self.site_name(site)
+        where, log_probs = self.sites[name], self.log_probs[name].detach().cpu()
+        *shape, K = log_probs.shape
+        tasks = list(range(K)) if names is None else list(names)
+        if len(tasks) != K or len(set(tasks)) != K:
+            raise ValueError(
+                f"names should be {K} different names, one for each task of {name!r}; got {tasks}"
+            )
+        index = np.unravel_index(np.arange(np.prod(shape, dtype=int)), shape) if shape else ()
+        dims = {
+            dim: steps
+            for dim, plate, size, steps in zip(where.dims, where.plates, shape, index, strict=True)
+            if plate or size > 1
+        }
+        rows = log_probs.reshape(-1, K)
+        columns = {
+            "task": [tasks[k] for k in rows.argmax(-1)],
+            **{f"p_{task}": p.numpy() for task, p in zip(tasks, rows.exp().T, strict=True)},
+            "entropy": entropy(rows).numpy(),
+        }
+        if clash := dims.keys() & columns.keys():
+            raise ValueError(
+                f"a plate of {name!r} should not be called {' or '.join(sorted(clash))}, like "
+                "another column: rename the plate, or give other names"
+            )
+        return pd.DataFrame({**dims, **columns})
 
 
 def entropy(log_probs: Tensor) -> Tensor:

@@ -1,3 +1,5 @@
+"""The library's command line: checking a model, refused input, help and version."""
+
 from importlib.metadata import version
 
 import pytest
@@ -9,7 +11,7 @@ from gbi_pyro.cli import app
 MODELS = """
 import torch, pyro, pyro.distributions as dist
 
-def fit(x):
+def affine(x):
     with pyro.plate("sequence", len(x)):
         z = pyro.sample("z", dist.OneHotCategorical(torch.tensor([0.5, 0.5])), infer={"task": True})
         pyro.sample("x", dist.Normal(z @ torch.tensor([0.2, 0.8]), 0.1), obs=x)
@@ -43,8 +45,8 @@ def invoke(*args):
 
 
 @pytest.mark.parametrize("data", ["data", "one"])
-def test_a_fit_model_passes_the_check(models, data):
-    result = invoke("check", f"{models}:fit", "--data", f"{models}:{data}")
+def test_a_valid_model_passes_the_check(models, data):
+    result = invoke("check", f"{models}:affine", "--data", f"{models}:{data}")
     assert result.exit_code == 0, result.output
     assert "z: task site: K = 2" in result.output
 
@@ -56,9 +58,9 @@ def test_a_task_cut_off_from_the_likelihood_fails_the_check(models):
 
 
 def test_a_model_that_is_not_there_is_an_error_of_usage(models):
-    result = invoke("check", f"{models}:fitt")
+    result = invoke("check", f"{models}:afine")
     assert result.exit_code == 2
-    assert "fit" in result.stderr
+    assert "afine" in result.stderr
 
 
 def test_a_file_is_no_folder_for_results(tmp_path):
@@ -68,6 +70,23 @@ def test_a_file_is_no_folder_for_results(tmp_path):
     assert result.exit_code == 2
     assert "expected a folder" in " ".join(result.stderr.split())
     assert path.read_text() == ""
+
+
+def test_the_help_lists_the_commands_and_what_each_takes():
+    assert {"check", "compare", "--version"} <= set(invoke("--help").output.split())
+    for command, options in {
+        "check": {"MODEL", "--data"},
+        "compare": {"RUNS...", "--out", "--may-differ", "--level", "--only"},
+    }.items():
+        result = invoke(command, "--help")
+        assert result.exit_code == 0
+        assert options <= set(result.output.split())
+
+
+def test_an_unknown_command_is_an_error_of_usage():
+    result = invoke("toy")
+    assert result.exit_code == 2
+    assert "No such command 'toy'" in result.stderr
 
 
 def test_the_version_is_that_of_the_package():

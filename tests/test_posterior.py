@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gbi_pyro import TaskPosterior, TaskSiteError
 from gbi_pyro.posterior import Objective, detached, entropy
-from gbi_pyro.sites import TaskSite
+from gbi_pyro.sites import Plate, TaskSite
 
 
 def posterior_of(**log_probs: Tensor) -> TaskPosterior:
@@ -104,3 +104,79 @@ def test_detached_sites_keep_all_but_the_graph() -> None:
     assert not cut.log_prior.requires_grad
     assert torch.equal(cut.log_prior, log_prior)
     assert cut.dims == ("z_dim_0",)
+
+
+# Data frames
+
+
+def posterior_in_plates(log_probs: Tensor, *plates: str | None) -> TaskPosterior:
+    placed = tuple(
+        Plate(p, n, n) if p else None for p, n in zip(plates, log_probs.shape, strict=False)
+    )
+    return TaskPosterior({"z": log_probs}, {"z": TaskSite("z", log_probs, placed)}, "example")
+
+
+def test_a_data_frame_has_a_row_for_each_element_of_two_plates(generator: torch.Generator) -> None:
+    log_probs = normal(generator, 2, 3, 4).log_softmax(-1)
+    posterior = posterior_in_plates(log_probs, "sequence", "time")
+    frame = posterior.to_dataframe()
+    assert list(frame) == ["sequence", "time", "task", "p_0", "p_1", "p_2", "p_3", "entropy"]
+    assert len(frame) == 6
+    by_element = frame.set_index(["sequence", "time"])
+    for i in range(2):
+        for t in range(3):
+            row = by_element.loc[(i, t)]
+            assert row["task"] == posterior.mode()[i, t]
+            assert row["entropy"] == posterior.entropy()[i, t].item()
+            p = torch.tensor([row[f"p_{k}"] for k in range(4)])
+            torch.testing.assert_close(p.double(), posterior.probs()[i, t])
+
+
+def test_a_data_frame_goes_back_to_the_probabilities(generator: torch.Generator) -> None:
+    log_probs = normal(generator, 5, 2, 3).log_softmax(-1)
+    frame = posterior_in_plates(log_probs.requires_grad_(), "sequence", "time").to_dataframe()
+    p = torch.tensor(frame[["p_0", "p_1", "p_2"]].to_numpy()).reshape(5, 2, 3)
+    torch.testing.assert_close(p, log_probs.detach().exp())
+    torch.testing.assert_close(
+        torch.tensor(frame["task"].to_numpy()).reshape(5, 2), log_probs.argmax(-1)
+    )
+
+
+def test_names_of_tasks_name_columns_and_modes() -> None:
+    log_probs = torch.tensor([[0.1, 0.9], [0.8, 0.2]]).log()
+    frame = posterior_in_plates(log_probs, "trial").to_dataframe("z", names=["rest", "move"])
+    assert list(frame) == ["trial", "task", "p_rest", "p_move", "entropy"]
+    assert list(frame["task"]) == ["move", "rest"]
+
+
+def test_dimensions_of_size_one_without_a_plate_are_left_out() -> None:
+    log_probs = torch.full((3, 1, 2), 0.5).log()
+    assert list(posterior_in_plates(log_probs, "text", None).to_dataframe())[:2] == ["text", "task"]
+    wide = posterior_in_plates(log_probs, None, None).to_dataframe()
+    assert list(wide)[:2] == ["z_dim_0", "task"]
+    assert len(posterior_in_plates(torch.tensor([0.5, 0.5]).log()).to_dataframe()) == 1
+
+
+def test_of_several_sites_one_has_to_be_named() -> None:
+    half = torch.full((2,), 0.5).log()
+    posterior = posterior_of(a=half, b=half)
+    assert len(posterior.to_dataframe("b")) == 1
+    with pytest.raises(TaskSiteError, match=r"2 task sites.*name it"):
+        posterior.to_dataframe()
+
+
+@pytest.mark.parametrize(
+    ("plate", "names", "message"),
+    [
+        ("trial", ["one"], "names should be 2 different names"),
+        ("trial", ["same", "same"], "names should be 2 different names"),
+        ("task", None, "a plate of 'z' should not be called task"),
+        ("p_b", ["a", "b"], "should not be called p_b, like another column"),
+    ],
+)
+def test_columns_of_a_data_frame_have_different_names(
+    plate: str, names: list[str] | None, message: str
+) -> None:
+    posterior = posterior_in_plates(torch.full((3, 2), 0.5).log(), plate)
+    with pytest.raises(ValueError, match=message):
+        posterior.to_dataframe(names=names)

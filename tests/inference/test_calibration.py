@@ -84,7 +84,7 @@ def test_calibration_makes_the_one_step_posterior_exact(
 def test_the_kl_of_the_plain_one_step_is_the_predicted_one(
     sigma: float, predicted: float, generator: torch.Generator
 ) -> None:
-    """DESIGN.md, facts: 3.0 and .14 nats, within rounding and five standard errors."""
+    """The bias is 3.0 and .14 nats, within rounding and five standard errors."""
     model, x = per_sequence(MEANS, sigma), draw(4000, 1, sigma, generator)
     p, q = Enumeration()(model, x).logits(), OneStepGradient()(model, x).logits()
     each = (p.exp() * (p - q)).sum(-1)

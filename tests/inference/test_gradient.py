@@ -75,7 +75,7 @@ def test_a_log_joint_that_is_affine_in_the_task_is_exact(
 
 
 def test_an_affine_head_is_exact_for_any_means(generator: torch.Generator) -> None:
-    """The mixture's log density, plus its spread: linear in q (DESIGN, "Affine heads")."""
+    """The mixture's log density, plus its spread: linear in q."""
     x, means, sigma = normal(generator, 30), FIVE, 0.1
     log_prior = random_log_prior(generator, 5)
 

@@ -23,7 +23,7 @@ F64 = torch.float64
 
 
 def affine_head(means: Tensor, sigma: float, log_prior: Tensor) -> Model:
-    """A Gaussian whose log likelihood is linear in q: E_k log p(x | k) (DESIGN, affine heads)."""
+    """A Gaussian whose log likelihood is linear in q: E_k log p(x | k)."""
 
     def model(x: Tensor) -> None:
         with pyro.plate("sequence", len(x)):
@@ -222,7 +222,7 @@ def test_regulariser_slopes_are_the_derivatives_of_their_formulas(regularizer: A
 
 
 def test_entropy_and_l2_slopes_agree_near_the_middle_only(generator: torch.Generator) -> None:
-    """PAPER.md M6: mean cosines for K = 10 over random logits that sum to zero, of four norms.
+    """Mean cosines for K = 10 over random logits that sum to zero, of four norms.
 
     The quoted values are measurements of unknown size; one unit of their last digit is granted.
     """

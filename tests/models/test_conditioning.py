@@ -400,7 +400,7 @@ def test_every_learned_weight_of_a_sequence_learns(kind: Conditioning, x: Tensor
 def test_one_step_is_exact_where_the_task_enters_after_all_else(
     kind: Conditioning, x: Tensor
 ) -> None:
-    """DESIGN: exact for K = 2, or with the curvature for any K, where the mean is affine in z."""
+    """Exact for K = 2, or with the curvature for any K, where the mean is affine in z."""
     for k, order in ((2, 1), (K, 2)):
         network = sequence(kind, k)
         model = stepwise(network, x)
