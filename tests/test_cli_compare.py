@@ -1,4 +1,4 @@
-"""Runs made and compared from the command line."""
+"""Runs made by the studies' command line and compared by the library's."""
 
 import csv
 import json
@@ -6,23 +6,22 @@ from pathlib import Path
 
 import pytest
 import torch
-import typer
-from click.testing import Result
+from click.testing import CliRunner, Result
 from matplotlib.image import imread
-from typer.testing import CliRunner
+from typer.main import get_command
 
-from gbi_pyro.cli.compare import compare
-from studies.cli_fit import fit
+from gbi_pyro.cli import app
 from gbi_pyro.metrics.runs import compare_runs
-
-app = typer.Typer()
-for command in (fit, compare):
-    app.command()(command)
+from studies.__main__ import app as studies
 
 
-def invoke(*args: str) -> Result:
+def compare(*args: str) -> Result:
+    return CliRunner().invoke(get_command(app), ["compare", *args])
+
+
+def told_or_not(*args: str) -> Result:
     threads = torch.get_num_threads()
-    result = CliRunner().invoke(app, list(args))
+    result = CliRunner().invoke(studies, ["told_or_not", *args])
     torch.set_num_threads(threads)
     return result
 
@@ -33,7 +32,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folders = []
     for task in ("labels", "none", "shuffled"):
         folder = tmp_path_factory.mktemp("runs") / task
-        result = invoke("fit", "--task", task, "--fast", "--out", str(folder))
+        result = told_or_not("--task", task, "--fast", "--out", str(folder))
         assert result.exit_code == 0, result.output
         assert "held-out" in result.output
         folders.append(str(folder))
@@ -42,7 +41,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 def test_from_training_to_table(runs: list[str], tmp_path: Path) -> None:
     out = tmp_path / "compare"
-    result = invoke("compare", *runs, "--out", str(out))
+    result = compare(*runs, "--out", str(out))
     assert result.exit_code == 0, result.output
     table = compare_runs([Path(run) for run in runs])
     read = json.loads((out / "comparison.json").read_text())
@@ -63,7 +62,7 @@ def test_from_training_to_table(runs: list[str], tmp_path: Path) -> None:
 def test_another_reference_gives_other_signs(runs: list[str], tmp_path: Path) -> None:
     outs = [tmp_path / "there", tmp_path / "back"]
     for out, pair in zip(outs, (runs[:2], runs[1::-1]), strict=True):
-        assert invoke("compare", *pair, "--out", str(out)).exit_code == 0
+        assert compare(*pair, "--out", str(out)).exit_code == 0
     there, back = (json.loads((o / "comparison.json").read_text())["rows"] for o in outs)
     for one, other in zip(there, back, strict=True):
         assert one["difference"] == pytest.approx(-other["difference"])
@@ -78,11 +77,11 @@ def test_runs_on_other_data_are_refused_by_the_fields(runs: list[str], tmp_path:
     (other / "config.json").write_text(json.dumps(config))
     (other / "metrics.json").write_bytes((Path(runs[1]) / "metrics.json").read_bytes())
     out = tmp_path / "out"
-    result = invoke("compare", runs[0], str(other), "--out", str(out))
+    result = compare(runs[0], str(other), "--out", str(out))
     assert result.exit_code == 2
     assert "differ in sigma (0.1 and 0.3)" in " ".join(result.stderr.split())
     assert not out.exists()
-    result = invoke("compare", runs[0], str(other), "--may-differ", "sigma", "--out", str(out))
+    result = compare(runs[0], str(other), "--may-differ", "sigma", "--out", str(out))
     assert result.exit_code == 0, result.output
 
 
@@ -94,33 +93,34 @@ def test_runs_on_other_data_are_refused_by_the_fields(runs: list[str], tmp_path:
         (["--only", "perplexity"], "only should be part of the name"),
     ],
 )
-def test_unfit_options_are_said_in_words(
+def test_invalid_options_are_reported_in_words(
     runs: list[str], tmp_path: Path, options: list[str], words: str
 ) -> None:
-    result = invoke("compare", *runs, *options, "--out", str(tmp_path / "out"))
+    result = compare(*runs, *options, "--out", str(tmp_path / "out"))
     assert result.exit_code == 2
     assert words in " ".join(result.stderr.split())
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_without_a_run_is_said_in_words(runs: list[str], tmp_path: Path) -> None:
-    result = invoke("compare", runs[0], str(tmp_path / "nowhere"), "--out", str(tmp_path / "out"))
+def test_a_folder_without_a_run_is_reported_in_words(runs: list[str], tmp_path: Path) -> None:
+    result = compare(runs[0], str(tmp_path / "nowhere"), "--out", str(tmp_path / "out"))
     assert result.exit_code == 2
     assert "should be the folder of a finished run" in " ".join(result.stderr.split())
-    assert invoke("compare", runs[0], "--out", str(tmp_path / "out")).exit_code == 2
-    assert invoke("compare").exit_code == 2
+    assert compare(runs[0], "--out", str(tmp_path / "out")).exit_code == 2
+    assert compare().exit_code == 2
 
 
 def test_only_asks_for_some_quantities(runs: list[str], tmp_path: Path) -> None:
     out = ["--out", str(tmp_path)]
-    result = invoke("compare", *runs, "--only", "prequential", "--only", "squared", *out)
+    result = compare(*runs, "--only", "prequential", "--only", "squared", *out)
     assert result.exit_code == 0
     rows = json.loads((tmp_path / "comparison.json").read_text())["rows"]
     assert len({row["quantity"] for row in rows}) == 2
 
 
-def test_a_kind_that_is_none_is_said_in_words(tmp_path: Path) -> None:
-    result = invoke("fit", "--task", "label", "--out", str(tmp_path / "out"))
+def test_an_unknown_kind_of_network_is_reported_in_words(tmp_path: Path) -> None:
+    result = told_or_not("--task", "label", "--out", str(tmp_path / "out"))
     assert result.exit_code == 2
-    assert "task should be one of labels, none" in " ".join(result.stderr.split())
+    for word in ("'label'", "labels", "none", "shuffled", "unlabelled"):
+        assert word in result.stderr
     assert not (tmp_path / "out").exists()
