@@ -8,7 +8,7 @@ from benchmarks.timing import interleave
 from gbi_pyro import Enumeration, OneStepGradient, relaxed_log_joint
 from gbi_pyro.models.language import LanguageLSTM
 from studies.core.table import Row, Target
-from studies.language.config import NAMED_AFTER, LanguageConfig
+from studies.language.config import JUDGED_AFTER, LanguageConfig
 
 BATCH, CORPORA = 32, 10
 
@@ -16,7 +16,7 @@ BATCH, CORPORA = 32, 10
 def language(repeats: int) -> list[Row]:
     """Compare inference with one run of the model at maximum entropy, without gradient."""
     config, draw = LanguageConfig(), torch.Generator().manual_seed(0)
-    shape = (BATCH, NAMED_AFTER)
+    shape = (BATCH, JUDGED_AFTER)
     words = torch.randint(config.vocabulary_size, shape, generator=draw)
     sizes = (config.vocabulary_size, CORPORA, config.embedding_size, config.hidden_size)
     networks = {
