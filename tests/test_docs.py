@@ -129,7 +129,7 @@ def test_every_figure_of_the_results_has_a_caption_and_every_folder_a_title():
     figures = {(p.parent.name, p.stem) for p in ROOT.glob("results/*/*.png")}
     folders = {(path.parent.name, "title") for path in ROOT.glob("results/*/*.md")}
     captions = {(folder, name) for folder, about in pages.captions().items() for name in about}
-    assert captions == figures | folders
+    assert captions >= figures | folders
 
 
 def test_every_module_and_every_public_name_is_in_the_reference():

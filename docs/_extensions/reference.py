@@ -81,13 +81,15 @@ def part_page(part: str) -> str:
 
 
 def import_lines() -> dict[str, str]:
-    """Return how to import each name, by where it is defined."""
-    found = {
-        name: "from {} import {}".format(*name.rsplit(".", 1))
-        for part in PARTS
-        for module in modules(part)
-        for name in names(module)
-    }
+    """Return the shortest way to import each name, by where it is defined."""
+    found = {}
+    for part in PARTS:
+        package = "gbi_pyro" if part == "core" else f"gbi_pyro.{part}"
+        public = importlib.import_module(package).__all__
+        for module in modules(part):
+            for name in names(module):
+                home, _, short = name.rpartition(".")
+                found[name] = f"from {package if short in public else home} import {short}"
     return found | {full: f"from gbi_pyro import {name}" for name, full in top_names().items()}
 
 
