@@ -11,8 +11,7 @@ from torch import Tensor
 
 from gbi_pyro import Enumeration, TaskSiteError, stepwise
 from gbi_pyro.check import Finding, ModelReport, check_model, load_object
-from gbi_pyro.models.sequence import SequenceLSTM
-from gbi_pyro.models.switching import SwitchingGaussian
+from gbi_pyro.models import SequenceLSTM, SwitchingGaussian
 
 X = torch.tensor([[0.1, 0.4, 0.9], [0.2, 0.2, 0.7]])
 TASK = {"task": True}

@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gbi_pyro.data.batches import balanced_batches, windows
-from gbi_pyro.data.images import DATA_VARIABLE
-from gbi_pyro.data.text import TEXT_FOLDER, load_text
+from gbi_pyro.data import DATA_VARIABLE, balanced_batches, load_text, windows
+from gbi_pyro.data.text import TEXT_FOLDER
 
 REAL = Path(
     os.environ.get(DATA_VARIABLE) or Path(__file__).resolve().parents[2].parent / "shared" / "data"

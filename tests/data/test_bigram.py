@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gbi_pyro.data.bigram import BigramLanguages
-from gbi_pyro.inference.hmm import hmm_posterior
+from gbi_pyro.data import BigramLanguages
+from gbi_pyro.inference import hmm_posterior
 
 SIGMAS = 5.0  # a sound test fails once in two million
 

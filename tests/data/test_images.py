@@ -20,17 +20,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from gbi_pyro.data import formats
-from gbi_pyro.data.formats import IDX_FILES, PUBLISHED, CifarSet, IdxSet, read_cifar, read_idx
-from gbi_pyro.data.images import (
+from gbi_pyro.data import (
     DATA_VARIABLE,
     DATASETS,
     Images,
     ImageSets,
     flip_vertical,
+    formats,
     load_images,
     normalise_each,
+    read_cifar,
+    read_idx,
 )
+from gbi_pyro.data.formats import IDX_FILES, PUBLISHED, CifarSet, IdxSet
 
 REAL = Path(
     os.environ.get(DATA_VARIABLE) or Path(__file__).resolve().parents[2].parent / "shared" / "data"

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gbi_pyro.data.switching import (
+from gbi_pyro.data import (
     BlockLaw,
     BoundedBlocks,
     FixedBlocks,
@@ -13,7 +13,7 @@ from gbi_pyro.data.switching import (
     Stream,
     SwitchingStream,
 )
-from gbi_pyro.inference.hmm import HMMPosterior, hmm_posterior, hsmm_posterior
+from gbi_pyro.inference import HMMPosterior, hmm_posterior, hsmm_posterior
 
 LAWS = [GeometricBlocks(0.1), FixedBlocks(7), BoundedBlocks(3, 12, 0.2)]
 SIGMAS = 5.0  # a sound test fails once in two million

@@ -12,12 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from gbi_pyro.data.images import DATA_VARIABLE
-from gbi_pyro.data.text import (
-    END,
-    SPLITS,
-    TEXT_FOLDER,
-    UNKNOWN,
+from gbi_pyro.data import (
+    DATA_VARIABLE,
     CorpusText,
     TextSets,
     Vocabulary,
@@ -26,6 +22,7 @@ from gbi_pyro.data.text import (
     read_corpora,
     words,
 )
+from gbi_pyro.data.text import END, SPLITS, TEXT_FOLDER, UNKNOWN
 
 REAL = Path(
     os.environ.get(DATA_VARIABLE) or Path(__file__).resolve().parents[2].parent / "shared" / "data"

@@ -19,8 +19,7 @@ from pyro_models import TASK
 from torch import Tensor
 
 from gbi_pyro import to_inference_data
-from gbi_pyro.export.given_draws import GivenDraws
-from gbi_pyro.export.inference_data import save_inference_data
+from gbi_pyro.export import GivenDraws, save_inference_data
 
 # Few draws: ArviZ then warns from a lower k-hat on than the bar.
 pytestmark = pytest.mark.filterwarnings("ignore:Estimated shape parameter of Pareto")

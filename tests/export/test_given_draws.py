@@ -14,7 +14,7 @@ from pyro_models import TASK, brute_force
 from torch import Tensor
 
 from gbi_pyro import Enumeration, TaskSiteError
-from gbi_pyro.export.given_draws import GivenDraws
+from gbi_pyro.export import GivenDraws
 
 PRIOR = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
 

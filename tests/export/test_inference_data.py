@@ -25,8 +25,8 @@ from gbi_pyro import (
     TaskSiteError,
     hmm_posterior,
 )
-from gbi_pyro.data.switching import SwitchingStream
-from gbi_pyro.export.inference_data import save_inference_data, to_inference_data
+from gbi_pyro.data import SwitchingStream
+from gbi_pyro.export import save_inference_data, to_inference_data
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.sites import Plate, TaskSite
 

@@ -11,7 +11,7 @@ from pyro.infer import SVI, Importance, Predictive, Trace_ELBO, TraceEnum_ELBO, 
 from torch import Tensor
 
 from gbi_pyro import AutoTaskGuide, Enumeration, OneStepGradient
-from gbi_pyro.models.sequence import SequenceLSTM
+from gbi_pyro.models import SequenceLSTM
 
 F64 = torch.float64
 Model = Callable[..., Any]

@@ -11,9 +11,9 @@ from scipy.stats import chi2
 from torch import Tensor, nn
 
 from gbi_pyro import BayesFilter, Enumeration, OneStepGradient, TaskSiteError
-from gbi_pyro.inference.centroid import NearestCentroid, fit_centroids
+from gbi_pyro.inference import NearestCentroid, fit_centroids
 from gbi_pyro.logjoint import Passes
-from gbi_pyro.metrics.agreement import kl
+from gbi_pyro.metrics import kl
 
 F64 = torch.float64
 SIGMA = 0.7

@@ -14,16 +14,9 @@ from gbi_pyro import (
     hsmm_posterior,
     stepwise,
 )
-from gbi_pyro.data.switching import (
-    BlockLaw,
-    BoundedBlocks,
-    FixedBlocks,
-    GeometricBlocks,
-    SwitchingStream,
-)
-from gbi_pyro.inference.hmm import HMMPosterior
-from gbi_pyro.models.sequence import SequenceLSTM
-from gbi_pyro.models.switching import SwitchingGaussian
+from gbi_pyro.data import BlockLaw, BoundedBlocks, FixedBlocks, GeometricBlocks, SwitchingStream
+from gbi_pyro.inference import HMMPosterior
+from gbi_pyro.models import SequenceLSTM, SwitchingGaussian
 
 F64 = torch.float64
 Infer = Enumeration | OneStepGradient

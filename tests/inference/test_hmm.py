@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gbi_pyro.inference.hmm import HMMPosterior, hmm_posterior, hsmm_posterior
+from gbi_pyro.inference import HMMPosterior, hmm_posterior, hsmm_posterior
 
 Chain = tuple[Tensor, Tensor, Tensor]
 Paths = tuple[Tensor, Tensor]  # every path of tasks, (N, T), and its log prior probability, (N,)

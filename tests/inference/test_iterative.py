@@ -16,7 +16,7 @@ from gbi_pyro import (
     relaxed_log_joint,
 )
 from gbi_pyro.logjoint import Passes
-from gbi_pyro.models.sequence import SequenceLSTM
+from gbi_pyro.models import SequenceLSTM
 
 Model = Callable[..., Any]
 F64 = torch.float64

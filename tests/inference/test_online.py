@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from gbi_pyro import OnlineGradient
-from gbi_pyro.inference.online import OnlineRun
-from gbi_pyro.models.sequence import SequenceLSTM, SequenceLSTMStack
+from gbi_pyro.inference import OnlineRun
+from gbi_pyro.models import SequenceLSTM, SequenceLSTMStack
 
 F64 = torch.float64
 

@@ -12,9 +12,9 @@ from scipy.stats import chi2
 from torch import Tensor, nn
 
 from gbi_pyro import AutoTaskGuide, BayesFilter, Enumeration, TaskPosterior, TaskSiteError
-from gbi_pyro.inference.recogniser import Recogniser, dream, forward_kl_loss, reverse_kl_loss
+from gbi_pyro.inference import Recogniser, dream, forward_kl_loss, reverse_kl_loss
 from gbi_pyro.logjoint import Passes
-from gbi_pyro.metrics.agreement import kl
+from gbi_pyro.metrics import kl
 from gbi_pyro.sites import TaskSite
 
 F64 = torch.float64

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gbi_pyro import Enumeration, OneStepGradient, TaskSiteError, clamp_tasks, stepwise
 from gbi_pyro.logjoint import Passes
-from gbi_pyro.models.sequence import LSTMState, SequenceLSTM
+from gbi_pyro.models import LSTMState, SequenceLSTM
 
 F64 = torch.float64
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gbi_pyro.learning.collapse import dwell_times, find_collapse, report_collapse
+from gbi_pyro.learning import dwell_times, find_collapse, report_collapse
 
 
 def scores(means: list[float], x: Tensor, sigma: float = 0.1) -> Tensor:

@@ -21,11 +21,9 @@ from gbi_pyro import (
     TaskSiteError,
     stepwise,
 )
-from gbi_pyro.data.switching import SwitchingStream
-from gbi_pyro.learning.collapse import CollapseWarning
-from gbi_pyro.learning.em import GradientEM
-from gbi_pyro.learning.task_prior import TaskChain, TaskPrior
-from gbi_pyro.models.sequence import SequenceLSTM
+from gbi_pyro.data import SwitchingStream
+from gbi_pyro.learning import CollapseWarning, GradientEM, TaskChain, TaskPrior
+from gbi_pyro.models import SequenceLSTM
 
 F64 = torch.float64
 MEANS = {2: (0.2, 0.8), 3: (0.1, 0.5, 0.9), 5: (0.1, 0.3, 0.5, 0.7, 0.9)}

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from gbi_pyro.learning.labels import check_labels, clamp_log_likelihoods, match_labels
+from gbi_pyro.learning import clamp_log_likelihoods, match_labels
+from gbi_pyro.sites import check_labels
 
 
 def test_a_known_task_excludes_the_others_and_an_unknown_one_none(

@@ -5,9 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from gbi_pyro import Enumeration, GradientEM, OneStepGradient, TaskPrior
-from gbi_pyro.learning.collapse import CollapseWarning
+from gbi_pyro.learning import CollapseWarning, choose_num_tasks, one_standard_error
 from gbi_pyro.learning.em import Infer
-from gbi_pyro.learning.num_tasks import choose_num_tasks, one_standard_error
 
 
 def test_the_smallest_number_within_one_standard_error_is_chosen() -> None:

@@ -11,12 +11,9 @@ from pyro_models import TASK, normal
 from torch import Tensor, nn
 
 from gbi_pyro import Enumeration, OneStepGradient, TaskPosterior, hmm_posterior
-from gbi_pyro.data.switching import SwitchingStream
-from gbi_pyro.learning.collapse import CollapseWarning
-from gbi_pyro.learning.labels import match_labels
-from gbi_pyro.learning.online_em import OnlineEM
-from gbi_pyro.learning.task_prior import TaskChain
-from gbi_pyro.models.sequence import SequenceLSTM
+from gbi_pyro.data import SwitchingStream
+from gbi_pyro.learning import CollapseWarning, OnlineEM, TaskChain, match_labels
+from gbi_pyro.models import SequenceLSTM
 
 F64 = torch.float64
 

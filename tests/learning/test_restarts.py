@@ -8,11 +8,8 @@ from pyro_models import TASK
 from torch import Tensor, nn
 
 from gbi_pyro import Enumeration
-from gbi_pyro.data.switching import SwitchingStream
-from gbi_pyro.learning.collapse import CollapseWarning
-from gbi_pyro.learning.em import GradientEM
-from gbi_pyro.learning.labels import match_labels
-from gbi_pyro.learning.restarts import best_of, window_labels
+from gbi_pyro.data import SwitchingStream
+from gbi_pyro.learning import CollapseWarning, GradientEM, best_of, match_labels, window_labels
 
 TRUTH = (0.1, 0.5, 0.9)
 

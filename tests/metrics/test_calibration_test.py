@@ -7,8 +7,7 @@ import torch
 from scipy.stats import binom, chi2
 from torch import Tensor
 
-from gbi_pyro.metrics.calibration_test import calibration_test
-from gbi_pyro.metrics.recalibration import temper
+from gbi_pyro.metrics import calibration_test, temper
 
 
 def forecasts(

@@ -11,8 +11,8 @@ from pyro_models import TASK
 from torch import Tensor
 
 from gbi_pyro import Enumeration, to_inference_data
-from gbi_pyro.export.given_draws import GivenDraws
-from gbi_pyro.metrics.comparison import Score, compare_models, leave_one_out
+from gbi_pyro.export import GivenDraws
+from gbi_pyro.metrics import Score, compare_models, leave_one_out
 
 PRIOR = torch.tensor([0.3, 0.7], dtype=torch.float64)
 

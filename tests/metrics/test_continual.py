@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gbi_pyro.metrics.continual import Continual, continual_learning
+from gbi_pyro.metrics import Continual, continual_learning
 
 R = np.array([[0.9, 0.4, 0.2], [0.7, 0.8, 0.3], [0.8, 0.5, 0.6]])
 B = np.array([0.1, 0.2, 0.3])

@@ -6,8 +6,7 @@ import math
 import pytest
 import torch
 
-from gbi_pyro.metrics.credible import credible_coverage, credible_set
-from gbi_pyro.metrics.recalibration import temper
+from gbi_pyro.metrics import credible_coverage, credible_set, temper
 
 
 @pytest.mark.parametrize("level", [0.1, 0.5, 0.9, 0.999])

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gbi_pyro.metrics.decomposition import brier_decomposition
-from gbi_pyro.metrics.scores import brier
+from gbi_pyro.metrics import brier, brier_decomposition
 
 
 def few_valued(generator: torch.Generator, n: int) -> tuple[Tensor, Tensor]:

@@ -19,9 +19,8 @@ from gbi_pyro import (
     TaskSiteError,
     find_task_sites,
 )
-from gbi_pyro.metrics.agreement import kl
-from gbi_pyro.metrics.importance import effective_share, importance_correction
-from gbi_pyro.models.sequence import SequenceLSTM
+from gbi_pyro.metrics import effective_share, importance_correction, kl
+from gbi_pyro.models import SequenceLSTM
 
 F64 = torch.float64
 

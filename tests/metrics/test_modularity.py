@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gbi_pyro.metrics.modularity import (
-    THRESHOLDS,
+from gbi_pyro.metrics import (
     linear_cka,
     normalised_task_variance,
     shared_unit_ratio,
@@ -14,6 +13,7 @@ from gbi_pyro.metrics.modularity import (
     task_information,
     task_variance,
 )
+from gbi_pyro.metrics.modularity import THRESHOLDS
 
 # Units: engaged in both tasks, in the first only, in the second only, in neither (constant).
 A = torch.tensor([[0.0, 1.0, 0.5, 0.7], [1.0, -1.0, 0.5, 0.7], [0.0, 1.0, 0.5, 0.7]])

@@ -9,13 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from gbi_pyro.data.switching import GeometricBlocks, SwitchingStream
-from gbi_pyro.inference.hmm import hmm_posterior
-from gbi_pyro.metrics.prequential import (
-    SwitchingMeans,
-    fewest_nats,
-    prequential_code,
-)
+from gbi_pyro.data import GeometricBlocks, SwitchingStream
+from gbi_pyro.inference import hmm_posterior
+from gbi_pyro.metrics import SwitchingMeans, fewest_nats, prequential_code
 
 COARSE = tuple(i / 10 for i in range(-4, 15))
 

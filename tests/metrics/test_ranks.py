@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gbi_pyro.metrics.ranks import rank_histogram
+from gbi_pyro.metrics import rank_histogram
 
 
 @pytest.fixture

@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from gbi_pyro.metrics.recalibration import temper
-from gbi_pyro.metrics.reliability import (
+from gbi_pyro.metrics import (
     ReliabilityTable,
+    accuracy,
     classwise_calibration_error,
+    expected_calibration_error,
     reliability_table,
+    temper,
 )
-from gbi_pyro.metrics.scores import accuracy, expected_calibration_error
 
 STRATEGIES = ("width", "mass")
 

@@ -18,9 +18,8 @@ from gbi_pyro import (
     calibrate,
     stepwise,
 )
-from gbi_pyro.metrics.reliability import reliability_table
-from gbi_pyro.metrics.sbc import SBCResult, check_sbc, run_sbc
-from gbi_pyro.models.sequence import SequenceLSTM
+from gbi_pyro.metrics import SBCResult, check_sbc, reliability_table, run_sbc
+from gbi_pyro.models import SequenceLSTM
 
 ONE = (torch.zeros(1),)
 

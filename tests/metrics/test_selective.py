@@ -5,9 +5,7 @@ import itertools
 import pytest
 import torch
 
-from gbi_pyro.metrics.recalibration import temper
-from gbi_pyro.metrics.scores import accuracy
-from gbi_pyro.metrics.selective import risk_coverage
+from gbi_pyro.metrics import accuracy, risk_coverage, temper
 
 
 def test_at_full_coverage_the_risk_is_the_error(generator: torch.Generator) -> None:

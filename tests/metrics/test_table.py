@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gbi_pyro.metrics.table import Table
+from gbi_pyro.metrics import Table
 
 TABLE = Table(
     "nats",

@@ -3,7 +3,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from gbi_pyro.metrics.task_use import linear_probe, task_gain
+from gbi_pyro.metrics import linear_probe, task_gain
 
 
 def model_with(weight):

@@ -13,17 +13,18 @@ from gbi_pyro import (
     relaxed_log_joint,
     stepwise,
 )
-from gbi_pyro.models.conditioning import (
+from gbi_pyro.models import (
     CONDITIONERS,
+    ConditionedAutoencoder,
     Conditioner,
     Conditioning,
     Hypernetwork,
+    SequenceLSTM,
+    SequenceLSTMStack,
     make_conditioner,
     parameter_count,
     width_for,
 )
-from gbi_pyro.models.image import ConditionedAutoencoder
-from gbi_pyro.models.sequence import SequenceLSTM, SequenceLSTMStack
 
 F64 = torch.float64
 F, K, OUT = 4, 3, 6

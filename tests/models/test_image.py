@@ -19,14 +19,17 @@ from gbi_pyro import (
     find_task_sites,
     relaxed_log_joint,
 )
-from gbi_pyro.models.affine_head import AffineHeadAutoencoder, PCABasis, mix, pca_basis
-from gbi_pyro.models.image import (
+from gbi_pyro.models import (
+    AffineHeadAutoencoder,
     ConditionedAutoencoder,
     ConditionedDecoder,
     EncoderClassifier,
     ImageModel,
+    IsotropicNormal,
+    PCABasis,
+    pca_basis,
 )
-from gbi_pyro.models.layers import IsotropicNormal
+from gbi_pyro.models.affine_head import mix
 
 F64 = torch.float64
 N, K, R = 5, 3, 4

@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from gbi_pyro import BayesFilter, Enumeration, OneStepGradient, clamped_loss, stepwise
-from gbi_pyro.models.conditioning import CONDITIONERS, Conditioning
-from gbi_pyro.models.language import START, LanguageLSTM
-from gbi_pyro.models.words import Words
+from gbi_pyro.models import CONDITIONERS, Conditioning, LanguageLSTM, Words
+from gbi_pyro.models.language import START
 
 V, K, SEQUENCES, STEPS = 11, 3, 4, 6
 

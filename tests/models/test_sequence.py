@@ -17,8 +17,8 @@ from gbi_pyro import (
     relaxed_log_joint,
     stepwise,
 )
-from gbi_pyro.data.switching import SwitchingStream
-from gbi_pyro.models.sequence import LSTMState, SequenceLSTM, SequenceLSTMStack
+from gbi_pyro.data import SwitchingStream
+from gbi_pyro.models import LSTMState, SequenceLSTM, SequenceLSTMStack
 
 F64 = torch.float64
 

@@ -14,7 +14,7 @@ from gbi_pyro import (
     find_task_sites,
     relaxed_log_joint,
 )
-from gbi_pyro.models.switching import SwitchingGaussian
+from gbi_pyro.models import SwitchingGaussian
 
 F64 = torch.float64
 MEANS = torch.tensor([0.2, 0.5, 0.9], dtype=F64)
