@@ -1,7 +1,9 @@
-"""The language study on tiny networks: what it computes is checked against brute force."""
+"""The language study on tiny networks: what it computes is compared with brute force."""
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import arviz as az
 import numpy as np
@@ -9,79 +11,67 @@ import pytest
 import torch
 
 from gbi_pyro import Enumeration, relaxed_log_joint
-from gbi_pyro.data.text import CorpusText
-from studies.language import adaptation, identify
+from studies.core.runner import num_stages, run
+from studies.language import adaptation, identify, study
 from studies.language.config import LanguageConfig
-from studies.language.rows import words_to_reach
-from studies.language.study import KINDS, num_stages, run
+from studies.language.study import LanguageStudy
+from studies.language.table import words_to_reach
 from studies.language.texts import (
+    Texts,
     bigram_texts,
-    corpora_texts,
+    choose_sets,
+    folder_of_corpora,
+    read_texts,
     stationary,
+    texts_checksum,
     windows_of_each,
 )
-from studies.language.training import (
-    PAPER,
-    PLAIN,
-    Trained,
-    build,
-    train,
-)
+from studies.language.training import NETWORKS, PAPER, PLAIN, Curve, build, train
 
-TINY = LanguageConfig(
-    jobs=1,
-    draws=1,
-    draw_size=2,
-    leave_one_out=True,
-    vocabulary_size=30,
-    embedding_size=6,
-    hidden_size=8,
-    length=10,
-    updates=4,
-    updates_all=4,
-    updates_without_one=4,
-    every=2,
-    lengths=(1, 20),
-    fit_windows=10,
-    judge_windows=20,
-    iterative_steps=2,
-    piece=10,
-    pieces=6,
-    adaptation_words=(20,),
-)
+TINY = LanguageConfig(draws=1, draw_size=2, leave_one_out=True).fast()
 
 
 @pytest.fixture(scope="module")
-def corpora() -> tuple[CorpusText, ...]:
-    """Three corpora that like different words."""
-    draw = np.random.default_rng(0)
-
-    def text(k: int, length: int) -> tuple[str, ...]:
-        words = np.array([f"w{i}" for i in range(25)])
+def corpora(tmp_path_factory) -> Path:
+    """A folder of three corpora, each with words of its own that are frequent."""
+    draw, folder = np.random.default_rng(0), tmp_path_factory.mktemp("corpora")
+    words = np.array([f"w{i}" for i in range(25)])
+    for k, name in enumerate(("chat", "mail", "news")):
         weights = 1.0 + 5.0 * (np.arange(25) % 3 == k)
-        return tuple(draw.choice(words, length, p=weights / weights.sum()))
+        for split, lines in (("train", 200), ("dev", 90), ("test", 90)):
+            drawn = draw.choice(words, (lines, 9), p=weights / weights.sum())
+            (folder / split).mkdir(exist_ok=True)
+            text = "".join(" ".join(line) + "\n" for line in drawn)  # ten tokens with its end
+            (folder / split / f"{name}.txt").write_text(text)
+    return folder
 
-    return tuple(
-        CorpusText(name, text(k, 2000), text(k, 900), text(k, 900))
-        for k, name in enumerate(("chat", "mail", "news"))
-    )
+
+@pytest.fixture(scope="module")
+def texts(corpora) -> Texts:
+    """Two of the corpora."""
+    return read_texts(TINY, corpora, choose_sets(TINY, corpora)[0])
 
 
 @pytest.fixture(scope="module")
 def finished(corpora, tmp_path_factory):
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("language")
-    stages = []
-    return run(TINY, corpora_texts(TINY, corpora), folder, stages.append), folder, stages
+    stages: list[str] = []
+    return run(LanguageStudy(TINY, corpora), folder, progress=stages.append), folder, stages
+
+
+def make(texts: Texts, kind: str):
+    return build(TINY, len(texts.sets.vocabulary), texts.num_tasks, kind, 0)
 
 
 def test_the_study_writes_what_it_found(finished):
     results, folder, _ = finished
     rows = json.loads((folder / "metrics.json").read_text())["rows"]
     assert len(rows) == len(results.rows)
-    assert [r["what"] for r in rows if r["verdict"]] == [r.what for r in results.bars]
+    assert [r["what"] for r in rows if r["verdict"]] == [r.what for r in results.targets]
     assert all(path.exists() for path in results.figures)
-    assert {path.stem for path in results.figures} >= {"learning-2-corpora", "stream"}
+    figures = {"learning-2-corpora", "learning-3-corpora", "adaptation", "stream"}
+    assert {path.stem for path in results.figures} == figures
     data = az.from_netcdf(folder / "posterior.nc")
     assert data.task_probs["z"].dims[:1] == ("sequence",)
     np.testing.assert_allclose(data.task_probs["z"].sum("z_task"), 1, atol=1e-5)
@@ -90,11 +80,11 @@ def test_the_study_writes_what_it_found(finished):
 
 def test_every_stage_is_reported(finished, corpora):
     _, _, stages = finished
-    assert len(stages) == num_stages(TINY, corpora_texts(TINY, corpora))
+    assert len(stages) == num_stages(LanguageStudy(TINY, corpora))
 
 
 def test_every_corpus_is_left_out_once_and_every_way_compared(finished):
-    results, folder, _ = finished
+    _, folder, _ = finished
     ways = json.loads((folder / "adaptation.json").read_text())["ways"]
     assert {w["corpus"] for w in ways} == {"chat", "mail", "news"}
     found = {(w["network"], w["method"], w["words"]) for w in ways}
@@ -104,7 +94,7 @@ def test_every_corpus_is_left_out_once_and_every_way_compared(finished):
         *((PAPER, method, 20) for method in moved),
         *((PLAIN, method, 20) for method in (adaptation.INPUT, adaptation.FINE_TUNED)),
     }
-    assert len(ways) == len(results.adapted) == 3 * len(found)
+    assert len(ways) == 3 * len(found)
     table = (folder / "adaptation.md").read_text().splitlines()
     assert len(table) == 4 + len(found)  # two of words, two of headings
     before = {(w["corpus"], w["network"]): w["loss"] for w in ways if not w["words"]}
@@ -114,37 +104,69 @@ def test_every_corpus_is_left_out_once_and_every_way_compared(finished):
         assert w["gain"] == pytest.approx(start - w["loss"], abs=1e-5)
 
 
-def test_an_interrupted_training_ends_with_the_same_weights_and_curve(corpora, tmp_path):
-    (texts, *_) = corpora_texts(TINY, corpora)
-    whole = train(TINY, texts, PAPER, 0, tmp_path / "whole")
+def test_a_second_run_reuses_every_unit_and_more_seeds_measure_only_the_new_ones(
+    finished, corpora, monkeypatch
+):
+    results, folder, _ = finished
+    trained: list[tuple[str, int]] = []
+
+    def counted(config, texts, kind, seed, checkpoints):
+        trained.append((texts.name, seed))
+        return train(config, texts, kind, seed, checkpoints)
+
+    monkeypatch.setattr(study, "train", counted)
+    again = run(LanguageStudy(TINY, corpora), folder)
+    assert trained == []
+    for row, first in zip(again.rows, results.rows, strict=True):
+        np.testing.assert_array_equal(row.values, first.values)
+    run(LanguageStudy(replace(TINY, seeds=2), corpora), folder)
+    assert {seed for _, seed in trained} == {1}
+    assert {name for name, _ in trained} == {c.name for c in choose_sets(TINY, corpora)}
+
+
+def test_other_words_under_the_same_names_are_measured_anew(finished, corpora, tmp_path):
+    words = LanguageStudy(TINY, corpora).inputs()
+    texts_checksum.cache_clear()
+    folder_of_corpora.cache_clear()
+    shutil.copytree(corpora, tmp_path / "corpora")
+    assert LanguageStudy(TINY, tmp_path / "corpora").inputs() == words
+    texts_checksum.cache_clear()
+    folder_of_corpora.cache_clear()
+    with (tmp_path / "corpora" / "dev" / "mail.txt").open("a") as file:
+        file.write("w1\n")
+    assert LanguageStudy(TINY, tmp_path / "corpora").inputs() != words
+
+
+def test_an_interrupted_training_ends_with_the_same_weights_and_curve(texts, tmp_path):
+    whole, curve = train(TINY, texts, PAPER, 0, tmp_path / "whole")
     shorter = replace(texts, updates=2)
     train(TINY, shorter, PAPER, 0, tmp_path / "parts")
-    taken_up = train(TINY, texts, PAPER, 0, tmp_path / "parts")
-    for name, value in whole.network.state_dict().items():
-        assert torch.equal(value, taken_up.network.state_dict()[name])
-    np.testing.assert_array_equal(whole.test, taken_up.test)
-    np.testing.assert_array_equal(whole.words, taken_up.words)
+    resumed, resumed_curve = train(TINY, texts, PAPER, 0, tmp_path / "parts")
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name])
+    np.testing.assert_array_equal(curve.test, resumed_curve.test)
+    np.testing.assert_array_equal(curve.words, resumed_curve.words)
+    without_checkpoints, _ = train(TINY, texts, PAPER, 0, None)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, without_checkpoints.state_dict()[name])
 
 
-def test_the_losses_of_told_and_plain_networks_are_of_the_words_alone(corpora, tmp_path):
+def test_the_losses_of_conditioned_and_plain_networks_are_of_the_words_alone(texts):
     """The log prior of the task, which training descends too, is no loss of words."""
-    (texts, *_) = corpora_texts(TINY, corpora)
-    at_first = [train(TINY, replace(texts, updates=2), k, 0, tmp_path) for k in (PLAIN, PAPER)]
-    for trained in at_first:  # the weights hardly moved: every word is about as likely
-        assert trained.train[0] == pytest.approx(np.log(27), abs=0.2)
+    for kind in (PLAIN, PAPER):  # the weights hardly moved: every word is about as likely
+        _, curve = train(TINY, replace(texts, updates=2), kind, 0, None)
+        assert curve.train[0] == pytest.approx(np.log(27), abs=0.2)
 
 
-def test_enumeration_of_prefixes_is_enumeration(corpora):
-    (texts, *_) = corpora_texts(TINY, corpora)
-    network = build(TINY, texts, PAPER, 0)
+def test_enumeration_of_prefixes_is_enumeration(texts):
+    network = make(texts, PAPER)
     tokens, _ = windows_of_each(texts.sets.test, 5, 7, seed=0)
     for n, q in identify.enumerate_prefixes(network, tokens, (1, 4)).items():
         found = Enumeration()(network, tokens[:, :n]).logits().squeeze(1).double()
         torch.testing.assert_close(q, found, atol=1e-5, rtol=1e-5)
 
 
-def test_naive_bayes_by_hand(corpora):
-    (texts, *_) = corpora_texts(TINY, corpora)
+def test_naive_bayes_by_hand(texts):
     tokens, _ = windows_of_each(texts.sets.test, 5, 7, seed=0)
     dev, _ = windows_of_each(texts.sets.dev, 5, 7, seed=0)
     found = identify.naive_bayes(texts, dev, tokens, (3,))[3]
@@ -169,7 +191,7 @@ def test_windows_of_each_weigh_corpora_alike_and_overlap_only_in_short_texts():
 
 def test_any_window_of_the_bigram_texts_has_the_law_of_their_exact_posterior():
     """p T = p; and the posterior of texts that begin anywhere is calibrated."""
-    texts = bigram_texts(TINY)
+    texts = bigram_texts(TINY.updates_all)
     assert texts.exact is not None
     tokens, labels = windows_of_each(texts.sets.test, 8, 1000, seed=0)
     q = texts.exact(tokens)[:, -1].exp()
@@ -186,17 +208,16 @@ def test_stationary_distributions_stay():
     torch.testing.assert_close((p.unsqueeze(1) @ transition).squeeze(1), p)
 
 
-def test_words_to_reach_a_level_lie_on_the_line_between_two_looks():
+def test_words_to_reach_a_level_lie_on_the_line_between_two_measurements():
     words, test = np.array([10.0, 20.0, 30.0]), np.array([3.0, 2.0, 1.0])
-    trained = Trained(torch.nn.Module(), words, test, test)  # type: ignore[arg-type]
-    assert words_to_reach(trained, 1.5) == pytest.approx(25)
-    assert words_to_reach(trained, 3.0) == 10
-    assert words_to_reach(trained, 0.5) == np.inf
+    curve = Curve(words, test, test)
+    assert words_to_reach(curve, 1.5) == pytest.approx(25)
+    assert words_to_reach(curve, 3.0) == 10
+    assert words_to_reach(curve, 0.5) == np.inf
 
 
-def test_one_task_for_all_windows_scores_them_together(corpora):
-    (texts, *_) = corpora_texts(TINY, corpora)
-    network = build(TINY, texts, PAPER, 0).double()
+def test_one_task_for_all_windows_scores_them_together(texts):
+    network = make(texts, PAPER).double()
     tokens, _ = windows_of_each(texts.sets.test, 5, 3, seed=0)
     z = torch.tensor([0.3, 0.7], dtype=torch.float64)
     joint = relaxed_log_joint(adaptation.one_task(network), {"z": z}, tokens)
@@ -204,9 +225,8 @@ def test_one_task_for_all_windows_scores_them_together(corpora):
     torch.testing.assert_close(joint.likelihood, each.sum())
 
 
-def test_a_vector_beside_every_word_is_a_bias_of_the_input(corpora):
-    (texts, *_) = corpora_texts(TINY, corpora)
-    plain, tokens = build(TINY, texts, PLAIN, 0), texts.sets.test[0][:12].reshape(2, 6)
+def test_a_vector_beside_every_word_is_a_bias_of_the_input(texts):
+    plain, tokens = make(texts, PLAIN), texts.sets.test[0][:12].reshape(2, 6)
     vector = torch.linspace(-1, 1, TINY.embedding_size)
     found = adaptation._beside(plain, vector, tokens)
     with torch.no_grad():
@@ -215,12 +235,34 @@ def test_a_vector_beside_every_word_is_a_bias_of_the_input(corpora):
     assert not plain.embedding._forward_hooks
 
 
-def test_all_kinds_are_trained(finished):
+def test_all_kinds_of_network_are_trained(finished):
     results, folder, _ = finished
     stems = {p.stem for p in (folder / "checkpoints").glob("*.safetensors")}
-    for kind in KINDS:
+    for kind in NETWORKS:
         assert f"all-3-{kind}-0".replace(" ", "-") in stems
-    assert results.bars
+    assert results.targets
+
+
+def test_the_posterior_of_bigrams_is_compared_with_the_exact_one(tmp_path):
+    results = run(LanguageStudy(LanguageConfig().fast()), tmp_path)
+    (record,) = results.found["bigrams"]
+    for found in record.identified.values():
+        assert set(found.kl) == {identify.ENUMERATION, identify.EXACT}
+    assert {row.what.split(":")[0] for row in results.rows} == {"bigrams"}
+    exact = [row for row in results.targets if "KL(exact" in row.what]
+    assert len(exact) == len(results.targets) == 2
+    assert record.title == "bigrams"
+
+
+@pytest.mark.parametrize("change", [{"draws": 2}, {"all_at_once": False}, {"leave_one_out": True}])
+def test_settings_that_choose_among_corpora_need_a_folder(change):
+    with pytest.raises(ValueError, match="name the folder of the corpora with --data"):
+        LanguageStudy(replace(LanguageConfig(), **change))
+
+
+def test_settings_of_bigrams_replace_defaults_alone():
+    assert LanguageStudy(LanguageConfig()).config.hidden_size == 128
+    assert LanguageStudy(LanguageConfig(hidden_size=64)).config.hidden_size == 64
 
 
 @pytest.mark.parametrize(
@@ -242,4 +284,4 @@ def test_a_config_out_of_range_is_refused(change, message):
 
 def test_too_few_corpora_are_named(corpora):
     with pytest.raises(ValueError, match="draw_size is 4, but there are 3 corpora"):
-        corpora_texts(replace(TINY, draw_size=4), corpora)
+        choose_sets(replace(TINY, draw_size=4), corpora)
