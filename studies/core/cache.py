@@ -90,7 +90,8 @@ class Cache:
             "record": _without_arrays(_CONVERTER.unstructure(value), arrays),
         }
         with replacing(self._path(name)) as temporary:
-            np.savez(temporary, **{ABOUT: np.array(json.dumps(about))}, **arrays)
+            entries: dict[str, Any] = {ABOUT: np.array(json.dumps(about)), **arrays}
+            np.savez(temporary, **entries)
         content = json.loads(json.dumps(about["record"]))
         return _CONVERTER.structure(_with_arrays(content, arrays), record)
 
@@ -148,11 +149,11 @@ def _make_converter() -> cattrs.Converter:
     converter.register_structure_hook(Tensor, lambda a, _: torch.from_numpy(np.array(a)))
     converter.register_unstructure_hook_func(_is_array, lambda a: a)
     converter.register_structure_hook_func(_is_array, lambda a, _: np.asarray(a))
-    for scalar in (np.floating, np.integer, np.bool_):
-        converter.register_unstructure_hook_func(
-            lambda kind, scalar=scalar: isinstance(kind, type) and issubclass(kind, scalar),
-            lambda value: value.item(),
-        )
+    scalars = (np.floating, np.integer, np.bool_)
+    converter.register_unstructure_hook_func(
+        lambda kind: isinstance(kind, type) and issubclass(kind, scalars),
+        lambda value: value.item(),
+    )
     # cattrs does not resolve a named tuple's annotations, which are texts.
     converter.register_unstructure_hook_func(
         _is_named_tuple, lambda value: [converter.unstructure(v) for v in value]

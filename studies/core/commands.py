@@ -133,7 +133,7 @@ def _option_type(hint: Any) -> tuple[Any, bool]:
     return _option_type(plain[0]) if type(None) in args and len(plain) == 1 else (None, False)
 
 
-class _Listed(click.ParamType):
+class _Listed(click.ParamType):  # type: ignore[type-arg]
     """Values with commas between them."""
 
     name = "a,b,..."

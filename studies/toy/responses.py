@@ -95,7 +95,8 @@ def semi_markov_divergences(config: ToyConfig, seed: int, trained: Trained) -> d
 
 def log_odds(log_probs: np.ndarray) -> np.ndarray:
     """Return log q(second task) - log q(first task)."""
-    return log_probs[..., 1] - log_probs[..., 0]
+    odds: np.ndarray = log_probs[..., 1] - log_probs[..., 0]
+    return odds
 
 
 def flip_latency(scores: np.ndarray, z: np.ndarray) -> float:
