@@ -134,6 +134,9 @@ def main(names: tuple[str, ...], results: Path) -> None:
     differs = False
     for name in names or CHECKED:
         stored = results / name
+        if not (stored / "metrics.json").exists():
+            click.echo(f"{name}: no run in {stored}, not checked")
+            continue
         with report_errors(), tempfile.TemporaryDirectory() as out:
             about = json.loads((stored / "config.json").read_text())
             study = load_study(STUDIES[about["study"]])
