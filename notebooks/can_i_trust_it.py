@@ -13,6 +13,7 @@
 
 # %%
 import os
+import textwrap
 
 import pyro
 import pyro.distributions as dist
@@ -20,15 +21,16 @@ import torch
 from matplotlib.figure import Figure
 
 import gbi_pyro as gbi
-from gbi_pyro.metrics.importance import importance_correction
-from gbi_pyro.metrics.recalibration import fit_temperature, temper
-from gbi_pyro.metrics.reliability import reliability_table
-from gbi_pyro.metrics.sbc import check_sbc, run_sbc
 
 # %matplotlib inline
 FAST = os.environ.get("GBI_PYRO_FAST") == "1"  # less of all, to test the lesson
 torch.set_num_threads(1)
 draw = torch.Generator().manual_seed(0)
+
+
+def say(words):
+    print(textwrap.fill(str(words), 88, subsequent_indent="      "))
+
 
 # %% [markdown]
 # ## The model
@@ -71,11 +73,12 @@ def forgets(x):
 failed = x.clone()
 failed[3, 5] = torch.nan
 report = gbi.check_model(model, x)
-print(*report.findings, sep="\n")
+for finding in report.findings:
+    say(finding)
 assert report.ok
 for broken in (gbi.check_model(model, failed), gbi.check_model(forgets, x)):
     assert not broken.ok
-    print(broken.findings[-1])
+    say(broken.findings[-1])
 
 # %% [markdown]
 # Read aloud: the model passes; two notes say what one step costs, and that it is biased for three
@@ -98,11 +101,11 @@ ways = {
 }
 simulations, verdicts = {}, {}
 for name, infer in ways.items():
-    simulations[name] = run_sbc(
+    simulations[name] = gbi.metrics.run_sbc(
         model, infer, (x[:1],), num_simulations=500, parallel=True, generator=draw
     )
-    verdicts[name] = check_sbc(simulations[name])
-    print(verdicts[name].verdict)
+    verdicts[name] = gbi.metrics.check_sbc(simulations[name])
+    say(verdicts[name].verdict)
 assert not verdicts["one step"].passed
 assert verdicts["one step, calibrated"].passed
 
@@ -120,7 +123,7 @@ assert verdicts["one step, calibrated"].passed
 # %%
 here = x[:20]
 corrected = {
-    name: importance_correction(
+    name: gbi.metrics.importance_correction(
         gbi.AutoTaskGuide(model, ways[name]), (here,), num_draws=500, generator=draw
     )
     for name in ("one step", "one step, calibrated")
@@ -129,7 +132,7 @@ exact = gbi.Enumeration()(model, here).probs()
 for name, found in corrected.items():
     before = (ways[name](model, here).probs() - exact).abs().max().item()
     after = (found.probs("z") - exact).abs().max().item()
-    print(found.verdict)
+    say(found.verdict)
     print(f"   largest error of a probability: {before:.3f}, corrected {after:.3f}")
 assert not corrected["one step"].trusted.all()
 assert corrected["one step, calibrated"].trusted.all()
@@ -148,11 +151,11 @@ assert corrected["one step, calibrated"].trusted.all()
 noisy_x, noisy_z = trials(len(x), sigma=1.2)
 half = len(noisy_x) // 2
 exact = gbi.Enumeration()(model, noisy_x).logits()
-T = fit_temperature(exact[:half], noisy_z[:half])
+T = gbi.metrics.fit_temperature(exact[:half], noisy_z[:half])
 tables = {
-    "as it is": reliability_table(exact[half:], noisy_z[half:], 8, "mass"),
-    f"temperature {T:.1f}": reliability_table(
-        temper(exact, T)[half:], noisy_z[half:], 8, "mass"
+    "as it is": gbi.metrics.reliability_table(exact[half:], noisy_z[half:], 8, "mass"),
+    f"temperature {T:.1f}": gbi.metrics.reliability_table(
+        gbi.metrics.temper(exact, T)[half:], noisy_z[half:], 8, "mass"
     ),
 }
 for name, table in tables.items():
@@ -176,7 +179,8 @@ for name, table in tables.items():
 figure = Figure(figsize=(9, 4), layout="constrained")
 left, right = figure.subplots(1, 2)
 simulated = {
-    n: reliability_table(*s.cases("z"), 6, "mass") for n, s in simulations.items()
+    n: gbi.metrics.reliability_table(*s.cases("z"), 6, "mass")
+    for n, s in simulations.items()
 }
 gbi.plots.reliability(simulated, left, title="simulated by the model")
 gbi.plots.reliability(tables, right, title="noisier laboratory, exact inference")

@@ -23,7 +23,6 @@ from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, config_enumerate, infer_
 from pyro.poutine import trace
 
 import gbi_pyro as gbi
-from gbi_pyro.metrics.agreement import agreement, log_odds
 
 # %matplotlib inline
 FAST = os.environ.get("GBI_PYRO_FAST") == "1"  # less of all, to test the lesson
@@ -133,16 +132,18 @@ one_step, second = (
     gbi.OneStepGradient(order=2)(model, u, y),
 )
 for posterior in (exact, one_step, second):
-    found = agreement(exact, posterior)
+    found = gbi.metrics.agreement(exact, posterior)
     print(f"{posterior.method:22} {posterior.passes}, KL {found.kl:.4f} nats")
-assert agreement(exact, second).kl < 1e-12
+assert gbi.metrics.agreement(exact, second).kl < 1e-12
 
 # %%
 figure = Figure(figsize=(8, 3.8), layout="constrained")
 for ax, posterior in zip(
     figure.subplots(1, 2, sharey=True), (one_step, second), strict=True
 ):
-    gbi.plots.log_odds(log_odds(exact, posterior), ax, title=posterior.method)
+    gbi.plots.log_odds(
+        gbi.metrics.log_odds(exact, posterior), ax, title=posterior.method
+    )
 figure
 
 # %% [markdown]
@@ -156,7 +157,7 @@ for posterior in (one_step, second):
     guide = gbi.AutoTaskGuide(model, lambda *_, posterior=posterior: posterior)
     loss = elbo.loss(config_enumerate(model), config_enumerate(guide), u, y)
     gap = loss / len(u) + exact.log_evidence.mean().item()
-    assert abs(gap - agreement(exact, posterior).reverse_kl) < 1e-6
+    assert abs(gap - gbi.metrics.agreement(exact, posterior).reverse_kl) < 1e-6
     print(f"{posterior.method:22} ELBO {gap:.4f} nats a trial below the log evidence")
 
 pyro.clear_param_store()

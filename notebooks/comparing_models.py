@@ -1,21 +1,19 @@
 # %% [markdown]
-# # Comparing models: is there a task, how many, and does it help to be told?
+# # Comparing models: is there a task, how many, and does conditioning on it help?
 #
-# Three criteria, all in nats, all with the tasks *summed out*: a model that is scored with its
-# tasks known is scored on an easier problem.
+# After this lesson you can compare models with and without a task by three criteria, and say how
+# sure the answer is. All are in nats, and all have the tasks *summed out*: a model that is scored
+# with its tasks known is scored on an easier problem.
 #
 # | | what it asks | what it needs |
 # |---|---|---|
 # | log evidence | how probable the data were before they came | a prior, and an integral over it |
 # | prequential code | what each step cost before it was learned | a learner; no held-out data |
-# | leave-one-out | how well each trial is told from all others | draws of what was learned |
+# | leave-one-out | how well each trial is predicted from all others | draws of what was learned |
 
 # %%
 import math
 import os
-import tempfile
-from dataclasses import replace
-from pathlib import Path
 
 import arviz as az
 import pyro
@@ -23,14 +21,7 @@ import pyro.distributions as dist
 import torch
 from matplotlib.figure import Figure
 
-from gbi_pyro import plots
-from gbi_pyro.data.switching import GeometricBlocks, SwitchingStream
-from gbi_pyro.export.inference_data import to_inference_data
-from gbi_pyro.metrics.comparison import Score, compare_models, leave_one_out
-from gbi_pyro.metrics.prequential import SwitchingMeans, prequential_code
-from gbi_pyro.metrics.runs import compare_runs
-from studies.told_or_not.config import KINDS, FitConfig
-from studies.told_or_not.study import run
+import gbi_pyro as gbi
 
 # %matplotlib inline
 FAST = os.environ.get("GBI_PYRO_FAST") == "1"  # less of all, to test the lesson
@@ -44,13 +35,18 @@ draw = torch.Generator().manual_seed(0)
 # the posterior over all sets of means of a grid, and all tasks.
 
 # %%
-stream = SwitchingStream(means=(0.2, 0.8), sigma=0.3, blocks=GeometricBlocks(0.1))
+stream = gbi.data.SwitchingStream(
+    means=(0.2, 0.8), sigma=0.3, blocks=gbi.data.GeometricBlocks(0.1)
+)
 x, z = stream.sample(1, 100 if FAST else 200, draw, dtype=torch.float64)
 grid = tuple(i / 10 for i in range(-4, 15))
 learners = {
-    K: SwitchingMeans(K, sigma=0.3, grid=grid, separation=0.5) for K in (1, 2, 3)
+    K: gbi.metrics.SwitchingMeans(K, sigma=0.3, grid=grid, separation=0.5)
+    for K in (1, 2, 3)
 }
-losses = {K: prequential_code(learner, x)[0] for K, learner in learners.items()}
+losses = {
+    K: gbi.metrics.prequential_code(learner, x)[0] for K, learner in learners.items()
+}
 for K, loss in losses.items():
     print(f"{K} task(s): code of {loss.sum():.1f} nats for {len(loss)} steps")
 
@@ -61,30 +57,30 @@ for K, loss in losses.items():
 
 # %%
 evidence = {
-    f"{K} task(s)": Score(-loss.sum()[None], "log evidence")
+    f"{K} task(s)": gbi.metrics.Score(-loss.sum()[None], "log evidence")
     for K, loss in losses.items()
 }
-print(compare_models(evidence))
+print(gbi.metrics.compare_models(evidence))
 
 # %% [markdown]
 # Step by step one sees where the decision falls. One task too few cannot explain what it sees, and
-# pays whenever the stream goes where it did not look. One too many can explain all, but has to
-# spread its bets over more sets of means, and goes on paying a little for a third task that never
-# comes: Occam's factor.
+# pays whenever the stream goes where it did not look. One too many can explain everything, but
+# spreads its probability over more sets of means, and goes on paying a little for a third task that
+# never comes: Occam's factor.
 
 # %%
 behind = {
     f"{K} task(s)": (losses[K] - losses[2]).cumsum(0)[None].numpy() for K in (1, 3)
 }
-ax = plots.curves(
+ax = gbi.plots.curves(
     behind, xlabel="step", ylabel="nats behind two tasks", floor={"two tasks": 0.0}
 )
 ax.figure
 
 # %% [markdown]
 # The prior is part of the answer. `separation=0.5` says that means nearer than that are one task;
-# without it two tasks of nearly the same mean pass for one at nearly the same price, and streams of
-# a single task are often said to have two.
+# without it two tasks of nearly the same mean cost hardly more than one, and streams of a single
+# task are often said to have two.
 #
 # ## With or without a task: leave-one-out
 # Now single trials, in any order. Does their distribution need a task? With one, a trial is
@@ -137,73 +133,116 @@ mean_and_scale = draws_on_a_grid(single, fine, torch.arange(0.2, 0.7, 0.005).dou
 # on both; `leave_one_out` returns the same, trial by trial.
 
 # %%
-told = to_inference_data({"means": means}, with_task, (trials,))
+with_z = gbi.to_inference_data({"means": means}, with_task, (trials,))
 plain = az.from_dict(
     posterior={"mean": mean_and_scale[None, :, 0].numpy()},
     log_likelihood={"log_evidence": single(mean_and_scale)[None].numpy()},
 )
 print(
-    compare_models(
-        {"with a task": leave_one_out(told), "without": leave_one_out(plain)}
+    gbi.metrics.compare_models(
+        {
+            "with a task": gbi.metrics.leave_one_out(with_z),
+            "without": gbi.metrics.leave_one_out(plain),
+        }
     )
 )
 
 # %% [markdown]
-# The difference is no larger than its standard error: shuffled, these trials do not tell whether
+# The difference is no larger than its standard error: shuffled, these trials do not show whether
 # there are two tasks. The halves of the mixture overlap, and a single wide Normal does as well. In
-# order the same numbers were told from each other by dozens of nats: that a task *lasts* is what a
-# stream knows, and what each trial on its own has lost. A k-hat above .7 would say that
-# leave-one-out is not to be believed.
+# order, the same numbers decided by dozens of nats: that a task *lasts* is what a stream shows, and
+# what is lost when its trials are taken one by one. A k-hat above .7 would say that leave-one-out
+# cannot be relied on here.
 #
-# ## Networks: told, not told, told wrongly, and finding it out
-# Four LSTMs see the same streams, seed by seed: one is told its task after it has predicted a
-# batch, one has none, one is told the task of another sequence, and one has tasks but no labels
-# (`GradientEM`). For networks the evidence integrates over weights, which nobody can do: what
-# remains tractable is the code length of the training stream, each batch predicted by the weights
-# learned from those before it, and held-out data given the weights. In both, the task is inferred.
-#
-# `gbi-pyro fit` and `gbi-pyro compare` do this from the command line, with ten seeds.
+# ## Networks: with a task, without one, and with shuffled labels
+# For networks the evidence integrates over the weights, which nobody can do. What remains is
+# held-out data given the weights, and more than one seed. Three kinds of LSTM see the same streams,
+# seed by seed: one is conditioned on its task while it learns, one has no task, and one is given
+# the task of another sequence. On held-out streams no task is given to any: it is inferred, step by
+# step, and summed out.
 
 # %%
-config = FitConfig(seeds=2 if FAST else 3, rounds=10 if FAST else 40, start_rounds=5)
-if FAST:
-    config = replace(config, sequences=8, length=25, hidden_size=8)
-with tempfile.TemporaryDirectory() as folder:
-    runs = [Path(folder) / name for name in KINDS.values()]
-    for task, path in zip(KINDS, runs, strict=True):
-        run(replace(config, task=task), path)
-    table = compare_runs(runs, only=["held-out log", "log evidence", "prequential"])
-rows = [{**row, "run": Path(row["run"]).name} for row in table.records()]
-for row in rows:
-    low, high = f"{row['low']:.2f}", f"{row['high']:.2f}"
-    what = row["quantity"].split(",")[0]
-    print(f"{row['run']:24} {row['difference']:10.2f} ({low} to {high}) nats, {what}")
+STREAM = (
+    gbi.data.SwitchingStream()
+)  # means .2 and .8, noise .1, a switch every 33 steps
+CHAIN = STREAM.log_initial, STREAM.log_transition
+SEEDS = range(2 if FAST else 5)
+KINDS = ("conditioned", "unconditioned", "shuffled labels")
+
+
+def train(kind, seed):
+    own = torch.Generator().manual_seed(seed)
+    num_tasks = None if kind == "unconditioned" else 2
+    network = gbi.models.SequenceLSTM(
+        num_tasks, 16, generator=torch.Generator().manual_seed(seed)
+    )
+    optimiser = torch.optim.AdamW(network.parameters(), lr=0.02, weight_decay=0.1)
+    for _ in range(20 if FAST else 200):
+        batch = STREAM.sample(16, 60, own)
+        z = (
+            batch.one_hot(2).roll(1, 0)
+            if kind == "shuffled labels"
+            else batch.one_hot(2)
+        )
+        task = () if num_tasks is None else (z,)
+        loss = gbi.clamped_loss(network, batch.x, *task)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return network.requires_grad_(False).eval()
+
+
+def held_out(network, x):
+    """log p(sequence), per step, tasks summed out: (sequences,)."""
+    if network.num_tasks is None:
+        steps = dist.Normal(network.mean(x, None), network.sigma).log_prob(x)
+        return steps.mean(-1)
+    infer = gbi.BayesFilter(gbi.Enumeration(), *CHAIN)
+    return infer(gbi.stepwise(network, x)).log_evidence / x.shape[1]
+
+
+test = STREAM.sample(20, 100, draw).x
+scores = {
+    kind: torch.stack([held_out(train(kind, seed), test) for seed in SEEDS])
+    for kind in KINDS
+}  # (seeds, sequences)
+for kind, nats in scores.items():
+    print(
+        f"{kind:16}",
+        *(f"{value:6.3f}" for value in nats.mean(-1)),
+        "nats per step, by seed",
+    )
 
 # %% [markdown]
-# Each number is a difference from the GBI-LSTM that is told its task, over the seeds that both
-# have, with a paired 95 % interval: what a seed does to both cancels.
+# Of one seed, `compare_models` compares sequence by sequence; the next seed might decide otherwise.
+# Over seeds, `paired_bootstrap` gives an interval in which what a seed does to both networks
+# cancels.
 
 # %%
-figure = Figure(figsize=(12, 2.6), layout="constrained")
-axes = plots.comparisons(rows, list(figure.subplots(1, 3)), reference=KINDS["labels"])
+one_seed = {
+    kind: gbi.metrics.Score(nats[0], "held-out") for kind, nats in scores.items()
+}
+print(gbi.metrics.compare_models(one_seed))
+rows = []
+for kind in KINDS[1:]:
+    first, second = scores[kind].mean(-1), scores["conditioned"].mean(-1)
+    found = gbi.metrics.paired_bootstrap(first, second)
+    row = {"difference": found.mean, "low": found.low, "high": found.high}
+    rows.append({"quantity": "held-out log p(x), nats per step", "run": kind, **row})
+    print(
+        f"{kind}: {found.mean:.3f} ({found.low:.3f} to {found.high:.3f}) nats per step"
+    )
+
+# %%
+figure = Figure(figsize=(6, 2), layout="constrained")
+gbi.plots.comparison(rows, figure.subplots(), reference="the conditioned network")
 figure
 
 # %% [markdown]
-# A network that finds its tasks out pays a little more while it learns, and then predicts as well
-# as one that is told them (here; of ten seeds of the full study one did not find them). Without a
-# task, or with that of another sequence, the same LSTM loses a third of a nat at every step. It
-# loses little of that in its mean: what it lacks is the shape. Its prediction is one Normal, wide
-# enough for a switch that comes every 33 steps; summed over tasks it would be two narrow ones, the
-# second one improbable.
+# Without a task, or with that of another sequence, the same LSTM loses more than a fifth of a nat
+# at every step. It loses little of that in its mean: what it lacks is the shape. Its prediction is
+# one Normal, wide enough for a switch that comes every 33 steps; summed over tasks it would be two
+# narrow ones, the second one improbable. So this stream has tasks that the network can use. On a
+# stream of one task the three are alike: try it with `means=(0.5, 0.5)`.
 #
-# Runs on different data are not compared:
-
-# %%
-with tempfile.TemporaryDirectory() as folder:
-    small = replace(config.fast(), task="none", seeds=1)
-    for name, sigma in (("usual", 0.1), ("noisy", 0.3)):
-        run(replace(small, sigma=sigma), Path(folder) / name)
-    try:
-        compare_runs([Path(folder) / "usual", Path(folder) / "noisy"])
-    except ValueError as error:
-        print(str(error).replace(folder, "runs"))
+# **Next:** *Toy study* looks into such networks. `gbi-pyro compare` compares runs on disk.

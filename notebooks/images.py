@@ -17,15 +17,6 @@ from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
 import gbi_pyro as gbi
-from gbi_pyro.data.images import Images, load_images
-from gbi_pyro.metrics import ood
-from gbi_pyro.metrics.agreement import agreement
-from gbi_pyro.metrics.auroc import auroc
-from gbi_pyro.metrics.recalibration import fit_temperature, temper
-from gbi_pyro.metrics.reliability import reliability_table
-from gbi_pyro.metrics.scores import summarise
-from gbi_pyro.models.affine_head import AffineHeadAutoencoder, pca_basis
-from gbi_pyro.models.image import ConditionedAutoencoder
 
 # %matplotlib inline
 FAST = os.environ.get("GBI_PYRO_FAST") == "1"  # less of all, to test the lesson
@@ -33,7 +24,7 @@ torch.set_num_threads(1)
 EPOCHS = 5 if FAST else 60
 BATCH = 64
 
-digits = load_images("digits")
+digits = gbi.data.load_images("digits")
 for name in ("train", "validation", "test"):
     print(name, tuple(getattr(digits, name).x.shape))
 
@@ -69,8 +60,8 @@ def train(network, images):
 
 
 def affine_head(images, classes):
-    network = AffineHeadAutoencoder(
-        pca_basis(images.x, 32),
+    network = gbi.models.AffineHeadAutoencoder(
+        gbi.models.pca_basis(images.x, 32),
         classes,
         latent_size=64,
         hidden_size=256,
@@ -79,7 +70,7 @@ def affine_head(images, classes):
     return train(network, images)
 
 
-paper = ConditionedAutoencoder(
+paper = gbi.models.ConditionedAutoencoder(
     (1, 8, 8), 10, latent_size=6, generator=torch.Generator().manual_seed(0)
 )
 paper = train(paper, digits.train)
@@ -108,8 +99,8 @@ for name, network in (("paper's network", paper), ("affine head", affine)):
     for infer in (None, gbi.OneStepGradient(), gbi.OneStepGradient(order=2)):
         posterior = exact if infer is None else infer(network, x)
         passes = f"{posterior.passes.forward} + {posterior.passes.backward} passes"
-        accuracy = summarise(posterior.logits(), y).accuracy
-        kl = agreement(exact, posterior).kl
+        accuracy = gbi.metrics.summarise(posterior.logits(), y).accuracy
+        kl = gbi.metrics.agreement(exact, posterior).kl
         print(
             f"{name:15}  {posterior.method:22}  {passes:14}  accuracy {accuracy:.3f}, "
             f"KL from enumeration {kl:.3f} nats"
@@ -124,7 +115,10 @@ for name, network in (("paper's network", paper), ("affine head", affine)):
 # %%
 spread_added = gbi.OneStepGradient()(affine.exact, x)
 enumerated = gbi.Enumeration(check=False)(affine, x)
-print(spread_added.passes, f"KL {agreement(enumerated, spread_added).kl:.6f} nats")
+print(
+    spread_added.passes,
+    f"KL {gbi.metrics.agreement(enumerated, spread_added).kl:.6f} nats",
+)
 
 # %% [markdown]
 # ## How sure is it?
@@ -143,11 +137,13 @@ tempered = {}
 for (name, log_probs), fit in zip(
     raw.items(), (linearised, exact_one_step), strict=True
 ):
-    temperature = fit_temperature(fit.logits(), digits.validation.y, default=1.0)
-    tempered[name] = temper(log_probs, temperature)
+    temperature = gbi.metrics.fit_temperature(
+        fit.logits(), digits.validation.y, default=1.0
+    )
+    tempered[name] = gbi.metrics.temper(log_probs, temperature)
     print(f"{name}: temperature {temperature:.1f}")
     for how, shown in (("uncalibrated", log_probs), ("tempered", tempered[name])):
-        found = summarise(shown, y)
+        found = gbi.metrics.summarise(shown, y)
         print(
             f"  {how}: accuracy {found.accuracy:.3f}, "
             f"-log p(label) {found.log_score:.3f} nats, Brier {found.brier:.3f}, "
@@ -164,7 +160,9 @@ for (name, log_probs), fit in zip(
 
 # %%
 tables = {
-    how: reliability_table(logits["paper's network, one step"], y, 5, "mass")
+    how: gbi.metrics.reliability_table(
+        logits["paper's network, one step"], y, 5, "mass"
+    )
     for how, logits in {"uncalibrated": raw, "tempered": tempered}.items()
 }
 gbi.plots.reliability(tables).figure
@@ -193,9 +191,9 @@ gbi.plots.image_grid(x[doubtful].unsqueeze(0), titles)
 
 # %%
 seen = digits.train.y < 8
-eight = affine_head(Images(digits.train.x[seen], digits.train.y[seen]), 8)
+eight = affine_head(gbi.data.Images(digits.train.x[seen], digits.train.y[seen]), 8)
 held_out = digits.validation.y < 8
-temperature = fit_temperature(
+temperature = gbi.metrics.fit_temperature(
     gbi.OneStepGradient()(eight, digits.validation.x[held_out]).logits(),
     digits.validation.y[held_out],
     default=1.0,
@@ -206,11 +204,13 @@ def scores(x):
     log_probs = gbi.OneStepGradient()(eight, x).logits()
     middle = eight.uniform(len(x))
     return {
-        "maximum of one step": ood.maximum_score(temper(log_probs, temperature)),
-        "cosine of residual and class": ood.cosine_score(
+        "maximum of one step": gbi.metrics.ood.maximum_score(
+            gbi.metrics.temper(log_probs, temperature)
+        ),
+        "cosine of residual and class": gbi.metrics.ood.cosine_score(
             eight.residual(x, middle), eight.task_directions(x)
         ),
-        "PCA residual": ood.pca_residual_score(
+        "PCA residual": gbi.metrics.ood.pca_residual_score(
             x.flatten(1), eight.mean.flatten(), eight.directions
         ),
     }
@@ -221,7 +221,9 @@ cases = {"digits 8 and 9": scores(x[y >= 8]), "upside down": scores(x[y < 8].fli
 for case, outside in cases.items():
     for name in inside:
         draw = torch.Generator().manual_seed(0)
-        found = auroc(inside[name], outside[name], generator=draw, name=name)
+        found = gbi.metrics.auroc(
+            inside[name], outside[name], generator=draw, name=name
+        )
         interval = f"({found.low:.3f} to {found.high:.3f})"
         print(f"{case:14}  {name:28}  AUROC {found.value:.3f} {interval}")
 

@@ -15,10 +15,6 @@ import torch
 from matplotlib.figure import Figure
 
 import gbi_pyro as gbi
-from gbi_pyro.data.bigram import BigramLanguages
-from gbi_pyro.metrics.agreement import agreement
-from gbi_pyro.metrics.scores import accuracy
-from gbi_pyro.models.language import LanguageLSTM
 
 # %matplotlib inline
 FAST = os.environ.get("GBI_PYRO_FAST") == "1"  # less of all, to test the lesson
@@ -32,7 +28,7 @@ draw = torch.Generator().manual_seed(0)
 K = 5
 SYLLABLES = ["ba", "de", "fi", "go", "ku", "la", "me", "ni", "po", "ru", "sa", "ti"]
 MARKS = 2  # ids of the network that stand for no word: unknown, and the end of a line
-languages = BigramLanguages.draw(K, len(SYLLABLES), generator=draw)
+languages = gbi.data.BigramLanguages.draw(K, len(SYLLABLES), generator=draw)
 for k in range(K):
     text = languages.sample(1, 16, draw, torch.tensor([k])).tokens[0]
     print(f"language {k}:", *(SYLLABLES[word] for word in text))
@@ -72,7 +68,7 @@ def train(network):
 size = {"embedding_size": 16, "hidden_size": 64}
 weights = torch.Generator().manual_seed(0)
 conditioned = train(
-    LanguageLSTM(
+    gbi.models.LanguageLSTM(
         len(SYLLABLES) + MARKS,
         K,
         inout=True,
@@ -82,7 +78,7 @@ conditioned = train(
     )
 )
 unconditioned = train(
-    LanguageLSTM(len(SYLLABLES) + MARKS, None, generator=weights, **size)
+    gbi.models.LanguageLSTM(len(SYLLABLES) + MARKS, None, generator=weights, **size)
 )
 
 tokens, of, words = texts(200 if FAST else 1000, 50, draw)
@@ -117,11 +113,14 @@ for name, infer in ways.items():
         infer(conditioned, words[:, :n]).logits().squeeze(1).double() for n in LENGTHS
     ]
     found = [log_probs.log_softmax(-1) for log_probs in found]
-    accuracies[name] = [accuracy(q, of) for q in found]
+    accuracies[name] = [gbi.metrics.accuracy(q, of) for q in found]
     distance[name] = [
-        agreement(exact[:, n - 1], q).kl for n, q in zip(LENGTHS, found, strict=True)
+        gbi.metrics.agreement(exact[:, n - 1], q).kl
+        for n, q in zip(LENGTHS, found, strict=True)
     ]
-accuracies["exact posterior"] = [accuracy(exact[:, n - 1], of) for n in LENGTHS]
+accuracies["exact posterior"] = [
+    gbi.metrics.accuracy(exact[:, n - 1], of) for n in LENGTHS
+]
 print("words read".ljust(36), *(f"{n:5}" for n in LENGTHS))
 for name, values in accuracies.items():
     print(f"accuracy, {name}".ljust(36), *(f"{value:.3f}" for value in values))
@@ -175,7 +174,7 @@ for output in ("filtered", "smoothed"):
     read = reader(gbi.stepwise(conditioned, stream + MARKS)).logits()
     read, best = read.double().log_softmax(-1), getattr(truth, f"log_{output}")
     for name, log_probs in (("one step", read), ("exact", best)):
-        right = accuracy(log_probs[0], spoken[0])
+        right = gbi.metrics.accuracy(log_probs[0], spoken[0])
         title = f"{output}, {name}: accuracy {right:.2f}"
         probs = log_probs[0].exp()
         ax = gbi.plots.task_heatmap(
@@ -183,7 +182,7 @@ for output in ("filtered", "smoothed"):
         )
         ax.set_ylabel("language")
     print(
-        f"{output}: KL(exact || one step) {agreement(best, read).kl:.3f} nats per word"
+        f"{output}: KL(exact || one step) {gbi.metrics.agreement(best, read).kl:.3f} nats per word"
     )
 ax.set_xlabel("word")
 figure
@@ -195,7 +194,7 @@ figure
 # measured on other texts of that language.
 
 # %%
-creole = BigramLanguages(
+creole = gbi.data.BigramLanguages(
     (languages.initial[[1, 4]].mean(0)).expand(2, -1),
     (languages.transition[[1, 4]].mean(0)).expand(2, -1, -1),
 )

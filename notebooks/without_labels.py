@@ -6,6 +6,7 @@
 
 # %%
 import os
+import textwrap
 import warnings
 
 import pyro
@@ -14,16 +15,16 @@ import torch
 from matplotlib.figure import Figure
 
 import gbi_pyro as gbi
-from gbi_pyro.learning.collapse import CollapseWarning
-from gbi_pyro.learning.labels import match_labels
-from gbi_pyro.learning.num_tasks import choose_num_tasks
-from gbi_pyro.learning.restarts import best_of
-from gbi_pyro.metrics.scores import accuracy
 
 # %matplotlib inline
 FAST = os.environ.get("GBI_PYRO_FAST") == "1"  # less of all, to test the lesson
 torch.set_num_threads(1)
 draw = torch.Generator().manual_seed(0)
+
+
+def say(words):
+    print(textwrap.fill(words, 88, subsequent_indent="       "))
+
 
 # %% [markdown]
 # ## The data
@@ -98,12 +99,12 @@ def untrained(K, seed):
 def train(K, *data):
     """Train from two starts, keep the better one, and print what is reported."""
     with warnings.catch_warnings():  # of a collapse, which the report says too
-        warnings.simplefilter("ignore", CollapseWarning)
-        found = best_of(
+        warnings.simplefilter("ignore", gbi.learning.CollapseWarning)
+        found = gbi.learning.best_of(
             lambda seed: untrained(K, seed), range(2), 20 if FAST else 120, *data
         )
     objectives = " and ".join(f"{nats:.0f}" for nats in found.objectives.values())
-    print(f"K = {K}: {objectives} nats from two starts; {found.report}")
+    say(f"K = {K}: {objectives} nats from two starts; {found.report}")
     return found.best
 
 
@@ -118,9 +119,11 @@ trained = {K: train(K, u, y) for K in KS}
 
 # %%
 def choose(trained, *held_out):
-    choice = choose_num_tasks(lambda K: trained[K], trained, *held_out).choice
+    choice = gbi.learning.choose_num_tasks(
+        lambda K: trained[K], trained, *held_out
+    ).choice
     scores = ", ".join(f"{K}: {nats:.1f}" for K, nats in choice.scores.items())
-    print(
+    say(
         f"{choice.num_tasks} task(s). Nats per held-out session, by K: {scores} "
         f"(standard error of the best {choice.standard_error:.1f})"
     )
@@ -153,7 +156,8 @@ with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     for _ in range(20):
         ignoring.step(u, y)
-print(*(f"{w.category.__name__}: {w.message}" for w in caught), sep="\n")
+for warning in caught:
+    say(f"{warning.category.__name__}: {warning.message}")
 
 # %% [markdown]
 # Other reports name tasks that explain less than 1 % of the data, tasks that say the same, and
@@ -167,9 +171,9 @@ print(*(f"{w.category.__name__}: {w.message}" for w in caught), sep="\n")
 posterior = em.infer(held_u, held_y)
 labels = torch.full_like(held_z, -1)
 labels[0] = held_z[0]
-names = match_labels(posterior.probs(), labels)
+names = gbi.learning.match_labels(posterior.probs(), labels)
 log_probs = posterior.logits()[..., names[:-1]]  # the tasks in the order of the labels
-right = accuracy(log_probs[1:].flatten(0, 1), held_z[1:].flatten())
+right = gbi.metrics.accuracy(log_probs[1:].flatten(0, 1), held_z[1:].flatten())
 print(f"accuracy on the other held-out sessions: {right:.3f}")
 print(f"a rule lasts {1 / em.prior.hazard:.0f} trials")
 

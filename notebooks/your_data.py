@@ -16,7 +16,6 @@ import pyro.distributions as dist
 import torch
 
 import gbi_pyro as gbi
-from gbi_pyro.metrics.agreement import agreement
 
 # %matplotlib inline
 FAST = os.environ.get("GBI_PYRO_FAST") == "1"  # less of all, to test the lesson
@@ -204,7 +203,7 @@ one_step = gbi.BayesFilter(gbi.OneStepGradient(), *chain, output="smoothed")(
 )
 second = truth[truth.session == "tuesday"]
 probs, best = (q.probs()[1, : len(second)] for q in (one_step, exact))
-found = agreement(best.log(), probs.log())
+found = gbi.metrics.agreement(best.log(), probs.log())
 print(f"KL(exact || one step) = {found.kl:.3f} nats per trial of the second session")
 
 # %% [markdown]

@@ -13,7 +13,6 @@ import torch
 from matplotlib.figure import Figure
 
 import gbi_pyro as gbi
-from gbi_pyro.metrics.agreement import agreement
 
 # %matplotlib inline
 FAST = os.environ.get("GBI_PYRO_FAST") == "1"  # less of all, to test the lesson
@@ -83,7 +82,9 @@ one_step = gbi.OneStepGradient()(model, u, x)
 for posterior in (exact, one_step):
     accuracy = (posterior.mode() == z.argmax(-1)).float().mean().item()
     print(f"{posterior.method:12} {posterior.passes}, accuracy {accuracy:.3f}")
-print(f"KL(exact || one step) = {agreement(exact, one_step).kl:.3f} nats per point")
+print(
+    f"KL(exact || one step) = {gbi.metrics.agreement(exact, one_step).kl:.3f} nats per point"
+)
 
 # %% [markdown]
 # ## What goes wrong with three tasks or more
@@ -116,8 +117,8 @@ for K in (2, 3, 5):
     charge = means.square() / (2 * 0.4**2)  # the middle of all is zero
     corrected = (step.logits() - charge).log_softmax(-1)
     print(
-        f"K = {K}: KL(exact || one step) = {agreement(truth, step).kl:.3f} nats, "
-        f"with the charge {agreement(truth.logits(), corrected).kl:.3f}"
+        f"K = {K}: KL(exact || one step) = {gbi.metrics.agreement(truth, step).kl:.3f} nats, "
+        f"with the charge {gbi.metrics.agreement(truth.logits(), corrected).kl:.3f}"
     )
 
 # %% [markdown]
@@ -146,7 +147,7 @@ calibration = gbi.calibrate(
 calibrated = gbi.OneStepGradient(calibration=calibration)(model, u, x)
 second = gbi.OneStepGradient(order=2)(model, u, x)
 for posterior in (one_step, calibrated, second):
-    found = agreement(exact, posterior)
+    found = gbi.metrics.agreement(exact, posterior)
     print(
         f"{posterior.method:24} KL {found.kl:.3f} nats, "
         f"same task {found.argmax_agreement:.3f}"

@@ -76,12 +76,24 @@ def test_a_script_says_on_one_line_how_to_run_it_fast(script):
 
 
 @each_notebook
+def test_a_lesson_is_for_users_of_the_library_and_says_what_it_is_for(script):
+    cells = pairs.from_script(script).cells
+    code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    assert not re.search(r"^\s*(?:from|import) studies\b", code, re.MULTILINE)
+    assert not re.search(r"^from gbi_pyro", code, re.MULTILINE)  # public names: gbi.<package>
+    title, purpose = cells[0].source.split("\n\n")[:2]
+    assert title.startswith("# ")
+    assert purpose.startswith("After this lesson you can ")
+    assert "**Next:**" in cells[-1].source
+
+
+@each_notebook
 def test_a_notebook_runs_fast(script):
     for output in outputs(pairs.execute(script, fast=True)):
         assert output.get("name") != "stderr", output.text
 
 
-def test_a_cell_that_fails_is_told(tmp_path):
+def test_a_cell_that_fails_is_an_error(tmp_path):
     script = tmp_path / "failing.py"
     script.write_text("# %%\n1 / 0\n")
     with pytest.raises(Exception, match="division by zero"):
@@ -101,7 +113,7 @@ def test_a_notebook_out_of_step_with_its_script_is_noticed(tmp_path):
 def test_calibration_helps_as_the_lesson_says():
     cells = runpy.run_path(str(pairs.NOTEBOOKS / "your_own_model.py"))
     kl = {
-        name: cells["agreement"](cells["exact"], cells[name]).kl
+        name: cells["gbi"].metrics.agreement(cells["exact"], cells[name]).kl
         for name in ("one_step", "calibrated", "second")
     }
     assert kl["calibrated"] < kl["one_step"]
