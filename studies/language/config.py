@@ -115,7 +115,8 @@ class LanguageConfig(Seeds):
         Raises:
             ValueError: for settings that choose among corpora.
         """
-        if self.leave_one_out or not self.all_at_once or self.draws != LanguageConfig.draws:
+        chosen = self.draws not in (LanguageConfig.draws, BIGRAMS["draws"])
+        if chosen or self.leave_one_out or not self.all_at_once:
             raise ValueError(
                 "draws, all_at_once and leave_one_out choose among corpora, and bigram languages "
                 "are one set: name the folder of the corpora with --data"

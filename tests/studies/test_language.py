@@ -263,6 +263,8 @@ def test_settings_that_choose_among_corpora_need_a_folder(change):
 def test_settings_of_bigrams_replace_defaults_alone():
     assert LanguageStudy(LanguageConfig()).config.hidden_size == 128
     assert LanguageStudy(LanguageConfig(hidden_size=64)).config.hidden_size == 64
+    written = LanguageStudy(LanguageConfig()).config
+    assert LanguageStudy(written).config == written  # what a run writes can be run again
 
 
 @pytest.mark.parametrize(
