@@ -164,7 +164,8 @@ for name, table in tables.items():
         table.confidence > table.accuracy_high
     )
     print(
-        f"   confidence outside the interval of the accuracy in {int(outside.sum())} of 8 bins"
+        f"   confidence outside the interval of the accuracy in "
+        f"{int(outside.sum())} of 8 bins"
     )
 
 # %% [markdown]

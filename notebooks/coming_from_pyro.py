@@ -89,7 +89,8 @@ for _ in range(steps):
     em.step(u, y)
 for name, theirs, ours in zip(("slope", "height"), by_svi, weights(), strict=True):
     print(
-        f"{name}: SVI {theirs.numpy().round(4)}, GradientEM {ours.detach().numpy().round(4)}"
+        f"{name}: SVI {theirs.numpy().round(4)}, "
+        f"GradientEM {ours.detach().numpy().round(4)}"
     )
     assert torch.allclose(theirs, ours, atol=1e-5)
 
@@ -165,7 +166,8 @@ guide = gbi.AutoTaskGuide(model, gbi.OneStepGradient(order=2))
 svi = SVI(model, guide, pyro.optim.Adam({"lr": rate}), Trace_ELBO())
 losses = [svi.step(u, y) / len(u) for _ in range(steps)]
 print(
-    f"SVI with z drawn from the guide: loss {losses[0]:.2f}, later {losses[-1]:.2f} nats a trial"
+    f"SVI with z drawn from the guide: loss {losses[0]:.2f}, "
+    f"later {losses[-1]:.2f} nats a trial"
 )
 
 # %% [markdown]

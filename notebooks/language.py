@@ -182,7 +182,8 @@ for output in ("filtered", "smoothed"):
         )
         ax.set_ylabel("language")
     print(
-        f"{output}: KL(exact || one step) {gbi.metrics.agreement(best, read).kl:.3f} nats per word"
+        f"{output}: KL(exact || one step) "
+        f"{gbi.metrics.agreement(best, read).kl:.3f} nats per word"
     )
 ax.set_xlabel("word")
 figure

@@ -202,7 +202,8 @@ for name, mean in predictions.items():
     errors[name] = (mean - blocks.unflatten(0, (8, 15))[..., -20:]).square().mean(-1)
     predicted[name] = mean.mean(-1)
     print(
-        f"{name}: error in the last 20 steps {errors[name].mean():.3f} (noise {SIGMA**2:.3f})"
+        f"{name}: error in the last 20 steps {errors[name].mean():.3f} "
+        f"(noise {SIGMA**2:.3f})"
     )
 
 # %%

@@ -145,7 +145,8 @@ em = gbi.GradientEM(
 for _ in range(60 if FAST else 300):
     objective = em.step(*data, labels=labels)
 print(
-    f"{objective:.3f} nats per observed value; a rule lasts {1 / em.prior.hazard:.0f} trials"
+    f"{objective:.3f} nats per observed value; "
+    f"a rule lasts {1 / em.prior.hazard:.0f} trials"
 )
 print(em.collapse(*data))
 
@@ -188,7 +189,8 @@ compared = written[~cued].merge(truth, on=["session", "trial"], suffixes=("", "_
 right = compared.inferred == compared.rule_true
 sure = compared.entropy < 0.2
 print(
-    f"accuracy {right.mean():.3f}, and {right[sure].mean():.3f} of the {sure.mean():.0%} of trials "
+    f"accuracy {right.mean():.3f}, and {right[sure].mean():.3f} "
+    f"of the {sure.mean():.0%} of trials "
     "whose entropy is below 0.2 nats"
 )
 

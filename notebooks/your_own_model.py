@@ -83,7 +83,8 @@ for posterior in (exact, one_step):
     accuracy = (posterior.mode() == z.argmax(-1)).float().mean().item()
     print(f"{posterior.method:12} {posterior.passes}, accuracy {accuracy:.3f}")
 print(
-    f"KL(exact || one step) = {gbi.metrics.agreement(exact, one_step).kl:.3f} nats per point"
+    f"KL(exact || one step) = "
+    f"{gbi.metrics.agreement(exact, one_step).kl:.3f} nats per point"
 )
 
 # %% [markdown]
@@ -117,7 +118,8 @@ for K in (2, 3, 5):
     charge = means.square() / (2 * 0.4**2)  # the middle of all is zero
     corrected = (step.logits() - charge).log_softmax(-1)
     print(
-        f"K = {K}: KL(exact || one step) = {gbi.metrics.agreement(truth, step).kl:.3f} nats, "
+        f"K = {K}: KL(exact || one step) = "
+        f"{gbi.metrics.agreement(truth, step).kl:.3f} nats, "
         f"with the charge {gbi.metrics.agreement(truth.logits(), corrected).kl:.3f}"
     )
 
