@@ -25,7 +25,7 @@ class BaselinesConfig(Seeds):
         hot: temperature of the posterior that reverse KL starts from; it falls geometrically to 1
             over the first half. At 1 from the start the recogniser settles on a few classes. Of
             1, 30 and 300 the best by its divergence on validation images, seeds 1000 and 1001.
-        judged_on: ``test``, or ``validation`` for a choice.
+        judged_on: images that methods are scored on: ``test``, or ``validation`` to make a choice.
     """
 
     dataset: str = "digits"

@@ -87,7 +87,7 @@ def train_recogniser(
 def _divergence(
     recogniser: Recogniser, model: Autoencoder, images: Images, reverse: bool
 ) -> Callable[[Tensor, float], Tensor]:
-    """Return the divergence on some of the images; only the reverse one asks a temperature."""
+    """Return the divergence on some of the images; only the reverse one depends on T."""
     if not reverse:
         return lambda index, _T: forward_kl_loss(
             recogniser, model, images.y[index], images.x[index]

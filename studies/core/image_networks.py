@@ -40,7 +40,7 @@ class ImageConfig(Seeds):
         rate: the largest rate of Adam's one-cycle schedule, reached after a fifth of it.
         latent: size of the latent of the affine-head network and of the classifier. On validation
             images of MNIST 64 costs half a point of accuracy; 256 moves one step away from exact.
-        affine_hidden: their hidden units.
+        affine_hidden: hidden units of the affine-head network and of the classifier.
         codes: principal directions of the affine head's code space.
         chunk: images inferred at a time.
     """

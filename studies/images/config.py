@@ -17,8 +17,8 @@ class ImagesConfig(ImageConfig):
         bottleneck: size of the latent of the paper's network.
         bottleneck_latent: ``plain``, or ``noisy``, which limits what a wide one can hide.
         hidden: hidden units of the paper's network and of the pure generative one.
-        iterative_steps: numbers of steps of iterative inference.
-        iterative_rate: its rate, on the logits.
+        iterative_steps: numbers of steps of iterative inference, each a method of its own.
+        iterative_rate: the rate of iterative inference, on the logits.
         sweep: whether the paper's network is also trained at several widths of its bottleneck,
             with the first seed.
     """
