@@ -13,8 +13,8 @@ class OODConfig(ImageConfig):
     """Everything the out-of-distribution study depends on; ``dataset`` is in distribution.
 
     Attributes:
-        other: a second set: out of distribution for networks trained on ``dataset``, and the other way
-            round; None for none.
+        other: a second set: out of distribution for networks trained on ``dataset``, and the
+            other way round; None for none.
         ensemble: members of the ensemble of classifiers.
         bootstrap: resamples of each interval.
     """
