@@ -197,4 +197,5 @@ figure
 #
 # If 2 or 3 fails: calibrate, take `order=2`, or enumerate. If 4 fails: change the model.
 #
-# **Next:** *Without labels*, where the model itself is learned without knowing any task.
+# **Next:** [Without labels](without_labels.ipynb), where the model itself is learned without
+# knowing any task.

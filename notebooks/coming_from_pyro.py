@@ -137,6 +137,10 @@ for posterior in (exact, one_step, second):
     print(f"{posterior.method:22} {posterior.passes}, KL {found.kl:.4f} nats")
 assert gbi.metrics.agreement(exact, second).kl < 1e-12
 
+# %% [markdown]
+# Log odds of each task against the mean over tasks, estimated against exact, a point for each trial
+# and task:
+
 # %%
 figure = Figure(figsize=(8, 3.8), layout="constrained")
 for ax, posterior in zip(
@@ -203,6 +207,7 @@ print("here:", gbi.Enumeration()(by_network, u, y).probs().shape)
 #   tasks that switch over time.
 # - **`OneStepGradient`:** many tasks, or a network that is costly to run: two passes in place of K.
 #   Check it by *Can I trust it?*. The likelihood has to be differentiable in z.
-# - **Neither sums z out?** `AutoTaskGuide` in `SVI`, `Predictive` or `importance_correction`.
+# - **`AutoTaskGuide`:** where z has to be drawn: `SVI`, `Predictive`, `importance_correction`.
 #
-# **Next:** *Your own model* shows where the bias of one step comes from and how to calibrate it.
+# **Next:** [Your own model](your_own_model.ipynb) shows where the bias of one step comes from and
+# how to calibrate it.

@@ -233,6 +233,10 @@ for kind in KINDS[1:]:
         f"{kind}: {found.mean:.3f} ({found.low:.3f} to {found.high:.3f}) nats per step"
     )
 
+# %% [markdown]
+# The differences with their 95 % intervals; left of zero a network is worse than the conditioned
+# one:
+
 # %%
 figure = Figure(figsize=(6, 2), layout="constrained")
 gbi.plots.comparison(rows, figure.subplots(), reference="the conditioned network")
@@ -245,4 +249,5 @@ figure
 # narrow ones, the second one improbable. So this stream has tasks that the network can use. On a
 # stream of one task the three are alike: try it with `means=(0.5, 0.5)`.
 #
-# **Next:** *Toy study* looks into such networks. `gbi-pyro compare` compares runs on disk.
+# **Next:** [Toy study](toy_study.ipynb) looks into such networks. `gbi-pyro compare` compares runs
+# on disk.

@@ -244,5 +244,5 @@ gbi.plots.roc(curves, third)
 figure
 
 # %% [markdown]
-# **Next:** *Language* does the same with sequences. The studies of images and of
+# **Next:** [Language](language.ipynb) does the same with sequences. The studies of images and of
 # out-of-distribution detection, with larger data sets and more seeds, are under *Results*.

@@ -127,6 +127,9 @@ for name, values in accuracies.items():
 for name, values in distance.items():
     print(f"KL(exact || {name})".ljust(36), *(f"{value:.3f}" for value in values))
 
+# %% [markdown]
+# Accuracy (left) and divergence from the exact posterior (right), by the number of words read:
+
 # %%
 figure = Figure(figsize=(11, 3.6), layout="constrained")
 left, right = figure.subplots(1, 2)
@@ -226,5 +229,5 @@ for n in (20, 100, 500):
 # Neither language alone is enough: each is worse than maximum entropy. A point between the two is
 # found from few words.
 #
-# **Next:** *Comparing models* asks whether a task is there at all. The language study, with real
-# corpora and more baselines, is under *Results*.
+# **Next:** [Comparing models](comparing_models.ipynb) asks whether a task is there at all. The
+# language study, with real corpora and more baselines, is under *Results*.

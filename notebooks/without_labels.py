@@ -211,5 +211,5 @@ right.set_ylabel("task")
 figure
 
 # %% [markdown]
-# **Next:** *Comparing models* asks the same of a single stream, by what each step costs before it
-# is learned. For an endless stream there is `OnlineEM`.
+# **Next:** [Comparing models](comparing_models.ipynb) asks the same of a single stream, by what
+# each step costs before it is learned. For an endless stream there is `OnlineEM`.

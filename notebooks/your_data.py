@@ -218,5 +218,6 @@ ax.set(xlabel="trial", ylabel="probability of the rule colour")
 ax.figure
 
 # %% [markdown]
-# **Next:** *Can I trust it?* checks a posterior when nobody knows the truth. *Without labels* does
-# without the cues of the first session, and finds out how many rules there are.
+# **Next:** [Can I trust it?](can_i_trust_it.ipynb) checks a posterior when nobody knows the truth.
+# [Without labels](without_labels.ipynb) does without the cues of the first session, and finds out
+# how many rules there are.

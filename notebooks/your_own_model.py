@@ -169,5 +169,6 @@ for ax, posterior in zip(axes, (one_step, calibrated, second), strict=True):
 figure
 
 # %% [markdown]
-# **Next:** *Your data* does the same with trials from a CSV file. *Coming from Pyro* sets it beside
-# Pyro's own enumeration. *Can I trust it?* checks a posterior step by step.
+# **Next:** [Your data](your_data.ipynb) does the same with trials from a CSV file. [Coming from
+# Pyro](coming_from_pyro.ipynb) sets it beside Pyro's own enumeration. [Can I trust
+# it?](can_i_trust_it.ipynb) checks a posterior step by step.
