@@ -118,7 +118,7 @@ def check_model(model: Model, *args: Any, **kwargs: Any) -> ModelReport:
             elif attempt(check, partial(_influence, run, site)):
                 note(check, name, None, _INFLUENCE)
             else:
-                note(check, name, True, "none, so that enumerating each element is exact")
+                note(check, name, True, _NO_INFLUENCE)
     except _FaultError:
         return ModelReport(tuple(found))
     for name, site in sites.items():
@@ -134,6 +134,10 @@ def check_model(model: Model, *args: Any, **kwargs: Any) -> ModelReport:
     return ModelReport(tuple(found))
 
 
+_NO_INFLUENCE = (
+    "not seen in samples, in which each element met every task of its neighbours: enumerating each "
+    "element is exact as far as they show"
+)
 _INFLUENCE = (
     "the task of one element changes the likelihood of another (a network that carries past "
     "tasks?): enumerating each element is not exact, while one step is possible. For the "
@@ -146,32 +150,36 @@ _BIAS = (
 
 
 def _influence(run: RelaxedModel, site: TaskSite) -> bool:
-    # Two points everywhere, then one or the other by element: without influence each element
-    # scores as it did. The points share no task and weigh their own at random, so that a
-    # difference between any two tasks shows; for K = 2 they are the corners.
-    own, like = torch.Generator().manual_seed(0), site.log_prior
-    weights = torch.rand(site.num_tasks, generator=own) + 0.5
-    odd = torch.arange(site.num_tasks) % 2
-    points = torch.stack([weights * odd, weights * (1 - odd)])
-    points = (points / points.sum(-1, keepdim=True)).to(like)
-    second = torch.rand(site.batch_shape, generator=own) < 0.5
-    second.view(-1)[0], second.view(-1)[-1] = False, True
-    second = second.to(like.device)
-
-    def score(point: torch.Tensor) -> LogJoint:
-        value = point.expand_as(like)
+    # The same task everywhere, then tasks that change from element to element: without influence
+    # each element scores as it did. The other sites stay at maximum entropy.
+    def score(tasks: torch.Tensor) -> LogJoint:
+        value = torch.nn.functional.one_hot(tasks, site.num_tasks).to(site.log_prior)
         return run.log_joint(lambda s: value if s.name == site.name else s.uniform())
 
-    mixture = torch.where(second.unsqueeze(-1), points[1], points[0])
-    joints = [score(points[0]), score(points[1]), score(mixture)]
-    terms = [[f for n, f in j.factors.items() if n != site.name] for j in joints]
-    inside = [[f.log_prob for f in t if f.belongs(site)] for t in terms]
-    first, other, mixed = (sum_to_element(t, site, joints[0].nesting) for t in inside)
-    shared = [[f.log_prob for f in t if not f.belongs(site)] for t in terms]
-    tolerance = math.sqrt(torch.finfo(like.dtype).eps)
-    pairs = [(torch.where(second, other, first), mixed)]
-    pairs += [*zip(shared[0], shared[2], strict=True), *zip(shared[1], shared[2], strict=True)]
-    return not all(torch.allclose(a, b, rtol=tolerance, atol=tolerance) for a, b in pairs)
+    def inside(joint: LogJoint, *, rounding: bool = False) -> torch.Tensor:
+        found = [f for n, f in joint.factors.items() if n != site.name and f.belongs(site)]
+        terms = [(f.rounding if rounding else f.log_prob).double() for f in found]
+        return sum_to_element(terms, site, joint.nesting)
+
+    zero = torch.zeros(site.batch_shape, dtype=torch.long, device=site.log_prior.device)
+    same = [score(zero + k) for k in range(site.num_tasks)]
+    table = torch.stack([inside(joint).expand(site.batch_shape) for joint in same])
+    for shift in range(site.num_tasks):
+        tasks = site.shifted_tasks(shift)
+        mixed = score(tasks)
+        expected = table.gather(0, tasks.unsqueeze(0)).squeeze(0)
+        if not _within(inside(mixed), expected, inside(mixed, rounding=True)):
+            return True
+        shared = [n for n, f in mixed.factors.items() if not f.belongs(site)]
+        here = [mixed.factors[n] for n in shared]
+        there = [same[0].factors[n].log_prob for n in shared]
+        if not all(_within(f.log_prob, t, f.rounding) for f, t in zip(here, there, strict=True)):
+            return True
+    return False
+
+
+def _within(a: torch.Tensor, b: torch.Tensor, rounding: torch.Tensor) -> bool:
+    return bool(((a == b) | ((a - b).abs() <= rounding)).all())
 
 
 def load_object(spec: str, *, must_be_callable: bool = True) -> Any:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gbi_pyro.purity import differentiable_networks, pure
 from gbi_pyro.relax import Model, Point, RelaxMessenger, check_names, points_at
@@ -76,8 +76,12 @@ class LogJoint:
 
     def num_observations(self, site: TaskSite) -> Tensor:
         """Return how many observed values each element of a task site explains: ``batch_shape``."""
-        terms = [f.num_terms for f in self.factors.values() if f.belongs(site)]
-        return sum_to_element(terms, site, self.nesting).expand(site.batch_shape)
+        inside = [f for n, f in self.factors.items() if n != site.name and f.belongs(site)]
+        count = sum_to_element([f.num_terms for f in inside], site, self.nesting)
+        if inside and not bool(count.any()) and not any(f.is_data for f in inside):
+            # A likelihood by pyro.factor alone observes its elements, one each.
+            count = torch.ones_like(count)
+        return count.expand(site.batch_shape)
 
 
 def _scaled(site: TaskSite, scale: Tensor | float) -> TaskSite:
@@ -136,13 +140,15 @@ class RelaxedModel:
             return value.detach().requires_grad_() if value is not None and order else value
 
         with (
-            pure(self.model, freeze=freeze),
+            pure(self.model, freeze=freeze) as in_training,
             torch.set_grad_enabled(bool(order) or (not freeze and torch.is_grad_enabled())),
             differentiable_networks(order),
             ScoreMessenger() as score,
             RelaxMessenger(leaf, on_simplex=on_simplex, inferred=True) as relax,
         ):
             self.model(*self.args, **self.kwargs)
+        if freeze and in_training:
+            raise _in_training(in_training[0])
         if not relax.sites:
             raise no_task_sites()
         sites = {n: _scaled(s, score.factors[n].scale) for n, s in relax.sites.items()}
@@ -203,6 +209,13 @@ class RelaxedModel:
             if not all(map(torch.equal, terms(at_corner), here)):
                 return
         raise unreached(site.name)
+
+
+def _in_training(layer: nn.Module) -> TaskSiteError:
+    return TaskSiteError(
+        f"the model ran a {type(layer).__name__} in training mode, which depends on chance or on "
+        "the rest of the batch; expected the network as it will be used: call eval() first"
+    )
 
 
 def relaxed_log_joint(

@@ -45,6 +45,8 @@ class TaskPosterior:
         passes: the compute used.
         num_observations: for each site how many observed values an element explains.
         log_evidence: log p(x) of each element of the outermost site, where the method knows it.
+        log_outside: the log probability of what belongs to no element of any task: data, factors
+            and priors outside of their plates.
         objective: the two parts of f_T, for methods that ascend it (for one site).
         points: where Z stands, if that is not the posterior itself: free values after iteration.
         path: the points after 0, 1, ... steps, ``(steps + 1,) + batch_shape + (K,)``.
@@ -57,9 +59,17 @@ class TaskPosterior:
     passes: Passes = Passes()
     num_observations: dict[str, Tensor] = field(default_factory=dict)
     log_evidence: Tensor | None = None
+    log_outside: float = 0.0
     objective: Objective | None = None
     points: dict[str, Tensor] = field(default_factory=dict)
     path: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def total_log_evidence(self) -> float | None:
+        """Log p(x) of the whole model, tasks summed out; None where the method does not know it."""
+        if self.log_evidence is None:
+            return None
+        return self.log_evidence.double().sum().item() + self.log_outside
 
     def site_name(self, name: str | None = None) -> str:
         """Return the name of a site; the only one where none is given.

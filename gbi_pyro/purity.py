@@ -14,6 +14,8 @@ from pyro import poutine
 from pyro.poutine.messenger import unwrap
 from pyro.poutine.runtime import _DIM_ALLOCATOR
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 
@@ -35,7 +37,7 @@ def module_of(model: Callable[..., Any]) -> nn.Module | None:
 
 
 @contextlib.contextmanager
-def pure(model: Callable[..., Any], *, freeze: bool = False) -> Iterator[None]:
+def pure(model: Callable[..., Any], *, freeze: bool = False) -> Iterator[list[nn.Module]]:
     """Run ``model`` inside without side effects.
 
     Kept: Pyro's parameter store and handler stack, the random state of torch (CPU and CUDA), NumPy
@@ -46,6 +48,10 @@ def pure(model: Callable[..., Any], *, freeze: bool = False) -> Iterator[None]:
         model: the Pyro model that will run; a network is looked for behind it.
         freeze: switch off ``requires_grad`` of the weights meanwhile. The backward pass then stops
             where the task enters, and no weight can collect a gradient.
+
+    Yields:
+        The layers that have run as in training: dropout, and statistics of the batch, by which its
+        elements influence each other. It fills as they run.
     """
     store = pyro.get_param_store()
     module = module_of(model)
@@ -60,14 +66,14 @@ def pure(model: Callable[..., Any], *, freeze: bool = False) -> Iterator[None]:
         p.requires_grad_(False)
     try:
         with (
-            _borrowed_buffers(module),
+            _borrowed_buffers(module) as in_training,
             poutine.block(),
             _plates_of_its_own(),
             warnings.catch_warnings(),
         ):
             if frozen:  # pyro.module wonders at constant weights in training mode
                 warnings.filterwarnings("ignore", ".* was not registered in the param store")
-            yield
+            yield in_training
     finally:
         for p in frozen:
             p.requires_grad_(True)
@@ -79,14 +85,17 @@ def pure(model: Callable[..., Any], *, freeze: bool = False) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _borrowed_buffers(module: nn.Module | None) -> Iterator[None]:
+def _borrowed_buffers(module: nn.Module | None) -> Iterator[list[nn.Module]]:
     """Let networks in training mode move copies of their buffers, wherever they are kept.
+
+    Yields the layers that run as in training.
 
     Copies, because the graph of the run may still need them as the run left them.
     """
     own: dict[nn.Module, dict[str, Tensor | None]] = {}
+    in_training: list[nn.Module] = []
 
-    def lend_copies(network: nn.Module, _: Any = None) -> None:
+    def lend_copies(network: nn.Module) -> None:
         if network.training and network not in own:
             own[network] = dict(network._buffers)
             for name, buffer in own[network].items():
@@ -95,11 +104,21 @@ def _borrowed_buffers(module: nn.Module | None) -> Iterator[None]:
 
     for network in module.modules() if module is not None else ():
         lend_copies(network)
+
+    def watch(network: nn.Module, _: Any) -> None:
+        drops = isinstance(network, _DropoutNd) and network.training and network.p > 0
+        mixes = isinstance(network, _BatchNorm) and (
+            network.training or network.running_mean is None
+        )
+        if drops or mixes:
+            in_training.append(network)
+        lend_copies(network)
+
     # A model that is a plain function keeps its networks in its closure or among its globals:
     # they show themselves when they run.
-    hook = register_module_forward_pre_hook(lend_copies)
+    hook = register_module_forward_pre_hook(watch)
     try:
-        yield
+        yield in_training
     finally:
         hook.remove()
         for network, buffers in own.items():

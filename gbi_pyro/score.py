@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import pyro
 import torch
 from pyro.distributions import MaskedDistribution
 from pyro.poutine.messenger import Messenger
@@ -35,6 +36,7 @@ class Factor:
         total: its sum, a scalar.
         plates: the names of the plates that the site lies in.
         is_data: whether it scores observed values (not a task, not a bare factor).
+        is_task: whether it is the prior of a task.
         mask: which entries count, if some do not.
         scale: the user's scale, by which ``log_prob`` is multiplied.
     """
@@ -43,6 +45,7 @@ class Factor:
     total: Tensor
     plates: frozenset[str]
     is_data: bool
+    is_task: bool
     mask: Tensor | None = None
     scale: Tensor | float = 1.0
 
@@ -51,6 +54,11 @@ class Factor:
         """How many observed values each entry scores: 1, or 0 where masked."""
         ones = torch.full_like(self.log_prob, float(self.is_data), requires_grad=False)
         return ones if self.mask is None else ones * self.mask
+
+    @property
+    def rounding(self) -> Tensor:
+        """What rounding may do to each entry: two runs of one model agree within it."""
+        return 256 * torch.finfo(self.log_prob.dtype).eps * (1 + self.log_prob.detach().abs())
 
     def belongs(self, site: TaskSite) -> bool:
         """Whether this has a term of its own (or more) for each element of a task site."""
@@ -73,7 +81,13 @@ def sum_terms(factors: Iterable[Factor]) -> Tensor:
 
 
 def num_observations(factors: Iterable[Factor]) -> float:
-    """Return how many values a run observes, masked ones left out."""
+    """Return how many values a run observes, masked ones left out.
+
+    Where a likelihood is made of bare factors alone, each of their entries counts as one.
+    """
+    factors = [f for f in factors if not f.is_task]
+    if not any(f.is_data for f in factors):
+        return float(max((f.log_prob.numel() for f in factors), default=0))
     return float(
         sum(
             f.log_prob.numel() if f.mask is None else f.num_terms.sum().item()
@@ -111,6 +125,21 @@ class ScoreMessenger(Messenger):
     def __init__(self) -> None:
         super().__init__()
         self.factors: dict[str, Factor] = {}
+        self._before: Tensor | None = None  # the random state before a new parameter
+        self._points: list[torch.Size] = []  # of tasks that are tried several at once
+
+    def _pyro_param(self, msg: Any) -> None:
+        if msg["name"] not in pyro.get_param_store():
+            self._before = torch.get_rng_state()
+
+    def _pyro_post_param(self, msg: Any) -> None:
+        before, self._before = self._before, None
+        if before is not None and not torch.equal(before, torch.get_rng_state()):
+            raise TaskSiteError(
+                f"parameter {msg['name']!r} is not in Pyro's store yet and begins at random, so "
+                "that each inference would use another network; expected parameters that exist: "
+                "run the model once, or train it"
+            )
 
     def _pyro_sample(self, msg: Any) -> None:
         if not site_is_subsample(msg):
@@ -126,6 +155,11 @@ class ScoreMessenger(Messenger):
         if site_is_subsample(msg):
             return
         name, fn, value, mask = msg["name"], msg["fn"], msg["value"], msg["mask"]
+        if name in self.factors:
+            raise TaskSiteError(
+                f"two sites of one run are named {name!r}, so that one would hide the other; "
+                "expected a name for each: number them in a loop, f'{name}_{t}', or declare a plate"
+            )
         if not msg["is_observed"]:
             if is_task_message(msg):
                 raise missing_point(name, [])
@@ -147,7 +181,10 @@ class ScoreMessenger(Messenger):
             site = read_task_site(msg)
             check_value(site, value, on_simplex=True)
             fn = SoftOneHot(site.log_prior)
+        if infer.get("task") and value.ndim > fn.log_prior.ndim:
+            self._points.append(value.shape[:-1])
         log_prob = fn.log_prob(value, *msg["args"], **msg["kwargs"])
+        self._check_shape(msg, log_prob.shape)
         scale = msg["scale"]
         for frame in msg["cond_indep_stack"]:
             if frame.full_size is not None and frame.full_size != frame.size:
@@ -166,7 +203,42 @@ class ScoreMessenger(Messenger):
             )
         is_data = has_value and not infer.get("task")
         plates = frozenset(f.name for f in msg["cond_indep_stack"] if f.vectorized)
-        self.factors[name] = Factor(log_prob, total, plates, is_data, keep, scale)
+        self.factors[name] = Factor(
+            log_prob, total, plates, is_data, bool(infer.get("task")), keep, scale
+        )
+
+    def _check_shape(self, msg: Any, shape: torch.Size) -> None:
+        """Refuse a log probability whose dimensions are not those of the site's plates.
+
+        Points of a task that are tried at once stand to the left of its plates.
+        """
+        plates = {f.dim: f for f in msg["cond_indep_stack"] if f.vectorized}
+        rank = max(len(shape), *(-dim for dim in plates)) if plates else len(shape)
+        for dim in range(-rank, 0):
+            size = shape[dim] if -dim <= len(shape) else 1
+            expected = plates[dim].size if dim in plates else 1
+            if size != expected and not any(
+                -dim <= len(p) and p[dim] == size and dim not in plates for p in self._points
+            ):
+                raise _shape_error(msg["name"], tuple(shape), plates, dim)
+
+
+def _shape_error(name: str, shape: tuple[int, ...], plates: dict[int, Any], dim: int) -> Exception:
+    """Return the error for a log probability that does not fit the plates of its site."""
+    expected = tuple(plates[d].size if d in plates else 1 for d in range(min(plates, default=0), 0))
+    declared = ", ".join(f"{f.name!r} (size {f.size}, dim {d})" for d, f in sorted(plates.items()))
+    size = shape[dim] if -dim <= len(shape) else 1
+    if dim in plates:
+        cure = "let its distribution or its data have that size, or give the plate another dim"
+    else:
+        cure = (
+            "declare a plate for it, put it into the event by .to_event(1), or drop it from the "
+            "data (a column of shape (N, 1) beside a plate of N makes an N x N table)"
+        )
+    return TaskSiteError(
+        f"site {name!r} has log probabilities of shape {shape}; expected {expected}, one for each "
+        f"element of its plates: {declared or 'none'}. Dimension {dim} has size {size}: {cure}"
+    )
 
 
 def _finite(name: str, value: Tensor, event_dim: int, mask: Any) -> Tensor:

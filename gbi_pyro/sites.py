@@ -66,6 +66,32 @@ class TaskSite:
         """A name for each batch dimension: its plate, or ``<site>_dim_<i>`` without one."""
         return tuple(p.name if p else f"{self.name}_dim_{i}" for i, p in enumerate(self.plates))
 
+    def time_dim(self, time: str | None = None) -> int:
+        """Return the batch dimension (negative) that a chain over this task runs along.
+
+        Args:
+            time: the name of its plate; without it the plate named ``"time"``, or the only one.
+
+        Raises:
+            TaskSiteError: for a task without plates, a plate that is not there, or several.
+        """
+        rank = len(self.batch_shape)
+        dims = {p.name: i - rank for i, p in enumerate(self.plates) if p}
+        if time is None and ("time" in dims or len(dims) == 1):
+            time = "time" if "time" in dims else next(iter(dims))
+        if time in dims:
+            return dims[time]
+        if not dims:
+            raise TaskSiteError(
+                f"task site {self.name!r} is a single task: a chain needs one task per time step; "
+                "declare a plate over time"
+            )
+        wanted = "one of them over time" if time is None else f"one named {time!r}"
+        raise TaskSiteError(
+            f"task site {self.name!r} lies in the plates {', '.join(map(repr, dims))}; expected "
+            f"{wanted}: name the plate over time, time=..."
+        )
+
     def uniform(self) -> Tensor:
         """Return u, the maximum-entropy point, for each element: ``batch_shape + (K,)``."""
         return torch.full_like(self.log_prior, 1.0 / self.num_tasks, requires_grad=False)
@@ -76,6 +102,16 @@ class TaskSite:
         one_hot = torch.nn.functional.one_hot(k, self.num_tasks).to(self.log_prior.dtype)
         one_hot = one_hot.reshape(k.shape + (1,) * len(self.batch_shape) + (self.num_tasks,))
         return one_hot.expand(k.shape + self.log_prior.shape)
+
+    def shifted_tasks(self, shift: int) -> Tensor:
+        """Return task ids that count up from element to element along every dimension, mod K.
+
+        In K shifts each element sees every task of its neighbours: ``batch_shape``.
+        """
+        rank, tasks = len(self.batch_shape), torch.full(self.batch_shape, shift)
+        for dim, size in enumerate(self.batch_shape):
+            tasks = tasks + torch.arange(size).reshape(-1, *[1] * (rank - dim - 1))
+        return (tasks % self.num_tasks).to(self.log_prior.device)
 
     def detached(self) -> TaskSite:
         """Return the same site with its prior cut off from any gradient."""

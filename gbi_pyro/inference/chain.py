@@ -12,7 +12,6 @@ from gbi_pyro.inference.hmm import hmm_posterior, hsmm_posterior
 from gbi_pyro.inference.log_likelihoods import log_likelihoods
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.relax import Model
-from gbi_pyro.sites import TaskSiteError
 
 
 @dataclass(frozen=True)
@@ -31,11 +30,11 @@ class BayesFilter:
         log_duration: log p(block lasts d steps), ``(K, D)``, for explicit block lengths.
         output: ``"filtered"``, p(z_t | x_1..t); ``"predicted"``, p(z_t | x_1..t-1), the
             transition applied and x_t not yet seen; or ``"smoothed"``, p(z_t | all x).
-
-    Time is the last batch dimension of the task site.
+        time: the name of the plate over time; without it the plate named ``"time"``, or the only
+            plate of the task site.
 
     Raises:
-        TaskSiteError: when the task has no time dimension.
+        TaskSiteError: when the task has no plate over time, or several that may be it.
         ValueError: for a chain that does not fit; see ``hsmm_posterior``.
     """
 
@@ -44,6 +43,7 @@ class BayesFilter:
     log_transition: Tensor = field(repr=False)
     log_duration: Tensor | None = field(default=None, repr=False)
     output: Literal["filtered", "predicted", "smoothed"] = "filtered"
+    time: str | None = None
 
     def __post_init__(self) -> None:
         if self.output not in ("filtered", "predicted", "smoothed"):
@@ -55,13 +55,8 @@ class BayesFilter:
         """Infer the task site of ``model`` called with ``args`` and ``kwargs``."""
         steps = self.infer(model, *args, **kwargs)
         name = steps.site_name()
-        site = steps.sites[name]
-        if not site.batch_shape:
-            raise TaskSiteError(
-                f"task site {name!r} is a single task: a chain needs one task per time step; "
-                "declare a plate over time"
-            )
-        log_likelihood = log_likelihoods(steps)
+        time = steps.sites[name].time_dim(self.time) - 1  # tasks are the last dimension
+        log_likelihood = log_likelihoods(steps).movedim(time, -2)
         initial, transition = (
             v.to(log_likelihood) for v in (self.log_initial, self.log_transition)
         )
@@ -72,7 +67,7 @@ class BayesFilter:
             result = hsmm_posterior(initial, transition, log_likelihood, duration, viterbi=False)
         return replace(
             steps,
-            log_probs={name: getattr(result, f"log_{self.output}")},
+            log_probs={name: getattr(result, f"log_{self.output}").movedim(-2, time)},
             method=f"{steps.method}, {self.output}",
             settings={**steps.settings, "chain": self.output},
             log_evidence=None if steps.log_evidence is None else result.log_evidence,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,8 @@ from gbi_pyro.relax import Model, points_at
 from gbi_pyro.score import sum_to_element
 from gbi_pyro.sites import TaskSite, TaskSiteError
 
+MOST_SHIFTS = 8  # runs in which neighbours have other tasks, to check that they do not matter
+
 
 @dataclass(frozen=True)
 class Enumeration:
@@ -26,8 +28,10 @@ class Enumeration:
     nested (a task per sequence and a task per step, say), and inner sites are summed out per
     element of the outer ones.
 
-    It is exact when elements do not influence each other given their tasks. One more run, with
-    random tasks, makes sure of that: a network that carries past tasks is refused.
+    It is exact when elements do not influence each other given their tasks. That is checked by
+    samples, K + 1 more runs and nine at most: each element sees every task (eight, if there are
+    more) of its neighbours along each plate, and a random one of all others. A network that
+    carries past tasks is refused.
 
     Args:
         chunk_size: how many tasks are tried in one run, as a leading dimension that the model has
@@ -35,7 +39,7 @@ class Enumeration:
             that of the chunk.
         temperature: other values than 1 give the tempered posterior.
         max_joint: the largest prod K_i that is tried.
-        check: whether the run with random tasks is made.
+        check: whether independence, and broadcasting over a chunk, are checked.
 
     Raises:
         TaskSiteError: more joint tasks than ``max_joint``, plates that are not nested, elements
@@ -78,6 +82,9 @@ class Enumeration:
         if self.check and not (alone and not _loose(first, levels)):
             _check_independent(run, first, levels, tables)
         log_probs, log_evidence = _marginals(log_joints, levels)
+        dtype = next(iter(first.sites.values())).log_prior.dtype  # tables are sums in float64
+        log_probs = {n: q.log_softmax(-1).to(dtype) for n, q in log_probs.items()}
+        log_evidence = log_evidence.to(dtype)
         single = list(log_probs) if len(log_probs) == 1 else []
         return TaskPosterior(
             log_probs,
@@ -87,6 +94,7 @@ class Enumeration:
             passes=run.passes,
             num_observations={n: first.num_observations(s) for n, s in first.sites.items()},
             log_evidence=log_evidence if self.temperature == 1 else None,
+            log_outside=sum(first.factors[n].total.item() for n in _loose(first, levels)),
             objective=_objective(tables[0], log_probs[single[0]], self.temperature)
             if single
             else None,
@@ -115,6 +123,12 @@ class Enumeration:
             joint = run.log_joint(points_at(corners))
             run.count(forward=len(chunk))
             rows.append(_by_level(joint, levels, first.nesting, lead=len(chunk)))
+            if self.check and self.chunk_size is not None and len(rows) == 2:
+                for i in {0, len(chunk) - 1}:
+                    corner = {
+                        s.name: s.corner(int(k)) for s, k in zip(sites, chunk[i], strict=True)
+                    }
+                    _check_broadcast(run, corner, [r[i : i + 1] for r in rows[1]], levels)
         return [
             torch.cat([row[i] for row in rows]).reshape(*sizes, *level[0].batch_shape)
             for i, level in enumerate(levels)
@@ -164,7 +178,7 @@ def _by_level(
     for i, level in enumerate(levels):
         deeper = levels[i + 1][0] if i + 1 < len(levels) else None
         terms = [
-            f.log_prob
+            f.log_prob.double()
             for f in joint.factors.values()
             if f.belongs(level[0]) and not (deeper and f.belongs(deeper))
         ]
@@ -236,21 +250,58 @@ def _marginals(
     return log_probs, log_evidence
 
 
+def _check_broadcast(
+    run: RelaxedModel, corner: dict[str, Tensor], row: list[Tensor], levels: list[list[TaskSite]]
+) -> None:
+    """Check that tasks of a chunk score in it as they do alone."""
+    alone = run.log_joint(points_at(corner))
+    run.count(check=1)
+    single, error = _by_level(alone, levels, alone.nesting), _rounding(alone, levels)
+    if not all(map(_close, row, single, error)):
+        raise TaskSiteError(
+            f"the model does not broadcast over tasks {list(corner)} tried at once, as "
+            "chunk_size asks: it sums or indexes over a leading dimension. Keep '...' in front of "
+            "each operation (z @ means, dim=-1), or leave out chunk_size"
+        )
+
+
 def _check_independent(
     run: RelaxedModel, first: LogJoint, levels: list[list[TaskSite]], tables: list[Tensor]
 ) -> None:
-    """Check that the tables add up for random tasks, a different one in each element."""
+    """Check by samples that the likelihood of an element depends on its own tasks alone.
+
+    The tables come from runs in which all elements have the same tasks. In further runs the task
+    changes from each element to the next along every plate, so that each element sees every task
+    of its neighbours (``MOST_SHIFTS`` of them, if there are more); in a last one it is random.
+    """
     sites = [site for level in levels for site in level]
     own = torch.Generator().manual_seed(0)
-    tasks = {s.name: _mixed_tasks(s, own).to(s.log_prior.device) for s in sites}
+    assignments = [
+        {s.name: s.shifted_tasks(shift) for s in sites}
+        for shift in range(min(MOST_SHIFTS, max(s.num_tasks for s in sites)))
+    ]
+    assignments.append({s.name: _mixed_tasks(s, own) for s in sites})
+    for tasks in assignments:
+        _check_assignment(run, first, levels, tables, tasks)
+
+
+def _check_assignment(
+    run: RelaxedModel,
+    first: LogJoint,
+    levels: list[list[TaskSite]],
+    tables: list[Tensor],
+    tasks: dict[str, Tensor],
+) -> None:
+    """Check that the tables add up where each element has a task of its own."""
+    sites = [site for level in levels for site in level]
+    tasks = {s.name: tasks[s.name].to(s.log_prior.device) for s in sites}
     one_hot = torch.nn.functional.one_hot
-    mixed = run.log_joint(
-        lambda site: one_hot(tasks[site.name], site.num_tasks).to(site.log_prior.dtype)
-    )
+    points = {s.name: one_hot(tasks[s.name], s.num_tasks).to(s.log_prior.dtype) for s in sites}
+    mixed = run.log_joint(points_at(points))
     run.count(check=1)
-    scored = _by_level(mixed, levels, first.nesting)
+    scored, errors = _by_level(mixed, levels, first.nesting), _rounding(mixed, levels)
     agree, seen = True, 0
-    for level, table, row in zip(levels, tables, scored, strict=True):
+    for level, table, row, error in zip(levels, tables, scored, errors, strict=True):
         seen += len(level)
         shape = level[0].batch_shape
         index = torch.zeros(shape, dtype=torch.long, device=row.device)
@@ -258,16 +309,17 @@ def _check_independent(
             ids = tasks[site.name].expand(shape) if i < seen else torch.zeros_like(index)
             index = index * site.num_tasks + ids
         expected = table.reshape(-1, *shape).gather(0, index.unsqueeze(0))
-        agree = agree and _close(row, expected)
+        agree = agree and _close(row, expected, error)
     for name in _loose(first, levels):
-        agree = agree and _close(mixed.factors[name].log_prob, first.factors[name].log_prob)
+        here, there = mixed.factors[name].log_prob, first.factors[name].log_prob
+        agree = agree and _close(here, there, mixed.factors[name].rounding)
     if not agree:
         raise TaskSiteError(
             f"the elements of task sites {[s.name for s in sites]} influence each other (the "
             "likelihood of one element depends on the task of another), so enumerating each "
             "element is not exact; expected a likelihood that factorises over the plates. A "
-            "network that carries past tasks: wrap it, stepwise(model, *args), for the likelihood "
-            "of each step given the past. Random layers: call eval() first"
+            "network that carries past tasks: wrap it, stepwise(model, *args), for the evidence of "
+            "each step given the past"
         )
 
 
@@ -285,14 +337,18 @@ def _mixed_tasks(site: TaskSite, generator: torch.Generator) -> Tensor:
             return tasks
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
-    tolerance = math.sqrt(torch.finfo(a.dtype).eps)
-    same = (a == b) | ((a - b).abs() <= tolerance * (1 + b.abs()))
-    return bool(same.all())
+def _rounding(joint: LogJoint, levels: list[list[TaskSite]]) -> list[Tensor]:
+    """Return what rounding may do to the sums of each level."""
+    factors = {n: replace(f, log_prob=f.rounding) for n, f in joint.factors.items()}
+    return _by_level(replace(joint, factors=factors), levels, joint.nesting)
+
+
+def _close(a: Tensor, b: Tensor, rounding: Tensor) -> bool:
+    return bool(((a == b) | ((a - b).abs() <= rounding)).all())
 
 
 def _objective(table: Tensor, log_probs: Tensor, temperature: float) -> Objective:
-    table = table.movedim(0, -1)
+    table = table.movedim(0, -1).to(log_probs.dtype)
     q = log_probs.exp()
     expected = torch.where(q > 0, q * table, 0.0).sum(-1)
     return Objective(expected, entropy(log_probs), temperature)

@@ -291,6 +291,7 @@ def _checked(
             )
         if name != "log_emission":
             _check_rows(name, value)
+    _check_transition(log_transition, log_emission)
     batches = {name: tuple(a.shape[: a.dim() - len(wanted[name])]) for name, a in args.items()}
     try:
         torch.broadcast_shapes(*batches.values())
@@ -301,6 +302,19 @@ def _checked(
         ) from None
     dtype = functools.reduce(torch.promote_types, [a.dtype for a in args.values()])
     return [value.to(log_emission.device, dtype).clamp_min(LOG_ZERO) for value in args.values()]
+
+
+def _check_transition(log_transition: Tensor, log_emission: Tensor) -> None:
+    """Refuse transitions that may be one for each step, which look like one for each sequence."""
+    steps, lead = log_emission.shape[-2], log_transition.shape[:-2]
+    if lead and lead[-1] == steps > 1:
+        K = log_transition.shape[-1]
+        raise ValueError(
+            f"log_transition of shape {tuple(log_transition.shape)} may hold one transition for "
+            f"each of T = {steps} steps, which is not supported, or one for each sequence; "
+            f"expected ({K}, {K}), the same at every step. For one of each sequence where there "
+            "are T of them, infer the sequences in two parts"
+        )
 
 
 def _check_rows(name: str, value: Tensor) -> None:

@@ -13,7 +13,7 @@ from gbi_pyro.learning.labels import clamp_log_likelihoods
 from gbi_pyro.learning.m_step import several_sites
 from gbi_pyro.learning.task_prior import Counts, TaskChain, TaskPrior
 from gbi_pyro.posterior import TaskPosterior
-from gbi_pyro.sites import UNKNOWN, TaskSite, TaskSiteError, check_labels
+from gbi_pyro.sites import UNKNOWN, TaskSite, check_labels
 
 
 class EStep(NamedTuple):
@@ -32,8 +32,7 @@ class EStep(NamedTuple):
     @property
     def log_evidence(self) -> float | None:
         """Log p(x, labels) of everything, where the inference knows it."""
-        log_evidence = self.posterior.log_evidence
-        return None if log_evidence is None else log_evidence.sum().item()
+        return self.posterior.total_log_evidence
 
 
 def explain(
@@ -62,9 +61,12 @@ def explain(
     log_likelihood = log_likelihoods(posterior)
     if labels is not None:
         log_likelihood = clamp_log_likelihoods(log_likelihood, labels)
-    found = prior.explain(log_likelihood)
+    chain = isinstance(prior, TaskChain)
+    time = site.time_dim(prior.time) - 1 if isinstance(prior, TaskChain) else -2
+    found = prior.explain(log_likelihood.movedim(time, -2) if chain else log_likelihood)
+    log_probs = found.log_probs.movedim(-2, time) if chain else found.log_probs
     log_evidence = None if posterior.log_evidence is None else found.log_evidence
-    return EStep(_replaced(posterior, found.log_probs, log_evidence), found.entropy, found.counts)
+    return EStep(_replaced(posterior, log_probs, log_evidence), found.entropy, found.counts)
 
 
 def _replaced(
@@ -104,9 +106,4 @@ def _check_prior(prior: TaskPrior | TaskChain, posterior: TaskPosterior, site: T
         raise ValueError(
             f"prior has {prior.num_tasks} tasks, task site {site.name!r} has {site.num_tasks}; "
             f"make it for K = {site.num_tasks}"
-        )
-    if isinstance(prior, TaskChain) and not site.batch_shape:
-        raise TaskSiteError(
-            f"task site {site.name!r} is a single task: a chain needs one task per time step; "
-            "declare a plate over time, or take a TaskPrior"
         )

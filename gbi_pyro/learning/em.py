@@ -266,8 +266,13 @@ class GradientEM:
     def _counts_of(self, e: EStep) -> Counts:
         assert self.prior is not None
         assert e.counts is not None
-        hard = self.m_step == "hard"
-        return self.prior.counts(_one_hot(e.posterior.probs())) if hard else e.counts
+        if self.m_step != "hard":
+            return e.counts
+        q = _one_hot(e.posterior.probs())
+        if isinstance(self.prior, TaskChain):
+            (site,) = e.posterior.sites.values()
+            q = q.movedim(site.time_dim(self.prior.time) - 1, -2)
+        return self.prior.counts(q)
 
     def _move(
         self, e: EStep, args: tuple[Any, ...], labels: Tensor | None, record: EMStep

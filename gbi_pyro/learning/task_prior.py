@@ -141,6 +141,8 @@ class TaskChain:
             as it is; or ``"full"``, every row of A.
         stay, switch: pseudo-counts >= 0 of steps that keep the task and of steps that leave it, in
             all for the hazard and per row for ``"full"`` (spread over the other tasks).
+        time: the name of the plate over time; without it the plate named ``"time"``, or the only
+            plate of the task site.
 
     Raises:
         ValueError: for rows that are not probabilities, or negative pseudo-counts.
@@ -157,6 +159,7 @@ class TaskChain:
     learn_transition: LearnTransition = "nothing"
     stay: float = 0.0
     switch: float = 0.0
+    time: str | None = None
 
     def __post_init__(self) -> None:
         for name, ndim in (("log_initial", 1), ("log_transition", 2)):

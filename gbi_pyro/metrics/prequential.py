@@ -180,7 +180,8 @@ class SwitchingMeans:
         log_joint = state.log_weights + (total.log() + largest)[..., 0] - constant
         log_prob = log_joint.logsumexp((-2, -1))
         log_weights = log_joint - log_prob[..., None, None]
-        return log_prob.to(x.dtype), SwitchingState(log_weights, self._move(joint / total))
+        moved = SwitchingState(log_weights, self._move(joint / total))
+        return log_prob.to(torch.promote_types(x.dtype, torch.float32)), moved
 
     def _move(self, tasks: Tensor) -> Tensor:
         """Let the task change with the probability of the hazard."""

@@ -11,6 +11,7 @@ from pyro_models import TASK, brute_force, gaussian, gaussian_scores, normal, ra
 from torch import Tensor, nn
 
 from gbi_pyro import Enumeration, TaskSiteError
+from gbi_pyro.inference.enumeration import MOST_SHIFTS
 
 WEIGHTS = torch.tensor([[0.3, -1.0, 0.8], [1.0, 0.5, -0.7]], dtype=torch.float64)
 
@@ -218,13 +219,15 @@ def test_memory_is_that_of_the_chunk(chunk_size: int | None, generator: torch.Ge
     exact = gaussian_scores(x, means, 0.5, torch.zeros(K, dtype=torch.float64)).softmax(-1)
     torch.testing.assert_close(posterior.probs(), exact)
     assert max(seen) == (chunk_size or 1)
-    assert len(seen) == 1 + math.ceil((K - 1) / (chunk_size or 1)) + 1
-    assert posterior.passes == (K, 0, 1)
+    ends = {None: 0, 1: 1}.get(chunk_size, 2)  # tasks of the first chunk, tried alone
+    checks = ends + MOST_SHIFTS + 1
+    assert len(seen) == 1 + math.ceil((K - 1) / (chunk_size or 1)) + checks
+    assert posterior.passes == (K, 0, checks)
 
 
 def test_a_joint_costs_the_product_of_its_sites_and_has_a_limit(generator: torch.Generator) -> None:
     x = normal(generator, 6)
-    assert Enumeration()(two_sites, x).passes == (6, 0, 1)
+    assert Enumeration()(two_sites, x).passes == (6, 0, 3 + 1)
     assert Enumeration(max_joint=6, check=False)(two_sites, x).passes == (6, 0, 0)
     with pytest.raises(TaskSiteError) as error:
         Enumeration(max_joint=5)(two_sites, x)
@@ -282,9 +285,9 @@ def test_batch_statistics_couple_elements_in_training_mode_only(
     batch: int, generator: torch.Generator
 ) -> None:
     net, x = Normalised(), normal(generator, batch)
-    with pytest.raises(TaskSiteError, match=r"influence each other.*eval\(\)"):
+    with pytest.raises(TaskSiteError, match=r"BatchNorm1d in training mode.*eval\(\)"):
         Enumeration()(net.train(), x)
-    assert Enumeration()(net.eval(), x).passes.check == 1
+    assert Enumeration()(net.eval(), x).passes.check > 0
 
 
 def test_an_observation_that_sums_over_inner_tasks_is_refused() -> None:

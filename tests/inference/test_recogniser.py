@@ -223,6 +223,10 @@ def test_a_dream_is_drawn_from_the_model(generator: torch.Generator) -> None:
 def test_what_does_not_fit_is_refused(generator: torch.Generator) -> None:
     x, z = draw(30, generator)
     exact = Enumeration()(mixture, x)
+
+    def without_task(x: torch.Tensor) -> None:
+        pyro.sample("x", dist.Normal(torch.zeros_like(x), 1.0).to_event(2), obs=x)
+
     wide = Recogniser(nn.Linear(2, 4, dtype=F64))
     with pytest.raises(ValueError, match=r"recogniser has shape \(30, 4\), expected \(30, 3\)"):
         wide(mixture, x)
@@ -237,7 +241,7 @@ def test_what_does_not_fit_is_refused(generator: torch.Generator) -> None:
     with pytest.raises(ValueError, match="labels must be task ids 0"):
         forward_kl_loss(Recogniser(linear(generator)), mixture, z + 1, x)
     with pytest.raises(TaskSiteError, match="no task site"):
-        dream(lambda x: pyro.sample("x", dist.Normal(0.0, 1.0), obs=x), x, generator=generator)
+        dream(without_task, x, generator=generator)
 
     site = TaskSite("z", torch.tensor([[0.5, 0.5]]).log(), (None,))
     certain = TaskPosterior({"z": torch.tensor([[0.0, -torch.inf]])}, {"z": site}, "by hand")
