@@ -58,7 +58,8 @@ def test_every_file_is_written_and_none_is_left_half_done(finished):
     results, folder, _ = finished
     names = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     pieces = {f"pieces/{name}.npz" for name in ("rates-of-online-Z", "toy-seed-0", "toy-seed-1")}
-    figures = {f"figures/figure-{i}.{suffix}" for i in (1, 2, 3) for suffix in ("png", "pdf")}
+    drawn = ("gradient", "figure-1", "figure-2", "figure-3")
+    figures = {f"figures/{name}.{suffix}" for name in drawn for suffix in ("png", "pdf")}
     files = {"config.json", "metrics.json", "table.md", "posterior.nc"}
     assert names == files | figures | pieces | {"weights.safetensors", "weights.json"}
     rows = json.loads((folder / "metrics.json").read_text())["rows"]
