@@ -90,7 +90,9 @@ def untrained(K, seed):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = Answers(max(K, 2))
-    chain = gbi.TaskChain.sticky(max(K, 2), HAZARD, learn_transition="hazard")
+    chain = gbi.TaskChain.sticky(
+        max(K, 2), HAZARD, learn_transition="hazard", time="trial"
+    )
     chain = chain.without([1]) if K == 1 else chain
     optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
     return gbi.GradientEM(model, gbi.Enumeration(), optimiser, prior=chain)

@@ -140,7 +140,7 @@ em = gbi.GradientEM(
     model,
     gbi.Enumeration(),
     torch.optim.AdamW(model.parameters(), lr=0.02, weight_decay=0.1),
-    prior=gbi.TaskChain.sticky(2, hazard=0.1, learn_transition="hazard"),
+    prior=gbi.TaskChain.sticky(2, hazard=0.1, learn_transition="hazard", time="trial"),
 )
 for _ in range(60 if FAST else 300):
     objective = em.step(*data, labels=labels)
@@ -200,9 +200,9 @@ print(
 
 # %%
 chain = em.prior.log_initial, em.prior.log_transition
-one_step = gbi.BayesFilter(gbi.OneStepGradient(), *chain, output="smoothed")(
-    model, *data
-)
+one_step = gbi.BayesFilter(
+    gbi.OneStepGradient(), *chain, output="smoothed", time="trial"
+)(model, *data)
 second = truth[truth.session == "tuesday"]
 probs, best = (q.probs()[1, : len(second)] for q in (one_step, exact))
 found = gbi.metrics.agreement(best.log(), probs.log())
