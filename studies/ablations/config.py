@@ -12,7 +12,9 @@ from studies.core.seeds import Roles
 generator = Roles("weights", "train", "validate", "test", "task input", first=1_000_000)
 # Frozen networks are tested on the streams of the toy study, whose generators these are.
 frozen_generator = Roles("weights", "train", "validate", "calibrate", "test")
-VALIDATION_SEEDS = range(1000, 1003)  # choices are made on them, and no result uses them
+# Choices are made on seeds that no result uses. With five of them, one network that diverges
+# decides how inputs are moved; ten and twenty agree.
+MOVED_SEEDS, UPDATE_SEEDS = range(1000, 1010), range(1000, 1005)
 FOUR_MEANS = (0.2, 0.4, 0.6, 0.8)  # of the stream with four tasks
 
 

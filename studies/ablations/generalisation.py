@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gbi_pyro.inference.online import StepsAhead
 from gbi_pyro.models.sequence import SequenceLSTM, SequenceLSTMStack
-from studies.ablations.config import VALIDATION_SEEDS, AblationsConfig, frozen_generator, generator
+from studies.ablations.config import MOVED_SEEDS, AblationsConfig, frozen_generator, generator
 from studies.ablations.task_inputs import TRUE, InputKind, TaskInput
 from studies.ablations.training import train
 from studies.core.unseen_means import (
@@ -45,8 +45,8 @@ class UnseenErrors:
 
 def choose_moved(config: AblationsConfig, kind: InputKind) -> Rate:
     """Choose how the input moves, on networks of the validation seeds and on other means."""
-    moved = _moved([train(config, seed, kind).network for seed in VALIDATION_SEEDS])
-    x = _blocks(config, BETWEEN, "validate", VALIDATION_SEEDS)
+    moved = _moved([train(config, seed, kind).network for seed in MOVED_SEEDS])
+    x = _blocks(config, BETWEEN, "validate", MOVED_SEEDS)
     return choose_rate(*moved, SPACE, x, config.block_length)
 
 

@@ -13,7 +13,7 @@ from gbi_pyro.inference.iterative import IterativeGradient
 from gbi_pyro.inference.stepwise import stepwise
 from gbi_pyro.metrics.agreement import kl
 from gbi_pyro.models.sequence import SequenceLSTM
-from studies.ablations.config import FOUR_MEANS, VALIDATION_SEEDS, AblationsConfig, generator
+from studies.ablations.config import FOUR_MEANS, UPDATE_SEEDS, AblationsConfig, generator
 from studies.ablations.task_inputs import TRUE
 from studies.ablations.training import train
 from studies.core.streams import exact_filter, in_filter
@@ -85,9 +85,9 @@ def choose_update(config: AblationsConfig, method: str) -> LatentUpdate:
 
     On networks and streams of the validation seeds.
     """
-    networks = [train(config, seed, TRUE).network for seed in VALIDATION_SEEDS]
+    networks = [train(config, seed, TRUE).network for seed in UPDATE_SEEDS]
     shape = VALIDATION_SEQUENCES, VALIDATION_STEPS
-    draws = [generator(seed, "validate") for seed in VALIDATION_SEEDS]
+    draws = [generator(seed, "validate") for seed in UPDATE_SEEDS]
     streams = [config.stream.sample(*shape, draw).x for draw in draws]
 
     def divergence(update: LatentUpdate) -> float:

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from arviz import InferenceData
@@ -18,7 +19,12 @@ from gbi_pyro.models.conditioning import CONDITIONERS
 from gbi_pyro.models.sequence import SequenceLSTM
 from studies.ablations import figures, table
 from studies.ablations.conditioners import ConditionerSeed, measure_conditioner
-from studies.ablations.config import AblationsConfig, generator
+from studies.ablations.config import (
+    MOVED_SEEDS,
+    UPDATE_SEEDS,
+    AblationsConfig,
+    generator,
+)
 from studies.ablations.forgetting import (
     SIDE_BY_SIDE,
     ForgettingSeed,
@@ -52,8 +58,11 @@ class AblationsStudy(Study[AblationsConfig]):
     name = "ablations"
     title = "The true task input compared with shuffled, random and constant ones; conditioners"
     config_type = AblationsConfig
-    rates: dict[str, Rate]
-    updates: dict[str, dict[str, LatentUpdate]]
+
+    def __init__(self, config: AblationsConfig, data: Path | None = None) -> None:
+        super().__init__(config, data)
+        self.rates: dict[str, Rate] = {}  # filled by ``prepare``
+        self.updates: dict[str, dict[str, LatentUpdate]] = {}
 
     @property
     def decays(self) -> dict[str, AblationsConfig]:
@@ -62,28 +71,36 @@ class AblationsStudy(Study[AblationsConfig]):
 
     def prepare(self, cache: Cache, report: Report) -> None:
         """Choose how inputs are moved, and the latent updates, on validation seeds."""
-        settings = {**as_json(self.config), "seeds": None, "first_seed": None}
+        settings = {**as_json(self.config), "first_seed": None}
 
-        def choose(name: str, record: type[Choice], compute: Callable[[], Choice]) -> Choice:
+        def choose(
+            name: str, record: type[Choice], seeds: range, compute: Callable[[], Choice]
+        ) -> Choice:
             report(f"choice on validation seeds: {name}")
-            return cache.get(f"choice, {name}", settings, record, compute)
+            own = {**settings, "seeds": list(seeds)}
+            return cache.get(f"choice, {name}", own, record, compute)
 
         self.rates = {
-            kind + decay: choose(_input(kind, decay), Rate, partial(choose_moved, config, kind))
+            kind + decay: choose(
+                _input(kind, decay), Rate, MOVED_SEEDS, partial(choose_moved, config, kind)
+            )
             for decay, config in self.decays.items()
             for kind in TASK_INPUTS
         }
         self.updates = {
             case: {
                 m: choose(
-                    f"{_regularized(case)}, {m}", LatentUpdate, partial(choose_update, config, m)
+                    f"{_regularized(case)}, {m}",
+                    LatentUpdate,
+                    UPDATE_SEEDS,
+                    partial(choose_update, config, m),
                 )
                 for m in METHODS
             }
             for case, config in cases(self.config).items()
         }
 
-    def inputs(self) -> dict[str, Any]:
+    def choices(self) -> dict[str, Any]:
         """Return the choices that were made."""
         return {"moved inputs": as_json(self.rates), "latent updates": as_json(self.updates)}
 
@@ -91,7 +108,12 @@ class AblationsStudy(Study[AblationsConfig]):
         """Return a part for each kind of input, conditioner, regulariser's stream and schedule."""
         config = self.config
         inputs = [
-            Part.of_seed(_input(kind, decay), InputSeed, partial(self._measure_input, kind, decay))
+            Part.of_seed(
+                _input(kind, decay),
+                InputSeed,
+                partial(self._measure_input, kind, decay),
+                self.rates.get(kind + decay),
+            )
             for decay in self.decays
             for kind in TASK_INPUTS
         ]
@@ -100,7 +122,12 @@ class AblationsStudy(Study[AblationsConfig]):
             for w in CONDITIONERS
         ]
         streams = [
-            Part.of_seed(_regularized(c), RegularizerSeed, partial(self._measure_regularizers, c))
+            Part.of_seed(
+                _regularized(c),
+                RegularizerSeed,
+                partial(self._measure_regularizers, c),
+                self.updates.get(c),
+            )
             for c in cases(config)
         ]
         learned = [

@@ -70,19 +70,25 @@ class Part(Generic[Record]):
             (``Part.of_seed``); where networks of several seeds run side by side in one tensor,
             the seeds of a block come together.
         block_size: how many seeds ``measure`` is given at a time, at most.
+        choice: what was chosen for it on validation seeds, if anything: its units depend on it.
     """
 
     name: str
     record: type[Record]
     measure: Callable[[Sequence[int], Report], Sequence[Record]] = field(repr=False)
     block_size: int = 1
+    choice: Any = None
 
     @classmethod
     def of_seed(
-        cls, name: str, record: type[Record], measure: Callable[[int, Report], Record]
+        cls,
+        name: str,
+        record: type[Record],
+        measure: Callable[[int, Report], Record],
+        choice: Any = None,
     ) -> Part[Record]:
         """Return a part that measures seed by seed."""
-        return cls(name, record, _EachSeed(measure))
+        return cls(name, record, _EachSeed(measure), choice=choice)
 
 
 @dataclass(frozen=True)
@@ -125,6 +131,10 @@ class Study(Generic[ConfigT]):
 
     def inputs(self) -> dict[str, Any]:
         """Return what units depend on beside configuration and seed: checksums of data, choices."""
+        return {}
+
+    def choices(self) -> dict[str, Any]:
+        """Return what was chosen for single parts, for the run's configuration on disk."""
         return {}
 
     def parts(self) -> list[Part[Any]]:

@@ -89,7 +89,7 @@ def run(
     study.checkpoints = folder / "checkpoints"
     progress("choices on validation seeds")
     study.prepare(cache, detail)
-    store.write_config(study.name, study.config, study.inputs())
+    store.write_config(study.name, study.config, {**study.inputs(), **study.choices()})
     seeds, parts = study.config.all_seeds, study.parts()
     records: dict[tuple[str, int], Any] = {}
     todo: list[_Unit] = []
@@ -132,7 +132,9 @@ def _name(part: Part[Any], seed: int) -> str:
 def _settings(study: Study[Any], part: Part[Any], seed: int) -> dict[str, Any]:
     """Return everything that a unit depends on, without the number of seeds."""
     config = {k: v for k, v in asdict(study.config).items() if k not in asdict(Seeds())}
-    return {"part": part.name, "seed": seed, "config": as_json(config), **as_json(study.inputs())}
+    own = {"part": part.name, "seed": seed, "config": as_json(config)}
+    choice = {} if part.choice is None else {"choice": as_json(part.choice)}
+    return {**own, **choice, **as_json(study.inputs())}
 
 
 def _measured(

@@ -13,7 +13,7 @@ from gbi_pyro.learning.weights import clamped_loss
 from gbi_pyro.models.conditioning import CONDITIONERS, parameter_count
 from gbi_pyro.models.sequence import SequenceLSTM
 from studies.ablations import forgetting, generalisation, inputs, regularizers, study
-from studies.ablations.config import VALIDATION_SEEDS, AblationsConfig, generator
+from studies.ablations.config import MOVED_SEEDS, UPDATE_SEEDS, AblationsConfig, generator
 from studies.ablations.gains import first_below, gain_row
 from studies.ablations.stack import LearningStack
 from studies.ablations.study import AblationsStudy
@@ -125,7 +125,7 @@ def test_more_seeds_measure_the_new_ones_alone(finished, folder, monkeypatch):
 
 
 def test_choices_are_made_on_seeds_and_means_that_no_result_uses(monkeypatch):
-    assert min(VALIDATION_SEEDS) >= 1000
+    assert min(*MOVED_SEEDS, *UPDATE_SEEDS) >= 1000
     assert (UNSEEN[:, None] - BETWEEN).abs().min().item() > 0.04
     used = []
     for module in (generalisation, regularizers):
@@ -140,8 +140,10 @@ def test_choices_are_made_on_seeds_and_means_that_no_result_uses(monkeypatch):
             module, "train", lambda c, s, k, one=trained: used.append(s) or one(c, s, k)
         )
     generalisation.choose_moved(TOY, NONE)
+    assert set(used) == set(MOVED_SEEDS)
+    used.clear()
     found = regularizers.choose_update(TOY, regularizers.L2_CHOSEN)
-    assert set(used) == set(VALIDATION_SEEDS)
+    assert set(used) == set(UPDATE_SEEDS)
     assert (found.rate in regularizers.RATES, found.weight in regularizers.WEIGHTS) == (True, True)
 
 
