@@ -6,8 +6,8 @@
 # changing its weights.
 #
 # The stream is that of the paper (Hummos et al., arXiv 2407.17356), with twice its noise, so that a
-# single number does not settle the task. The exact posterior is known and stands beside every
-# estimate.
+# single number does not settle the task. The exact posterior is known, so that every
+# estimate can be compared with it.
 
 # %%
 import os
