@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,7 @@ class Factor:
         log_prob: with the site's plates as dimensions; masks and scales of the user's applied, the
             scale of a plate's subsampling not.
         total: its sum, a scalar.
-        plates: the names of the plates that the site lies in.
+        plates: the plates that the site lies in, by name, and the dimension (negative) of each.
         is_data: whether it scores observed values (not a task, not a bare factor).
         is_task: whether it is the prior of a task.
         mask: which entries count, if some do not.
@@ -43,7 +43,7 @@ class Factor:
 
     log_prob: Tensor
     total: Tensor
-    plates: frozenset[str]
+    plates: Mapping[str, int]
     is_data: bool
     is_task: bool
     mask: Tensor | None = None
@@ -202,7 +202,7 @@ class ScoreMessenger(Messenger):
                 "NaN or infinite numbers among the model's other inputs and its weights"
             )
         is_data = has_value and not infer.get("task")
-        plates = frozenset(f.name for f in msg["cond_indep_stack"] if f.vectorized)
+        plates = {f.name: f.dim for f in msg["cond_indep_stack"] if f.vectorized}
         self.factors[name] = Factor(
             log_prob, total, plates, is_data, bool(infer.get("task")), keep, scale
         )

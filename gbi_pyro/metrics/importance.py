@@ -247,7 +247,7 @@ def _terms(
 ) -> list[Tensor]:
     """Return the terms of log p(x, z) - log q(z) of one draw, with plates as dimensions."""
     for name, factor in joint.factors.items():
-        if not factor.plates.issuperset(dims):
+        if not factor.plates.keys() >= dims.keys():
             raise TaskSiteError(
                 f"site {name!r} does not lie in all plates of each={sorted(dims)}, so that their "
                 "elements share its term and have no weights of their own; leave each=() to weight "

@@ -11,7 +11,7 @@ from pyro_models import TASK, brute_force, gaussian, gaussian_scores, normal, ra
 from torch import Tensor, nn
 
 from gbi_pyro import Enumeration, TaskSiteError
-from gbi_pyro.inference.enumeration import MOST_SHIFTS
+from gbi_pyro.inference._independence import MOST_SHIFTS
 
 WEIGHTS = torch.tensor([[0.3, -1.0, 0.8], [1.0, 0.5, -0.7]], dtype=torch.float64)
 
