@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 import torch
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import _PYRO_STACK
+from pyro.poutine.subsample_messenger import SubsampleMessenger
 from torch import Tensor
 from torch.distributions import Independent, OneHotCategorical
 
@@ -29,11 +31,26 @@ class TaskSiteError(ValueError):
 
 
 class Plate(NamedTuple):
-    """A plate around a site: its name, its size here, and its size before subsampling."""
+    """A plate around a site: its name, its size here, and its size before subsampling.
+
+    ``indices`` are those of a subsample, None where they are 0, 1, ....
+    """
 
     name: str
     size: int
     full_size: int
+    indices: tuple[int, ...] | None = None
+
+
+def subsample_indices(plate: str, size: int) -> tuple[int, ...] | None:
+    """Return the indices that an entered plate was given, ``subsample=...``; None for 0, 1, ...."""
+    for handler in reversed(_PYRO_STACK):
+        if isinstance(handler, SubsampleMessenger) and handler.name == plate:
+            found = handler._indices
+            if found is None or torch.equal(torch.as_tensor(found).cpu(), torch.arange(size)):
+                return None
+            return tuple(torch.as_tensor(found).tolist())
+    return None
 
 
 @dataclass(frozen=True)
@@ -150,7 +167,7 @@ def read_task_site(msg: Any) -> TaskSite:
             "or drop the mark infer={'task': True}"
         )
     plates = {
-        f.dim: Plate(f.name, f.size, f.full_size or f.size)
+        f.dim: Plate(f.name, f.size, f.full_size or f.size, subsample_indices(f.name, f.size))
         for f in msg["cond_indep_stack"]
         if f.vectorized
     }
