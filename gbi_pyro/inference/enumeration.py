@@ -81,11 +81,11 @@ class Enumeration:
         tables = depend(full, axes)
         tempered = [t._replace(value=t.value / self.temperature) for t in tables]
         eliminated = eliminate(tempered, axes)
+        log_evidence = eliminated.log_evidence
         outside = [f for f in first.factors.values() if not axes.tasks_of(f)]
-        alone = all(site.batch_shape.numel() == 1 for site in axes.sites.values())
+        alone = len({*map(axes.plates_of, axes.sites)}) == 1 and log_evidence.numel() == 1
         if self.check and (outside or not alone):
             check_independent(run, first, axes, full)
-        log_evidence = eliminated.log_evidence
         _check_possible(log_evidence, axes)
         dtype = next(iter(axes.sites.values())).log_prior.dtype  # tables are sums in float64
         log_probs = {n: q.log_softmax(-1).to(dtype) for n, q in eliminated.log_marginals().items()}
