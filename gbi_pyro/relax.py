@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pyro.distributions import MaskedDistribution, TorchDistribution
@@ -11,11 +11,13 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import constraints
 
+from gbi_pyro._arrays import as_tensor
 from gbi_pyro.sites import (
     TaskSite,
-    check_value,
+    TaskSiteError,
     is_task_message,
     read_task_site,
+    simplex_tolerance,
     unknown_site,
 )
 
@@ -26,6 +28,43 @@ Point = Callable[[TaskSite], Tensor | None]
 def points_at(values: Mapping[str, Tensor]) -> Point:
     """Return the function that gives each task site the point of its name."""
     return lambda site: values[site.name]
+
+
+def as_point(site: TaskSite, value: Any) -> Tensor:
+    """Return a point for a task site as a tensor of floating numbers."""
+    what = f"the value of task site {site.name!r}"
+    point = as_tensor(value, what, like=site.log_prior, error=TaskSiteError)
+    return point if point.is_floating_point() else point.to(site.log_prior.dtype)
+
+
+def check_value(site: TaskSite, value: Tensor, *, on_simplex: bool) -> None:
+    """Check a point for a task site: its shape, and that it lies on the simplex if it has to.
+
+    Leading dimensions beyond the site's own are welcome: that is how several points are tried at
+    once.
+    """
+    expected = tuple(site.log_prior.shape)
+    got = tuple(value.shape)
+    if got[-len(expected) :] != expected:
+        raise TaskSiteError(
+            f"value of task site {site.name!r} has shape {got}; expected {expected}, that is one "
+            f"point of {site.num_tasks} numbers for each element of {site.dims or 'the model'}"
+        )
+    if not on_simplex:
+        return
+    value, tolerance = value.detach(), simplex_tolerance(value.dtype)
+    total = value.sum(-1)
+    low, high = (bound.item() for bound in total.aminmax())
+    smallest = value.amin().item()
+    # Written so that a NaN fails it.
+    if low >= 1 - tolerance and high <= 1 + tolerance and smallest >= -tolerance:
+        return
+    worst = high if abs(high - 1) > abs(low - 1) else low
+    raise TaskSiteError(
+        f"value of task site {site.name!r} is off the simplex: expected numbers >= 0 that sum to "
+        f"1, got a sum of {worst:.4g} and a smallest number of {smallest:.4g}; apply a softmax, or "
+        "ask for free values"
+    )
 
 
 class SoftOneHot(TorchDistribution):
@@ -76,6 +115,7 @@ class RelaxMessenger(Messenger):
     def __init__(self, point: Point, *, on_simplex: bool = True, inferred: bool = False) -> None:
         super().__init__()
         self.point, self.on_simplex, self.inferred = point, on_simplex, inferred
+        self.names: list[str] = []  # of all task sites, those left alone too
         self.sites: dict[str, TaskSite] = {}
         self.values: dict[str, Tensor] = {}
 
@@ -83,9 +123,11 @@ class RelaxMessenger(Messenger):
         if not is_task_message(msg):
             return
         site = read_task_site(msg)
+        self.names.append(site.name)
         value = self.point(site)
         if value is None:
             return
+        value = as_point(site, value)
         check_value(site, value, on_simplex=self.on_simplex)
         self.sites[site.name], self.values[site.name] = site, value
         prior: TorchDistribution = SoftOneHot(site.log_prior)
@@ -117,14 +159,15 @@ def clamp_tasks(model: Model, values: Mapping[str, Tensor]) -> Model:
     def clamped(*args: Any, **kwargs: Any) -> Any:
         with RelaxMessenger(lambda site: values.get(site.name)) as relax:
             result = model(*args, **kwargs)
-        check_names(values, relax.sites)
+        check_names(values, relax.names)
         return result
 
     return clamped
 
 
-def check_names(values: Mapping[str, Tensor], sites: Mapping[str, TaskSite]) -> None:
+def check_names(values: Mapping[str, Tensor], sites: Iterable[str]) -> None:
     """Check that every named value belongs to an unobserved task site of the model."""
+    known = list(sites)
     for name in values:
-        if name not in sites:
-            raise unknown_site(name, list(sites))
+        if name not in known:
+            raise unknown_site(name, known)

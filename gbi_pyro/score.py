@@ -15,13 +15,21 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor
 
-from gbi_pyro.relax import SoftOneHot
+from gbi_pyro._observed import (
+    Hidden,
+    check_data,
+    depends_on_hidden,
+    hidden_like,
+    is_hidden_half,
+)
+from gbi_pyro.relax import SoftOneHot, check_value
 from gbi_pyro.sites import (
     TaskSite,
     TaskSiteError,
-    check_value,
+    convert_data,
     is_task_message,
     missing_point,
+    raise_if_empty_plate,
     read_task_site,
 )
 
@@ -97,6 +105,18 @@ def num_observations(factors: Iterable[Factor]) -> float:
     )
 
 
+def all_masked(factors: Iterable[Factor]) -> bool:
+    """Whether a run has data, and all of them are masked: the posterior is the prior.
+
+    A bare factor that moves with the tasks counts as data that are not masked.
+    """
+    rest = [f for f in factors if not f.is_task]
+    data = [f.mask for f in rest if f.is_data]
+    if not data or any(m is None or bool(m.any()) for m in data):
+        return False
+    return not any(f.log_prob.requires_grad for f in rest if not f.is_data)
+
+
 def sum_to_element(terms: list[Tensor], site: TaskSite, nesting: int) -> Tensor:
     """Sum terms over every plate dimension that the elements of a task site do not have.
 
@@ -127,6 +147,16 @@ class ScoreMessenger(Messenger):
         self.factors: dict[str, Factor] = {}
         self._before: Tensor | None = None  # the random state before a new parameter
         self._points: list[torch.Size] = []  # of tasks that are tried several at once
+        self._hidden: list[str] = []  # latent halves of sites with obs_mask
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)
+        error = raised[1]
+        if isinstance(error, ZeroDivisionError):
+            raise_if_empty_plate(error)
+        if self._hidden and isinstance(error, Exception) and not isinstance(error, TaskSiteError):
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise depends_on_hidden(self._hidden, reason) from error
 
     def _pyro_param(self, msg: Any) -> None:
         if msg["name"] not in pyro.get_param_store():
@@ -143,6 +173,11 @@ class ScoreMessenger(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         if not site_is_subsample(msg):
+            convert_data(msg)
+            if is_hidden_half(msg, self.factors):
+                like = self.factors[msg["name"].replace("_unobserved", "_observed")].log_prob
+                msg["value"], msg["done"] = hidden_like(msg["fn"].shape(), like), True
+                self._hidden.append(msg["name"])
             return
         fn = msg["fn"]
         if msg["value"] is None and fn.subsample_size is not None and fn.subsample_size < fn.size:
@@ -160,6 +195,8 @@ class ScoreMessenger(Messenger):
                 f"two sites of one run are named {name!r}, so that one would hide the other; "
                 "expected a name for each: number them in a loop, f'{name}_{t}', or declare a plate"
             )
+        if name in self._hidden:
+            return
         if not msg["is_observed"]:
             if is_task_message(msg):
                 raise missing_point(name, [])
@@ -168,14 +205,18 @@ class ScoreMessenger(Messenger):
                 "task is inferred. If it is a task itself, mark it infer={'task': True}; else give "
                 "it a value, poutine.condition(model, {...})"
             )
-        while isinstance(fn, MaskedDistribution) and isinstance(fn._mask, Tensor):
-            mask = fn._mask if mask is None else fn._mask & mask
-            fn = fn.base_dist
         infer = msg["infer"]
         has_value = not (infer.get("_deterministic") or site_is_factor(msg))
+        mask = None if mask is True else mask
+        while has_value and isinstance(fn, MaskedDistribution):
+            if fn._mask is not True:
+                mask = fn._mask if mask is None else fn._mask & mask
+            fn = fn.base_dist
+        if mask is False:  # nothing is scored, whatever the data are
+            fn, mask = fn.mask(False), torch.zeros((), dtype=torch.bool)
         # Labels of a task are checked to lie on the simplex, which NaN does not.
-        if has_value and (mask is not None or not infer.get("task")):
-            value = _finite(name, value, fn.event_dim, mask)
+        elif has_value and (mask is not None or not infer.get("task")):
+            value, mask = check_data(name, fn, value, mask)
         if infer.get("task") and not isinstance(fn, SoftOneHot):
             # Labels may be mixtures, which a categorical would score by their largest entry.
             site = read_task_site(msg)
@@ -183,7 +224,7 @@ class ScoreMessenger(Messenger):
             fn = SoftOneHot(site.log_prior)
         if infer.get("task") and value.ndim > fn.log_prior.ndim:
             self._points.append(value.shape[:-1])
-        log_prob = fn.log_prob(value, *msg["args"], **msg["kwargs"])
+        log_prob = self._log_prob(msg, fn, value)
         self._check_shape(msg, log_prob.shape)
         scale = msg["scale"]
         for frame in msg["cond_indep_stack"]:
@@ -192,11 +233,13 @@ class ScoreMessenger(Messenger):
         if isinstance(scale, Tensor) or scale != 1.0:
             log_prob = log_prob * scale
         keep = None
-        if mask is not None and mask is not True:
+        if mask is not None:
             keep = torch.as_tensor(mask, device=log_prob.device)
             log_prob = torch.where(keep, log_prob, log_prob.new_zeros(()))
         total = log_prob.sum()
         if math.isnan(total.item()) and bool(log_prob.isnan().any()):
+            if self._hidden:
+                raise depends_on_hidden(self._hidden, f"the log probability of {name!r} is NaN")
             raise TaskSiteError(
                 f"the log probability of site {name!r} is NaN though its value is finite: look for "
                 "NaN or infinite numbers among the model's other inputs and its weights"
@@ -206,6 +249,23 @@ class ScoreMessenger(Messenger):
         self.factors[name] = Factor(
             log_prob, total, plates, is_data, bool(infer.get("task")), keep, scale
         )
+
+    def _log_prob(self, msg: Any, fn: Any, value: Tensor) -> Tensor:
+        try:
+            log_prob: Tensor = fn.log_prob(value, *msg["args"], **msg["kwargs"])
+        except torch.OutOfMemoryError:
+            raise
+        except (ValueError, RuntimeError, IndexError) as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(":")
+            raise TaskSiteError(
+                f"the data of site {msg['name']!r}, of shape {tuple(value.shape)}, cannot be "
+                f"scored; expected values in the support of its distribution, which has shape "
+                f"{tuple(fn.shape())} ({reason}): correct the data, or hide them from the "
+                "likelihood with poutine.mask"
+            ) from error
+        if isinstance(log_prob, Hidden):
+            raise depends_on_hidden(self._hidden, f"the log probability of {msg['name']!r} does")
+        return log_prob
 
     def _check_shape(self, msg: Any, shape: torch.Size) -> None:
         """Refuse a log probability whose dimensions are not those of the site's plates.
@@ -239,26 +299,3 @@ def _shape_error(name: str, shape: tuple[int, ...], plates: dict[int, Any], dim:
         f"site {name!r} has log probabilities of shape {shape}; expected {expected}, one for each "
         f"element of its plates: {declared or 'none'}. Dimension {dim} has size {size}: {cure}"
     )
-
-
-def _finite(name: str, value: Tensor, event_dim: int, mask: Any) -> Tensor:
-    """Return the data, checked: NaN and infinite elements have to be masked."""
-    if not value.is_floating_point() or math.isfinite(value.detach().sum().item()):
-        return value  # one pass over the data in the usual case
-    finite = value.isfinite()
-    if event_dim:
-        finite = finite.flatten(-event_dim).all(-1)
-    allowed = finite if mask is None else finite | ~torch.as_tensor(mask, device=value.device)
-    if not bool(allowed.all()):
-        where = tuple((~allowed).nonzero()[0].tolist())
-        raise TaskSiteError(
-            f"the data of site {name!r} have {int((~allowed).sum())} NaN or infinite element(s), "
-            f"the first at index {where}; expected finite numbers. Drop them, or hide them from "
-            "the likelihood with poutine.mask"
-        )
-    if bool(finite.all()):  # a sum that overflowed
-        return value
-    # A masked NaN would still come back through the gradient (0 * NaN): a good element of the
-    # same data stands in for it, or 1, where there is none.
-    stand_in = value[finite][0] if bool(finite.any()) else torch.ones_like(value[~finite][0])
-    return torch.where(finite.reshape(finite.shape + (1,) * event_dim), value, stand_in)

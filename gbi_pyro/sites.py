@@ -9,6 +9,7 @@ one task per element of the plates around it. Everything else in this library lo
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,9 +22,21 @@ from pyro.poutine.subsample_messenger import SubsampleMessenger
 from torch import Tensor
 from torch.distributions import Independent, OneHotCategorical
 
+from gbi_pyro._arrays import UNKNOWN as UNKNOWN
+from gbi_pyro._arrays import as_tensor, parameter_of
+from gbi_pyro._arrays import check_labels as check_labels
 from gbi_pyro.purity import pure
 
 SIMPLEX_TOLERANCE = 1e-4  # wide float32 softmaxes sum to 1 only within this
+
+
+def simplex_tolerance(dtype: torch.dtype) -> float:
+    """Return how far from 1 rounding alone may leave a sum of probabilities.
+
+    >>> simplex_tolerance(torch.float32), simplex_tolerance(torch.bfloat16)
+    (0.0001, 0.03125)
+    """
+    return max(SIMPLEX_TOLERANCE, 4 * torch.finfo(dtype).eps)
 
 
 class TaskSiteError(ValueError):
@@ -140,6 +153,26 @@ def is_task_message(msg: Any) -> bool:
     return msg["type"] == "sample" and bool(msg["infer"].get("task")) and not msg["is_observed"]
 
 
+def convert_data(msg: Any) -> None:
+    """Turn the data of a Pyro message into a tensor, in place: arrays, lists, integer one-hots.
+
+    Floating numbers take the dtype of the site's distribution, in which the model computes.
+
+    Raises:
+        TaskSiteError: for what holds no numbers.
+    """
+    value, is_task = msg["value"], bool(msg["infer"].get("task"))
+    if value is None:
+        return
+    if not isinstance(value, Tensor) or value.is_meta:
+        what = f"the data of site {msg['name']!r}"
+        value = as_tensor(value, what, like=parameter_of(msg["fn"]), error=TaskSiteError)
+    if is_task and not value.is_floating_point():  # it enters the network by matmul
+        like = parameter_of(msg["fn"])
+        value = value.to(torch.get_default_dtype() if like is None else like.dtype)
+    msg["value"] = value
+
+
 def read_task_site(msg: Any) -> TaskSite:
     """Read a marked site from its Pyro message, after its plates have expanded it.
 
@@ -166,6 +199,12 @@ def read_task_site(msg: Any) -> TaskSite:
             f"task site {name!r} has K = 1: there is no task to infer; give it at least 2 tasks, "
             "or drop the mark infer={'task': True}"
         )
+    as_tensor(fn.logits, f"the prior of task site {name!r}", error=TaskSiteError)
+    if not fn.batch_shape.numel():
+        raise TaskSiteError(
+            f"task site {name!r} has batch shape {tuple(fn.batch_shape)}; expected at least one "
+            "element to infer: leave empty batches out"
+        )
     plates = {
         f.dim: Plate(f.name, f.size, f.full_size or f.size, subsample_indices(f.name, f.size))
         for f in msg["cond_indep_stack"]
@@ -190,47 +229,14 @@ def _log_prior(prior: OneHotCategorical) -> Tensor:
     return torch.where(clamped, probs.log(), logits) if bool(clamped.any()) else logits
 
 
-def check_value(site: TaskSite, value: Tensor, *, on_simplex: bool) -> None:
-    """Check a point for a task site: its shape, and that it lies on the simplex if it has to.
-
-    Leading dimensions beyond the site's own are welcome: that is how several points are tried at
-    once.
-    """
-    expected = tuple(site.log_prior.shape)
-    got = tuple(value.shape)
-    if got[-len(expected) :] != expected:
-        raise TaskSiteError(
-            f"value of task site {site.name!r} has shape {got}; expected {expected}, that is one "
-            f"point of {site.num_tasks} numbers for each element of {site.dims or 'the model'}"
-        )
-    if not on_simplex:
-        return
-    value = value.detach()
-    total = value.sum(-1)
-    low, high = (bound.item() for bound in total.aminmax())
-    smallest = value.amin().item()
-    # Written so that a NaN fails it.
-    if (
-        low >= 1 - SIMPLEX_TOLERANCE
-        and high <= 1 + SIMPLEX_TOLERANCE
-        and smallest >= -SIMPLEX_TOLERANCE
-    ):
-        return
-    worst = high if abs(high - 1) > abs(low - 1) else low
-    raise TaskSiteError(
-        f"value of task site {site.name!r} is off the simplex: expected numbers >= 0 that sum to "
-        f"1, got a sum of {worst:.4g} and a smallest number of {smallest:.4g}; apply a softmax, or "
-        "ask for free values"
-    )
-
-
 def unknown_site(name: str, known: list[str]) -> TaskSiteError:
     """Return the error for a name that is no unobserved, marked task site of the model."""
     have = ", ".join(map(repr, known)) if known else "none"
+    close = difflib.get_close_matches(name, known, n=1)
+    cure = f"Did you mean {close[0]!r}?" if close else "Mark the site, leave it unobserved, or"
     return TaskSiteError(
         f"{name!r} is not a task site of this model; its unobserved sites marked "
-        f"infer={{'task': True}} are: {have}. Mark the site, leave it unobserved, or "
-        "correct the name"
+        f"infer={{'task': True}} are: {have}. {cure}" + " correct the name" * (not close)
     )
 
 
@@ -249,6 +255,15 @@ def no_data(name: str) -> TaskSiteError:
         f"task site {name!r} has nothing to be inferred from: expected at least one observed site, "
         "got a model without data; pass the data, obs=... (None leaves a site unobserved)"
     )
+
+
+def raise_if_empty_plate(error: ZeroDivisionError) -> None:
+    """Raise the error for a plate of size 0, if it is what Pyro's bare division by zero means."""
+    if "size cannot be zero" in str(error):
+        raise TaskSiteError(
+            "a plate of the model has size 0; expected at least one element: the data of this call "
+            "are empty, leave empty batches out"
+        ) from error
 
 
 def no_task_sites() -> TaskSiteError:
@@ -275,6 +290,7 @@ class _FindTaskSites(Messenger):
         self.sites: dict[str, TaskSite] = {}
 
     def _pyro_sample(self, msg: Any) -> None:
+        convert_data(msg)
         if is_task_message(msg):
             self.sites[msg["name"]] = read_task_site(msg).detached()
 
@@ -304,39 +320,12 @@ def find_task_sites(model: Callable[..., Any], *args: Any, **kwargs: Any) -> dic
     (2, (3,), ('sequence',))
     """
     found = _FindTaskSites()
-    with pure(model), torch.no_grad(), found:
-        model(*args, **kwargs)
+    try:
+        with pure(model), torch.no_grad(), found:
+            model(*args, **kwargs)
+    except ZeroDivisionError as error:
+        raise_if_empty_plate(error)
+        raise
     if not found.sites:
         raise no_task_sites()
     return found.sites
-
-
-UNKNOWN = -1
-"""The label of an element whose task is not known."""
-
-
-def check_labels(labels: Tensor, batch_shape: torch.Size, num_tasks: int) -> Tensor:
-    """Return labels for each element of a task site, ``batch_shape``, on the labels' device.
-
-    Raises:
-        ValueError: for ids that are no integers, out of range, or of a shape that does not fit.
-    """
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise ValueError(
-            f"labels must hold integer task ids, {UNKNOWN} where unknown; got {labels.dtype}: take "
-            "one_hot.argmax(-1)"
-        )
-    try:
-        labels = labels.expand(batch_shape)
-    except RuntimeError:
-        raise ValueError(
-            f"labels have shape {tuple(labels.shape)}, expected {tuple(batch_shape)}: one id for "
-            f"each element of the task site, {UNKNOWN} where it is unknown"
-        ) from None
-    low, high = (labels.min().item(), labels.max().item()) if labels.numel() else (0, 0)
-    if low < UNKNOWN or high >= num_tasks:
-        raise ValueError(
-            f"labels must be task ids 0 .. {num_tasks - 1}, or {UNKNOWN} where unknown; got ids "
-            f"from {low} to {high}"
-        )
-    return labels

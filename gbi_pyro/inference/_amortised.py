@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from gbi_pyro._arrays import as_tensor
 from gbi_pyro.logjoint import Passes, RelaxedModel
 from gbi_pyro.purity import pure
 from gbi_pyro.relax import Model
@@ -55,22 +56,23 @@ def read(network: Network, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
         return network(*args, **kwargs)
 
 
-def check_output(what: str, output: Tensor, batch_shape: torch.Size, size: int) -> Tensor:
+def check_output(what: str, output: Any, batch_shape: torch.Size, size: int) -> Tensor:
     """Return what a network made of the data, if it is ``batch_shape + (size,)`` and finite.
 
     Raises:
         ValueError: else.
     """
+    found = as_tensor(output, what)
     expected = (*batch_shape, size)
-    if tuple(output.shape) != expected:
+    if tuple(found.shape) != expected:
         raise ValueError(
-            f"{what} has shape {tuple(output.shape)}, expected {expected}: {size} numbers for each "
+            f"{what} has shape {tuple(found.shape)}, expected {expected}: {size} numbers for each "
             "element of the task site. It is called with what the model is called with; reshape "
             "what it returns"
         )
-    if not bool(output.detach().isfinite().all()):
+    if not bool(found.detach().isfinite().all()):
         raise ValueError(
             f"{what} has NaN or infinite elements; expected finite numbers: look at the data and "
             "at the network's weights"
         )
-    return output
+    return found

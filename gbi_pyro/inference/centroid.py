@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gbi_pyro._arrays import UNKNOWN, as_tensor, check_labels
 from gbi_pyro.inference._amortised import Network, check_output, only_site, read
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.relax import Model
-from gbi_pyro.sites import UNKNOWN, check_labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +58,7 @@ class NearestCentroid:
     variance: float
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "centroids", as_tensor(self.centroids, "centroids"))
         shape = tuple(self.centroids.shape)
         if len(shape) != 2 or shape[0] < 2 or not shape[1]:
             raise ValueError(
@@ -116,7 +117,7 @@ def fit_centroids(
     >>> nearest.centroids.flatten(), nearest.variance
     (tensor([1., 6.]), 2.0)
     """
-    h = read(features, args, kwargs)
+    h = as_tensor(read(features, args, kwargs), "features")
     if h.ndim < 2:
         raise ValueError(
             f"features have shape {tuple(h.shape)}, expected (..., D): a vector for each element"

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from gbi_pyro.logjoint import LogJoint, RelaxedModel
 from gbi_pyro.posterior import TaskPosterior, detached
-from gbi_pyro.relax import Model, check_names
-from gbi_pyro.sites import TaskSite, check_value
+from gbi_pyro.relax import Model, as_point, check_names, check_value
+from gbi_pyro.sites import TaskSite
 
 Optim = Literal["sgd", "adam", "mirror"]
 Regularizer = Literal["entropy", "l2"]
@@ -128,7 +128,7 @@ class IterativeGradient:
         elif isinstance(self.start, TaskPosterior):
             value = self.start.point(site.name)
         else:
-            value = self.start.get(site.name, _middle(site))
+            value = as_point(site, self.start.get(site.name, _middle(site)))
         check_value(site, value, on_simplex=self.space == "simplex")
         forbidden = site.log_prior.isneginf()
         if self.space == "free":

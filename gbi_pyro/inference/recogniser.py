@@ -10,11 +10,12 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from gbi_pyro._arrays import UNKNOWN, check_labels
 from gbi_pyro.inference._amortised import Network, check_output, only_site, read
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.purity import pure
 from gbi_pyro.relax import Model
-from gbi_pyro.sites import UNKNOWN, TaskSite, check_labels
+from gbi_pyro.sites import TaskSite
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
+from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from gbi_pyro.sites import UNKNOWN, check_labels
+from gbi_pyro._arrays import UNKNOWN, as_tensor, check_labels
 
 
 def clamp_log_likelihoods(log_likelihoods: Tensor, labels: Tensor) -> Tensor:
@@ -16,12 +17,14 @@ def clamp_log_likelihoods(log_likelihoods: Tensor, labels: Tensor) -> Tensor:
     tensor([[0., 0.],
             [-inf, 0.]])
     """
+    log_likelihoods = as_tensor(log_likelihoods, "log_likelihoods")
+    labels = as_tensor(labels, "labels")
     tasks = torch.arange(log_likelihoods.shape[-1], device=log_likelihoods.device)
     labels = labels.to(log_likelihoods.device).unsqueeze(-1)
     return log_likelihoods.masked_fill((labels != UNKNOWN) & (labels != tasks), -torch.inf)
 
 
-def match_labels(q: Tensor, labels: Tensor) -> Tensor:
+def match_labels(q: Tensor | ArrayLike, labels: Tensor | ArrayLike) -> Tensor:
     """Return which task of a network each label names: the one-to-one match with most probability.
 
     Tasks found without labels come in any order. Clamping a few labels from the start pulls a
@@ -44,7 +47,13 @@ def match_labels(q: Tensor, labels: Tensor) -> Tensor:
     >>> match_labels(q, torch.tensor([0, 1, -1]))
     tensor([ 1,  0, -1])
     """
-    num_tasks = q.shape[-1]
+    q = as_tensor(q, "q")
+    num_tasks = q.shape[-1] if q.ndim else 0
+    if not q.is_floating_point() or num_tasks < 1:
+        raise ValueError(
+            f"q has shape {tuple(q.shape)} and dtype {q.dtype}; expected probabilities of tasks, "
+            "(..., K), such as posterior.probs()"
+        )
     labels = check_labels(labels, q.shape[:-1], num_tasks)
     known = labels != UNKNOWN
     agreement = q.new_zeros(num_tasks, num_tasks)
