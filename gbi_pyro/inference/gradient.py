@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gbi_pyro.inference._options import check_numbers
 from gbi_pyro.inference.calibration import Calibration
 from gbi_pyro.logjoint import LogJoint, RelaxedModel
 from gbi_pyro.posterior import TaskPosterior, detached
 from gbi_pyro.relax import Model
+from gbi_pyro.score import all_masked
 
 
 @dataclass(frozen=True)
@@ -32,14 +35,15 @@ class OneStepGradient:
         order: 1, or 2 to use the curvature as well (K - 1 more backward passes). Elements must not
             influence each other: wrap a network that carries its past in ``stepwise`` first.
         calibration: a correction fitted by ``calibrate``, for first order; several sites take a
-            tuple, one calibration each.
+            tuple or a list, one calibration each.
 
     Calling it as ``OneStepGradient()(model, *args)`` returns a ``TaskPosterior``; weights are
-    constants and nothing is left behind.
+    constants and nothing is left behind. Where all data are masked it is the prior.
 
     Raises:
         TaskSiteError: see ``RelaxedModel``.
         ValueError: for options that do not fit together.
+        TypeError: for an option that is no number, or no calibration.
 
     >>> import pyro, pyro.distributions as dist
     >>> def model(x):
@@ -58,9 +62,18 @@ class OneStepGradient:
 
     temperature: float = 1.0
     order: int = 1
-    calibration: Calibration | tuple[Calibration, ...] | None = None
+    calibration: Calibration | Sequence[Calibration] | None = None
 
     def __post_init__(self) -> None:
+        check_numbers(self, "temperature", integers=("order",))
+        if isinstance(self.calibration, list):
+            object.__setattr__(self, "calibration", tuple(self.calibration))
+        for calibration in self._calibrations():
+            if not isinstance(calibration, Calibration):
+                raise TypeError(
+                    "calibration should be what calibrate(one_step, exact) returns, or a tuple of "
+                    f"those, got a {type(calibration).__name__}"
+                )
         if not self.temperature > 0:
             raise ValueError(
                 f"temperature must be positive (it divides the gradient), got {self.temperature}"
@@ -77,7 +90,7 @@ class OneStepGradient:
         run = RelaxedModel(model, args, kwargs)
         joint = run.log_joint(lambda site: site.uniform(), order=self.order)
         run.count(forward=1)
-        gradients = run.likelihood_gradient(joint, create_graph=self.order == 2)
+        gradients = data_gradient(run, joint, create_graph=self.order == 2)
         if self.order == 2:
             gradients = {n: _second_order(run, joint, g, n) for n, g in gradients.items()}
         log_probs = {
@@ -113,6 +126,15 @@ class OneStepGradient:
         if self.calibration is None:
             return ()
         return self.calibration if isinstance(self.calibration, tuple) else (self.calibration,)
+
+
+def data_gradient(
+    run: RelaxedModel, joint: LogJoint, *, create_graph: bool = False
+) -> dict[str, Tensor]:
+    """Return the gradient of the likelihood at each task site: zero where all data are masked."""
+    if all_masked(joint.factors.values()):
+        return {name: torch.zeros_like(q) for name, q in joint.values.items()}
+    return run.likelihood_gradient(joint, create_graph=create_graph)
 
 
 def _describe(calibration: Calibration) -> dict[str, Any]:

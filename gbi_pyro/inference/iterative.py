@@ -9,6 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from gbi_pyro.inference._options import check_numbers
+from gbi_pyro.inference.gradient import data_gradient
 from gbi_pyro.logjoint import LogJoint, RelaxedModel
 from gbi_pyro.posterior import TaskPosterior, detached
 from gbi_pyro.relax import Model, as_point, check_names, check_value
@@ -49,6 +51,7 @@ class IterativeGradient:
 
     Raises:
         ValueError: for options that do not fit together.
+        TypeError: for an option that is no number.
         TaskSiteError: see ``RelaxedModel``.
     """
 
@@ -62,6 +65,7 @@ class IterativeGradient:
     keep_path: bool = False
 
     def __post_init__(self) -> None:
+        check_numbers(self, "rate", "temperature", integers=("num_steps",))
         if self.num_steps < 1:
             raise ValueError(f"num_steps must be at least 1, got {self.num_steps}")
         if not self.rate > 0:
@@ -105,7 +109,7 @@ class IterativeGradient:
             run.count(forward=1)
             if isinstance(self.start, Mapping):
                 check_names(self.start, joint.sites)
-            gradients = run.likelihood_gradient(joint)
+            gradients = data_gradient(run, joint)
             if optimiser is None and self.optim != "mirror":
                 make = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[self.optim]
                 optimiser = make(list(states.values()), lr=self.rate, maximize=True)
