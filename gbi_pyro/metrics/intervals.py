@@ -16,6 +16,7 @@ from torch import Tensor
 from gbi_pyro.metrics._validate import check_level
 
 RESAMPLES = 10_000
+BLOCK = 2**20  # numbers that the bootstrap draws at a time
 
 
 class Interval(NamedTuple):
@@ -124,8 +125,11 @@ def paired_bootstrap(
     mean = float(differences.mean())
     if n == 1:
         return Difference(mean, math.nan, math.nan, 1)
-    drawn = np.random.default_rng(seed).integers(n, size=(resamples, n))
-    means = differences[drawn].mean(-1)
+    draw, block = np.random.default_rng(seed), max(1, BLOCK // n)
+    means = np.empty(resamples)
+    for start in range(0, resamples, block):  # the same numbers as all at once
+        size = min(block, resamples - start)
+        means[start : start + size] = differences[draw.integers(n, size=(size, n))].mean(-1)
     tail = float(ndtr(math.sqrt(n / (n - 1)) * student.ppf((1 - level) / 2, n - 1)))
     low, high = np.quantile(means, [tail, 1 - tail])
     return Difference(mean, float(low), float(high), n)

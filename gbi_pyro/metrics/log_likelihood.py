@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from gbi_pyro.metrics.comparison import Criterion, leave_one_out
+
+LARGEST_RATIO = 1100  # of numbers to the file that holds them; deflate reaches 1032
+SLACK = 2**20  # bytes
 
 
 @dataclass(frozen=True)
@@ -36,15 +40,17 @@ class Pointwise:
         """Read a file; None where there is none, or none with a likelihood.
 
         Raises:
-            ValueError: for a file that is not one of ArviZ's.
+            ValueError: for a file that is not one of ArviZ's, or declares more numbers than a file
+                of its size can hold.
         """
         if not path.exists():
             return None
         import arviz as az  # late: slow to load, and seldom needed
 
         try:
+            _check_size(path)
             data = az.from_netcdf(path)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
             raise ValueError(f"{path} cannot be read ({error}): run the study again") from None
         if "log_likelihood" not in data.groups() or "log_evidence" not in data.log_likelihood:
             return None
@@ -63,4 +69,21 @@ class Pointwise:
             self.values.shape == other.values.shape
             and self.observed.keys() == other.observed.keys()
             and all(np.array_equal(a, other.observed[name]) for name, a in self.observed.items())
+        )
+
+
+def _check_size(path: Path) -> None:
+    """Refuse a file that declares more bytes than it can hold, before they are allocated."""
+    import h5netcdf  # late, like ArviZ
+
+    most = SLACK + LARGEST_RATIO * path.stat().st_size
+    with h5netcdf.File(path, "r") as file:
+        sizes = [
+            math.prod(variable.shape) * variable.dtype.itemsize
+            for group in (file, *file.groups.values())
+            for variable in group.variables.values()
+        ]
+    if sum(sizes) > most:
+        raise ValueError(
+            f"it declares {sum(sizes)} bytes of numbers, more than {path.stat().st_size} bytes hold"
         )

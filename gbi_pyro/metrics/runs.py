@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,11 +15,14 @@ from rich import box
 from rich.console import Console
 from rich.markup import escape
 
+from gbi_pyro.files import Manifest, remove_partials
 from gbi_pyro.metrics.intervals import paired_bootstrap
 from gbi_pyro.metrics.log_likelihood import Pointwise
 from gbi_pyro.metrics.table import Cell, Table, format_number
 
+POSTERIOR = "posterior.nc"
 SEED_FIELDS = frozenset({"seeds", "first_seed"})
+WIDTH_OF_COLUMNS = 100  # characters, below which the columns would leave the names no room
 LARGEST_K_HAT = 0.7  # above it, leave-one-out is unreliable
 COLUMNS = ("quantity", "run", "mean", "reference", "difference", "low", "high", "pairs", "better")
 Quantity = tuple[str, str]
@@ -61,18 +63,15 @@ class Run:
         """Read ``config.json``, ``metrics.json`` and, if there is one, ``posterior.nc``.
 
         Raises:
-            ValueError: if it is not the folder of a finished run.
+            ValueError: if it is not the folder of a finished run, or a file in it is not the one
+                that the run wrote.
         """
-        files = {}
-        for name in ("config.json", "metrics.json"):
-            try:
-                files[name] = json.loads((folder / name).read_text())
-            except (OSError, json.JSONDecodeError) as error:
-                raise ValueError(
-                    f"{folder} should be the folder of a finished run; its {name} cannot be read "
-                    f"({error}): run the study to its end, or correct the path"
-                ) from None
-        about, rows = files["config.json"], files["metrics.json"]["rows"]
+        manifest = Manifest.read(folder)
+        about, rows = manifest.read_json("config.json"), manifest.read_json("metrics.json")["rows"]
+        pointwise = None
+        if POSTERIOR in manifest.files:
+            manifest.read_bytes(POSTERIOR)
+            pointwise = Pointwise.read(folder / POSTERIOR)
         config = dict(_flat(about["config"]))
         seeds = _seeds(config)
         return cls(
@@ -82,7 +81,7 @@ class Run:
             method_fields=frozenset(about.get("method_fields", ())),
             quantities={(r["claim"], r["what"]): dict(_by_seed(seeds, r["values"])) for r in rows},
             better={(r["claim"], r["what"]): r.get("better") for r in rows},
-            pointwise=Pointwise.read(folder / "posterior.nc"),
+            pointwise=pointwise,
         )
 
     def data(self, may_differ: Collection[str]) -> dict[str, Any]:
@@ -181,6 +180,8 @@ def write_comparison(table: Table, reference: str, folder: Path) -> list[Path]:
     """
     from gbi_pyro import plots
 
+    for used in (folder, folder / "figures"):
+        remove_partials(used)
     files = [folder / f"comparison.{kind}" for kind in ("csv", "json", "md")]
     table.to_csv(files[0])
     table.to_json(files[1])
@@ -196,7 +197,36 @@ def write_comparison(table: Table, reference: str, folder: Path) -> list[Path]:
 
 
 def print_comparison(table: Table, reference: str, level: float, console: Console) -> None:
-    """Print a comparison; a star marks what differs from the reference beyond its interval."""
+    """Print a comparison; a star marks what differs from the reference beyond its interval.
+
+    Where the columns do not fit, each row is printed as lines of its own.
+    """
+    print_rows = _print_columns if console.width >= WIDTH_OF_COLUMNS else _print_lines
+    print_rows(table, level, console)
+    console.print(f"Reference: {escape(reference)}. * the interval excludes zero.")
+
+
+def _print_lines(table: Table, level: float, console: Console) -> None:
+    console.print(escape(table.caption))
+    for quantity, rows in itertools.groupby(table.records(), lambda row: row["quantity"]):
+        console.print(escape(f"\n{quantity}"))
+        for row in rows:
+            mean, ours, difference, low, high, far = _formatted(row)
+            interval = f"{level:.0%} interval {low} to {high}{far}, {row['pairs']} pairs"
+            console.print(escape(f"  {row['run']}"))
+            console.print(escape(f"    mean {mean}, reference {ours}"))
+            console.print(escape(f"    difference {difference}, {interval}"))
+    console.print()
+
+
+def _formatted(row: Mapping[str, Cell]) -> list[str]:
+    """Return mean, reference, difference and both ends in words, and a star or nothing."""
+    numbers = [math.nan if row[n] is None else float(row[n] or 0) for n in COLUMNS[2:7]]
+    far = " *" if numbers[3] > 0 or numbers[4] < 0 else ""
+    return [*map(format_number, numbers), far]
+
+
+def _print_columns(table: Table, level: float, console: Console) -> None:
     shown = rich.table.Table(
         title=escape(table.caption), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1)
     )
@@ -208,14 +238,11 @@ def print_comparison(table: Table, reference: str, level: float, console: Consol
     for quantity, rows in itertools.groupby(table.records(), lambda row: row["quantity"]):
         shown.add_row(escape(str(quantity)))
         for row in rows:
-            numbers = [math.nan if row[n] is None else float(row[n] or 0) for n in COLUMNS[2:7]]
-            mean, ours, difference, low, high = map(format_number, numbers)
-            far = " *" if numbers[3] > 0 or numbers[4] < 0 else "  "
+            mean, ours, difference, low, high, far = _formatted(row)
             run, pairs = f"  {escape(str(row['run']))}", str(row["pairs"])
-            shown.add_row(run, mean, ours, difference + far, f"{low} to {high}", pairs)
+            shown.add_row(run, mean, ours, f"{difference}{far:2}", f"{low} to {high}", pairs)
         shown.add_section()
     console.print(shown)
-    console.print(f"Reference: {reference}. * the interval excludes zero.")
 
 
 def _paired(

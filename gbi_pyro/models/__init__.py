@@ -26,6 +26,7 @@ from gbi_pyro.models.image import (
 from gbi_pyro.models.initial import initialise, weights_from
 from gbi_pyro.models.language import LanguageLSTM
 from gbi_pyro.models.layers import ImageEncoder, IsotropicNormal, Latent, Network, make_decoder
+from gbi_pyro.models.saved import Rebuildable, load_network, save_networks
 from gbi_pyro.models.sequence import (
     CellWeights,
     LSTMState,
@@ -62,17 +63,20 @@ __all__ = [
     "Mask",
     "Network",
     "PCABasis",
+    "Rebuildable",
     "SequenceLSTM",
     "SequenceLSTMStack",
     "StepsOfLSTM",
     "SwitchingGaussian",
     "Words",
     "initialise",
+    "load_network",
     "lstm_step",
     "make_conditioner",
     "make_decoder",
     "parameter_count",
     "pca_basis",
+    "save_networks",
     "weights_from",
     "width_for",
 ]

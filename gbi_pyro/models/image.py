@@ -25,11 +25,12 @@ from gbi_pyro.models.layers import (
     concatenate,
     make_decoder,
 )
+from gbi_pyro.models.saved import Rebuildable
 
 Likelihood = Literal["gaussian", "bernoulli"]
 
 
-class ImageModel(nn.Module):
+class ImageModel(Rebuildable):
     """Base of the image models: one task for each image, in the plate "image".
 
     Args:
@@ -262,7 +263,7 @@ class ConditionedAutoencoder(ConditionedDecoder):
         )
 
 
-class EncoderClassifier(nn.Module):
+class EncoderClassifier(Rebuildable):
     """A classifier with the encoder of the other models: log p(class | x); no task model.
 
     Args:

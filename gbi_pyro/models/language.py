@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from gbi_pyro.models.conditioning import Conditioning, make_conditioner
 from gbi_pyro.models.initial import initialise, weights_from
+from gbi_pyro.models.saved import Rebuildable
 from gbi_pyro.models.sequence import LSTMState
 from gbi_pyro.models.words import Words
 
 START = 1  # <eos>, the word before the first one
 
 
-class LanguageLSTM(nn.Module):
+class LanguageLSTM(Rebuildable):
     r"""Embedding, LSTM, tied softmax: p(w_t | w_<t, z), with the corpus as task z.
 
     ::

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gbi_pyro.models._validate import check_choice
 from gbi_pyro.models.conditioning import Conditioning, make_conditioner
 from gbi_pyro.models.initial import initialise, weights_from
+from gbi_pyro.models.saved import Rebuildable
 
 
 class LSTMState(NamedTuple):
@@ -69,7 +70,7 @@ class StepsOfLSTM(nn.Module):
         return LSTMState(zero, zero)
 
 
-class SequenceLSTM(StepsOfLSTM):
+class SequenceLSTM(StepsOfLSTM, Rebuildable):
     r"""Linear, LSTM, Linear: p(x_t | x_<t, z_<=t) = Normal(m_t, sigma), sigma learned.
 
     ::

@@ -48,6 +48,7 @@ class BaselinesStudy(Study[BaselinesConfig]):
     name = "baselines"
     title = "Inferences of one pass on images: one gradient step and its baselines"
     config_type = BaselinesConfig
+    reads_files = True
 
     def inputs(self) -> dict[str, Any]:
         """Return the checksum of the images, whatever their split."""

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import io
 import json
+import math
 import time
 import types
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 import cattrs
+import click
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,14 +24,17 @@ from gbi_pyro.files import replacing
 
 Record = TypeVar("Record")
 ABOUT = "about"  # the entry of a file that holds everything but the arrays, as JSON
-ARRAY = "array"
+ARRAY, FLOAT, PAIRS = "array", "float", "pairs"
+DIGEST = 32  # bytes of the SHA-256 that ends a file
+VERSIONS = {package: version(package) for package in ("gbi-pyro", "torch")}
+"""Versions of what computes the numbers: every record depends on them."""
 
 
 class Cache:
     """Records by name and settings; a record of other settings is computed anew.
 
-    A file is a zip archive of arrays (``.npz``), whose entries carry their own checksums.
-    Nothing in it is executed when it is read.
+    A damaged file is set aside as ``*.damaged``, with one line on stderr, and its record computed
+    anew. Nothing in a file is executed when it is read.
 
     Args:
         folder: where the files lie.
@@ -62,16 +70,12 @@ class Cache:
 
     def read(self, name: str, settings: Mapping[str, Any], record: type[Record]) -> Record | None:
         """Return a record, or None where there is none of these settings."""
-        path = self._path(name)
-        if not path.exists():
+        found = read_record(self._path(name), {"name": name, "settings": settings}, record)
+        if found is None:
             return None
-        with np.load(path, allow_pickle=False) as file:
-            about = json.loads(str(file[ABOUT]))
-            if (about["name"], about["settings"]) != (name, as_json(settings)):
-                return None
-            arrays = {key: file[key] for key in file.files if key != ABOUT}
-        self.seconds += about["seconds"]
-        return _CONVERTER.structure(_with_arrays(about["record"], arrays), record)
+        value, seconds = found
+        self.seconds += seconds
+        return value
 
     def write(
         self,
@@ -82,41 +86,131 @@ class Cache:
         seconds: float,
     ) -> Record:
         """Write a record, whole or not at all, and return it as it will be read."""
-        arrays: dict[str, np.ndarray] = {}
-        about = {
-            "name": name,
-            "settings": as_json(settings),
-            "seconds": round(seconds, 3),
-            "record": _without_arrays(_CONVERTER.unstructure(value), arrays),
-        }
-        with replacing(self._path(name)) as temporary:
-            entries: dict[str, Any] = {ABOUT: np.array(json.dumps(about)), **arrays}
-            np.savez(temporary, **entries)
-        content = json.loads(json.dumps(about["record"]))
-        return _CONVERTER.structure(_with_arrays(content, arrays), record)
+        key = {"name": name, "settings": settings}
+        return write_record(self._path(name), key, record, value, seconds)
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{_as_file_name(name)}.npz"
 
 
+def write_record(
+    path: Path, key: Mapping[str, Any], record: type[Record], value: Record, seconds: float = 0.0
+) -> Record:
+    """Write a record, whole or not at all, and return it as it will be read.
+
+    The file is a zip archive of arrays (``.npz``) with the SHA-256 of all of it at its end.
+
+    Args:
+        path: of the file.
+        key: everything that the record depends on, as JSON can hold it.
+        record: its type.
+        value: the record.
+        seconds: what it took to compute.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    about = {
+        "key": as_json({**key, "versions": VERSIONS}),
+        "seconds": round(seconds, 3),
+        "record": _without_arrays(_CONVERTER.unstructure(value), arrays),
+    }
+    text = json.dumps(about, allow_nan=False)
+    file = io.BytesIO()
+    entries: dict[str, Any] = {ABOUT: np.array(text), **arrays}
+    np.savez(file, **entries)
+    content = file.getvalue()
+    with replacing(path) as temporary:
+        temporary.write_bytes(content + hashlib.sha256(content).digest())
+    return _CONVERTER.structure(_with_arrays(json.loads(text)["record"], arrays), record)
+
+
+def read_record(
+    path: Path, key: Mapping[str, Any], record: type[Record]
+) -> tuple[Record, float] | None:
+    """Return a record with the seconds it took, or None where there is none of this key.
+
+    A file that is not as it was written is set aside as ``*.damaged``, with one line on stderr.
+    """
+    if not path.exists():
+        return None
+    raw = path.read_bytes()
+    content = raw[:-DIGEST]
+    if hashlib.sha256(content).digest() != raw[-DIGEST:]:
+        _set_aside(path, "is damaged, or of an earlier version")
+        return None
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        about = json.loads(str(file[ABOUT]))
+        if about["key"] != as_json({**key, "versions": VERSIONS}):
+            return None
+        arrays = {name: file[name] for name in file.files if name != ABOUT}
+    try:
+        value = _CONVERTER.structure(_with_arrays(about["record"], arrays), record)
+    except (cattrs.BaseValidationError, KeyError, TypeError, ValueError):
+        _set_aside(path, f"holds no {record.__name__}, as another version of the study")
+        return None
+    return value, about["seconds"]
+
+
+def _set_aside(path: Path, why: str) -> None:
+    aside = path.with_name(f"{path.name}.damaged")
+    path.replace(aside)
+    click.echo(f"{path} {why}: set aside as {aside.name}, and made anew", err=True)
+
+
+def read_config(about: Mapping[str, Any], config_type: type[Record]) -> Record:
+    """Return the configuration of a run from what its ``config.json`` holds.
+
+    JSON has no tuples: they are made again from the types of the fields.
+
+    Args:
+        about: the content of ``config.json``.
+        config_type: the dataclass of the study's settings.
+
+    Raises:
+        ValueError: if it has other fields, or values that do not fit.
+    """
+    settings, name = about["config"], config_type.__name__
+    expected = {field.name for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
+    if set(settings) != expected:
+        raise ValueError(
+            f"config.json should have the fields of {name}; it differs in "
+            f"{sorted(expected ^ set(settings))}"
+        )
+    try:
+        return _CONVERTER.structure(settings, config_type)
+    except cattrs.BaseValidationError as error:
+        reasons = "; ".join(cattrs.transform_error(error))
+        raise ValueError(f"config.json should hold a {name}; got {reasons}") from None
+
+
 def as_json(settings: Any) -> Any:
-    """Return settings as JSON gives them back: lists for tuples, dictionaries for dataclasses."""
+    """Return settings as JSON gives them back: lists for tuples, dictionaries for dataclasses.
+
+    A number that is not finite becomes None: JSON has none.
+    """
     if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
         settings = dataclasses.asdict(settings)
-    return json.loads(json.dumps(settings, default=_CONVERTER.unstructure))
+    return _finite(json.loads(json.dumps(settings, default=_CONVERTER.unstructure)))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _without_arrays(value: Any, arrays: dict[str, np.ndarray]) -> Any:
-    """Replace arrays by their keys, and dictionaries by lists of pairs: keys need not be texts."""
+    """Replace what JSON lacks: arrays, dictionaries whose keys are no texts, and NaN."""
     if isinstance(value, np.ndarray):
         key = f"{len(arrays)}"
         arrays[key] = value
         return {ARRAY: key}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {FLOAT: repr(value)}
     if isinstance(value, Mapping):
         pairs = value.items()
-        return {
-            "pairs": [[_without_arrays(k, arrays), _without_arrays(v, arrays)] for k, v in pairs]
-        }
+        return {PAIRS: [[_without_arrays(k, arrays), _without_arrays(v, arrays)] for k, v in pairs]}
     if isinstance(value, (list, tuple)):
         return [_without_arrays(v, arrays) for v in value]
     return value
@@ -126,7 +220,9 @@ def _with_arrays(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     if isinstance(value, dict):
         if ARRAY in value:
             return arrays[value[ARRAY]]
-        pairs = ((_with_arrays(k, arrays), _with_arrays(v, arrays)) for k, v in value["pairs"])
+        if FLOAT in value:
+            return float(value[FLOAT])
+        pairs = ((_with_arrays(k, arrays), _with_arrays(v, arrays)) for k, v in value[PAIRS])
         return {tuple(k) if isinstance(k, list) else k: v for k, v in pairs}
     if isinstance(value, list):
         return [_with_arrays(v, arrays) for v in value]

@@ -7,20 +7,21 @@ so on another processor than that of the results they may differ by more.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import cattrs
 import click
 
-from studies.core.commands import load_study, report_errors
+from gbi_pyro.cli import report_errors
+from gbi_pyro.files import Manifest
+from studies.core.cache import read_config
+from studies.core.commands import load_study
 from studies.core.protocol import Study
 from studies.core.runner import run
 
@@ -108,19 +109,12 @@ def measure_again(study: type[Study[Any]], stored: Path, seeds: int, out: Path) 
         out: the folder for the new run.
 
     Raises:
-        ValueError: for results whose configuration is not the study's.
+        ValueError: for results whose configuration is not the study's, or that were altered.
     """
-    settings = json.loads((stored / "config.json").read_text())["config"]
-    expected = {field.name for field in fields(study.config_type)}
-    if set(settings) != expected:
-        raise ValueError(
-            f"{stored}/config.json should have the fields of {study.config_type.__name__}; "
-            f"it differs in {sorted(expected ^ set(settings))}"
-        )
-    config = cattrs.structure(settings, study.config_type)
+    config = read_config(Manifest.read(stored).read_json("config.json"), study.config_type)
     fewer = replace(config, seeds=min(seeds, config.seeds))
     run(study(fewer), out)
-    before, after = (json.loads((f / "metrics.json").read_text())["rows"] for f in (stored, out))
+    before, after = (Manifest.read(f).read_json("metrics.json")["rows"] for f in (stored, out))
     return compare(before, after, fewer.all_seeds, config.seeds)
 
 
@@ -138,7 +132,7 @@ def main(names: tuple[str, ...], results: Path) -> None:
             click.echo(f"{name}: no run in {stored}, not checked")
             continue
         with report_errors(), tempfile.TemporaryDirectory() as out:
-            about = json.loads((stored / "config.json").read_text())
+            about = Manifest.read(stored).read_json("config.json")
             study = load_study(STUDIES[about["study"]])
             comparison = measure_again(study, stored, CHECKED[name], Path(out))
         differs = differs or bool(comparison.differences)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib
 import inspect
-import sys
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-WIDTH_OF_A_FILE = 110  # where the output is no terminal, whose width is known
+from gbi_pyro.cli import checked_output, folder_for_results, make_console, report_errors
 
 
 class StudyGroup(click.Group):
@@ -35,6 +32,11 @@ class StudyGroup(click.Group):
         self.studies = studies
         self.add_command(publish_runs)
         self.add_command(write_lists)
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a command; output that cannot be written is one line on stderr."""
+        with checked_output():
+            return super().main(*args, **kwargs)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of the commands, studies first."""
@@ -60,22 +62,25 @@ def load_study(place: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+_DATA = click.Option(
+    ["--data"],
+    type=click.Path(path_type=Path),
+    help="Folder of the data files; else GBI_PYRO_DATA.",
+)
+
+
 def study_command(study: Any) -> click.Command:
     """Make the command of a study: its configuration's fields, and where the results go."""
     options: list[click.Parameter] = [
         click.Option(
             ["--out"],
-            type=click.Path(path_type=Path),
-            default=Path("runs") / study.name,
+            metavar="PATH",
+            default=str(Path("runs") / study.name),
             show_default=True,
             help="Folder for the results.",
         ),
         *config_options(study.config_type),
-        click.Option(
-            ["--data"],
-            type=click.Path(path_type=Path),
-            help="Folder of the data files, for studies that read any; else GBI_PYRO_DATA.",
-        ),
+        *([_DATA] if study.reads_files else []),
         click.Option(
             ["--jobs"],
             type=click.IntRange(min=1),
@@ -90,11 +95,12 @@ def study_command(study: Any) -> click.Command:
         ),
     ]
 
-    def callback(out: Path, data: Path | None, jobs: int, fast: bool, **given: Any) -> None:
+    def callback(out: str, jobs: int, fast: bool, data: Path | None = None, **given: Any) -> None:
         with report_errors():
+            folder = folder_for_results(out)
             settings = {name: value for name, value in given.items() if value is not None}
             config = study.config_type(**settings)
-            run_study(study(config.fast() if fast else config, data), out, jobs)
+            run_study(study(config.fast() if fast else config, data), folder, jobs)
 
     return click.Command(study.name, params=options, callback=callback, help=f"{study.title}.")
 
@@ -177,9 +183,7 @@ def run_study(study: Any, out: Path, jobs: int) -> None:
     from studies.core.runner import num_stages, run
     from studies.core.table import print_table
 
-    console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE)
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"--out {out} is a file; expected a folder, new or not")
+    console = make_console()
     columns = (
         TextColumn("[progress.description]{task.description}"),
         BarColumn(),
@@ -205,19 +209,11 @@ def run_study(study: Any, out: Path, jobs: int) -> None:
     if missed:
         console.print(f"{len(missed)} target(s) not reached: " + escape("; ".join(missed)))
     files = ("metrics.json", "table.md", "posterior.nc", "weights.safetensors", "config.json")
-    written = ", ".join(name for name in files if (out / name).exists())
-    console.print(f"Results in {out}: {written} (posterior.nc by arviz.from_netcdf)")
-    console.print("Figures: " + ", ".join(map(str, results.figures)))
-
-
-@contextlib.contextmanager
-def report_errors() -> Iterator[None]:
-    """Turn invalid input into one line on stderr and exit status 2."""
-    try:
-        yield
-    except (ValueError, OSError, ImportError) as error:
-        Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}")
-        raise SystemExit(2) from None
+    written = [name for name in files if (out / name).exists()]
+    how = " (posterior.nc by arviz.from_netcdf)" if "posterior.nc" in written else ""
+    console.print(escape(f"Results in {out}: {', '.join(written)}{how}"))
+    if results.figures:
+        console.print(escape("Figures: " + ", ".join(map(str, results.figures))))
 
 
 _RESULTS = click.option(

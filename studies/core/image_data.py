@@ -17,10 +17,13 @@ def image_sets(dataset: str, data: Path | None, seed: int = 0) -> ImageSets:
 
     Args:
         dataset: the name of the set, as in ``load_images``.
-        data: the folder of the files; digits need none.
+        data: the folder of the files; None for digits, which need none.
         seed: decides which images are held out for validation.
+
+    Raises:
+        ValueError: see ``load_images``.
     """
-    return load_images(dataset, None if dataset == "digits" else data, seed=seed)
+    return load_images(dataset, data, seed=seed)
 
 
 @functools.lru_cache

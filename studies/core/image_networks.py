@@ -149,7 +149,7 @@ def train(
         return clamped_loss(network, x, one_hot(y, network.num_tasks).to(x.dtype))
 
     of_any_seeds = replace(config, seeds=1, first_seed=0)
-    file = f"{name.replace(' ', '-').replace(chr(39), '')}-{seed}.safetensors"
+    file = f"{name.replace(' ', '-').replace(chr(39), '')}-{seed}.npz"
     train_epochs(
         network,
         loss,

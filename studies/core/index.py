@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
-from gbi_pyro.files import replacing
+from gbi_pyro.files import Manifest, partial_path, put_in_place, remove_partials, replacing
 
 PUBLISHED = ("config.json", "metrics.json", "table.md", "adaptation.json", "adaptation.md")
 
@@ -25,17 +24,21 @@ def publish(run: Path, results: Path, name: str | None = None) -> Path:
         The folder.
 
     Raises:
-        ValueError: for a folder without a finished run.
+        ValueError: for a folder without a finished run, or whose files are not those of the run.
     """
-    if not (run / "metrics.json").exists():
-        raise ValueError(f"{run} should be the folder of a finished run; it has no metrics.json")
-    study = json.loads((run / "config.json").read_text())["study"]
-    folder = results / (name or study)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    files = [run / file for file in PUBLISHED if (run / file).exists()]
-    for file in [*files, *sorted((run / "figures").glob("*.png"))]:
-        shutil.copy(file, folder / file.name)
+    manifest = Manifest.read(run)
+    folder = results / (name or manifest.read_json("config.json")["study"])
+    figures = [f for f in manifest.files if f.startswith("figures/") and f.endswith(".png")]
+    new = partial_path(folder)
+    remove_partials(results)
+    try:
+        new.mkdir(parents=True)
+        for file in [*(f for f in PUBLISHED if f in manifest.files), *sorted(figures)]:
+            (new / Path(file).name).write_bytes(manifest.read_bytes(file))
+        old = [p.name for p in folder.glob("*") if p.is_file()] if folder.exists() else []
+        put_in_place(new, folder, also=old)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
     return folder
 
 
@@ -49,7 +52,7 @@ def write_index(results: Path) -> Path:
         The file.
 
     Raises:
-        ValueError: where there are no results.
+        ValueError: where there are no results, or a folder's are not as they were published.
     """
     folders = [f for f in sorted(results.iterdir()) if (f / "metrics.json").exists()]
     if not folders:
@@ -72,8 +75,8 @@ def write_index(results: Path) -> Path:
 
 
 def _line(folder: Path) -> str:
-    metrics = json.loads((folder / "metrics.json").read_text())
-    about = json.loads((folder / "config.json").read_text())
+    manifest = Manifest.read(folder)
+    metrics, about = manifest.read_json("metrics.json"), manifest.read_json("config.json")
     verdicts = [row["verdict"] for row in metrics["rows"] if row["verdict"]]
     reached = f"{verdicts.count('reached')} of {len(verdicts)}" if verdicts else "none set"
     drawn = sorted(folder.glob("*.png"))

@@ -115,11 +115,13 @@ class Study(Generic[ConfigT]):
         name: of the command and of the run's ``config.json``.
         title: one line for the help text and above the table.
         config_type: the dataclass of its settings.
+        reads_files: whether it may be given a folder of data files.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     config_type: ClassVar[type[Seeds]]
+    reads_files: ClassVar[bool] = False
 
     def __init__(self, config: ConfigT, data: Path | None = None) -> None:
         self.config = config

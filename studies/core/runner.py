@@ -14,7 +14,7 @@ import torch
 from gbi_pyro.plots import save_figure
 from studies.core.cache import Cache, as_json
 from studies.core.protocol import Part, Report, Seeds, Study
-from studies.core.run_folder import RunFolder
+from studies.core.run_folder import CONFIG, describe, prepared, replacing_run
 from studies.core.table import Row, targets_first
 
 
@@ -76,20 +76,32 @@ def run(
 
     Args:
         study: what to do.
-        folder: where the results go; finished units in ``pieces/``.
+        folder: where the results go, all at once when they are whole; finished units in
+            ``pieces/``. A run of the same study that is there is replaced.
         jobs: units measured side by side, in processes of one thread each.
         progress: called at each of ``num_stages`` stages.
         detail: called within a stage; not from other processes.
 
     Returns:
         The table of results and where the files lie.
+
+    Raises:
+        OSError: where something cannot be written.
+        ValueError: where the folder holds a run of another study, or another process writes to it.
     """
+    with prepared(folder, study.name):
+        return _run(study, folder, jobs, progress, detail)
+
+
+def _run(
+    study: Study[Any], folder: Path, jobs: int, progress: Report, detail: Report
+) -> StudyResults:
     start = time.perf_counter()
-    store, cache = RunFolder(folder), Cache(folder / "pieces")
+    cache = Cache(folder / "pieces")
     study.checkpoints = folder / "checkpoints"
     progress("choices on validation seeds")
     study.prepare(cache, detail)
-    store.write_config(study.name, study.config, {**study.inputs(), **study.choices()})
+    about = describe(study.name, study.config, {**study.inputs(), **study.choices()})
     seeds, parts = study.config.all_seeds, study.parts()
     records: dict[tuple[str, int], Any] = {}
     todo: list[_Unit] = []
@@ -113,16 +125,25 @@ def run(
             records[unit.part.name, seed] = kept
     progress("table, figures and files")
     by_part = {part.name: [records[part.name, seed] for seed in seeds] for part in parts}
-    rows = targets_first(study.table(by_part))
-    drawn = [save_figure(fig, store.figures, name) for name, fig in study.figures(by_part)]
-    if (posterior := study.posterior(by_part)) is not None:
-        store.write_posterior(posterior)
-    if networks := study.networks(by_part):
-        store.write_weights(networks)
-    for name, content in study.extra_files(by_part).items():
-        store.write_file(name, content)
-    store.write_metrics(rows, time.perf_counter() - start + cache.seconds)
-    return StudyResults(rows, folder, drawn, by_part)
+    rows, posterior = targets_first(study.table(by_part)), study.posterior(by_part)
+    networks, more = study.networks(by_part), study.extra_files(by_part)
+    try:
+        with replacing_run(folder, about["run"]) as store:
+            store.write_json(CONFIG, about)
+            drawn = [save_figure(fig, store.figures, name) for name, fig in study.figures(by_part)]
+            if posterior is not None:
+                store.write_posterior(posterior)
+            if networks:
+                store.write_weights(networks)
+            for name, content in more.items():
+                store.write_file(name, content)
+            store.write_metrics(rows, time.perf_counter() - start + cache.seconds)
+    except OSError as error:
+        raise OSError(
+            f"the results cannot be written ({error}); every finished unit is kept in "
+            f"{cache.folder}: make room and run again, which measures nothing twice"
+        ) from error
+    return StudyResults(rows, folder, [folder / "figures" / p.name for p in drawn], by_part)
 
 
 def _name(part: Part[Any], seed: int) -> str:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from gbi_pyro.files import replacing
+from studies.core.cache import read_record, write_record
 
 Loss = Callable[..., Tensor]
 Batches = Callable[[torch.Generator], Iterable[tuple[Tensor, ...]]]
@@ -54,7 +52,8 @@ def train_epochs(
     checkpoint: Path | None = None,
     key: str = "",
     report: Callable[[int], None] = lambda _epoch: None,
-) -> None:
+    measure: Callable[[int], list[float]] = lambda _epoch: [],
+) -> list[list[float]]:
     """Train for some epochs; go on after the last finished one if a checkpoint says so.
 
     Each epoch draws everything it needs, the order of the data and any noise, from its own seed. So
@@ -68,72 +67,79 @@ def train_epochs(
         schedule: of its rate; stepped at every batch.
         epochs: how many in all.
         seed: of the training.
-        checkpoint: a file, written whole after every epoch; None keeps none.
-        key: describes the training; a checkpoint of another one is not taken up.
+        checkpoint: a file, written whole after every epoch; None keeps none. A damaged one is set
+            aside.
+        key: describes the training, its data included; a checkpoint of another one is not taken up.
         report: called with the number of epochs done, before the first and after each.
+        measure: called likewise, once for each number of epochs, whatever the interruptions.
+
+    Returns:
+        What ``measure`` gave: before the first epoch, and after each.
     """
-    done = _load(module, optimiser, schedule, checkpoint, key) if checkpoint else 0
+    about = {"training": key, "seed": seed}
+    if checkpoint and (found := read_record(checkpoint, about, _Checkpoint)):
+        state, _ = found
+        state.restore(module, optimiser, schedule)
+        done, measured = state.epoch, state.measured
+    else:
+        done, measured = 0, [measure(0)]
     report(done)
     for epoch in range(done, epochs):
         draw = torch.Generator().manual_seed(1_000_003 * seed + epoch)
         with torch.random.fork_rng(devices=[]):  # noise inside a model comes from the global state
             torch.manual_seed(1_000_003 * seed + epoch)
             descend(loss, batches(draw), optimiser, schedule)
+        measured.append(measure(epoch + 1))
         if checkpoint:
-            _save(module, optimiser, schedule, checkpoint, key, epoch + 1)
+            state = _Checkpoint.of(module, optimiser, schedule, epoch + 1, measured)
+            write_record(checkpoint, about, _Checkpoint, state)
         report(epoch + 1)
+    return measured
 
 
-def _save(
-    module: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    path: Path,
-    key: str,
-    epoch: int,
-) -> None:
-    state = optimiser.state_dict()
-    tensors = {f"module/{name}": value for name, value in module.state_dict().items()}
-    for index, moments in state["state"].items():
-        tensors |= {f"optimiser/{index}/{name}": value for name, value in moments.items()}
-    about = {
-        "key": key,
-        "epoch": epoch,
-        "groups": state["param_groups"],
-        "schedule": {k: v for k, v in schedule.state_dict().items() if _is_plain(v)},
-    }
-    with replacing(path) as temporary:
-        save_file(
-            {k: v.contiguous() for k, v in tensors.items()}, temporary, {"about": json.dumps(about)}
-        )
+@dataclass(frozen=True)
+class _Checkpoint:
+    """A training as it is between two epochs.
 
+    Attributes:
+        epoch: how many are done.
+        module: weights and buffers.
+        moments: what the optimiser keeps of each parameter.
+        groups: its options.
+        schedule: how far it is.
+        measured: what was measured so far.
+    """
 
-def _load(
-    module: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    path: Path,
-    key: str,
-) -> int:
-    """Take up a checkpoint; returns the epochs done, 0 without one of this training."""
-    if not path.exists():
-        return 0
-    with safe_open(path, "pt") as file:
-        about = json.loads(file.metadata()["about"])
-        if about["key"] != key:
-            return 0
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    module.load_state_dict(
-        {k.removeprefix("module/"): v for k, v in tensors.items() if k.startswith("module/")}
-    )
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        if name.startswith("optimiser/"):
-            _, index, kind = name.split("/")
-            moments.setdefault(int(index), {})[kind] = value
-    optimiser.load_state_dict({"state": moments, "param_groups": about["groups"]})
-    schedule.load_state_dict({**schedule.state_dict(), **about["schedule"]})
-    return int(about["epoch"])
+    epoch: int
+    module: dict[str, Tensor]
+    moments: dict[int, dict[str, Tensor]]
+    groups: Any
+    schedule: Any
+    measured: list[list[float]]
+
+    @classmethod
+    def of(
+        cls,
+        module: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        schedule: torch.optim.lr_scheduler.LRScheduler,
+        epoch: int,
+        measured: list[list[float]],
+    ) -> _Checkpoint:
+        state = optimiser.state_dict()
+        plain = {k: v for k, v in schedule.state_dict().items() if _is_plain(v)}
+        groups = state["param_groups"]
+        return cls(epoch, module.state_dict(), state["state"], groups, plain, measured)
+
+    def restore(
+        self,
+        module: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        schedule: torch.optim.lr_scheduler.LRScheduler,
+    ) -> None:
+        module.load_state_dict(self.module)
+        optimiser.load_state_dict({"state": self.moments, "param_groups": self.groups})
+        schedule.load_state_dict({**schedule.state_dict(), **self.schedule})
 
 
 def _is_plain(value: Any) -> bool:

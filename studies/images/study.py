@@ -35,6 +35,7 @@ class ImagesStudy(Study[ImagesConfig]):
     name = "images"
     title = "The class of images, inferred in one pass and in every other way"
     config_type = ImagesConfig
+    reads_files = True
 
     @property
     def sets(self) -> ImageSets:

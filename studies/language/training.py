@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,9 @@ import torch
 from torch import Tensor
 
 from gbi_pyro.data.batches import balanced_batches
-from gbi_pyro.files import replacing
 from gbi_pyro.learning.weights import clamped_loss
 from gbi_pyro.models.language import LanguageLSTM
+from studies.core.image_data import checksum
 from studies.core.training import train_epochs
 from studies.language.config import LanguageConfig
 from studies.language.texts import Texts, windows_of_each
@@ -77,17 +76,13 @@ def train(
         folder: of the checkpoints; None keeps none.
     """
     network = build(config, len(texts.sets.vocabulary), texts.num_tasks, kind, seed)
-    stem = folder / f"{texts.name}-{kind}-{seed}".replace(" ", "-") if folder else None
-    curve_file = stem.with_suffix(".json") if stem else None
+    file = f"{texts.name}-{kind}-{seed}.npz".replace(" ", "-")
     per_corpus = max(1, round(config.batch / texts.num_tasks))
     size = per_corpus * texts.num_tasks * config.length
     optimiser = torch.optim.Adam(network.parameters(), lr=config.rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _falling(texts.updates, config.decay))
     held_out = windows_of_each(texts.sets.test, config.length, TEST_WINDOWS, seed=0)
     since: list[float] = []
-    curve: list[list[float]] = []
-    if curve_file and curve_file.exists():
-        curve = json.loads(curve_file.read_text())
 
     def batches(draw: torch.Generator) -> Iterator[tuple[Tensor, ...]]:
         for tokens, corpora in balanced_batches(
@@ -102,18 +97,14 @@ def train(
         since.append(value.item())
         return value
 
-    def measure(done: int) -> None:
-        del curve[done:]
-        if done > len(curve):
-            prior = np.log(texts.num_tasks) / config.length if network.num_tasks else 0.0
-            seen = float(np.mean(since)) - prior if since else float("nan")
-            curve.append([done * config.every * size, seen, test_loss(network, *held_out)])
-            if curve_file:
-                with replacing(curve_file) as temporary:
-                    temporary.write_text(json.dumps(curve) + "\n")
+    def measure(done: int) -> list[float]:
+        prior = np.log(texts.num_tasks) / config.length if network.num_tasks else 0.0
+        seen = float(np.mean(since)) - prior if since else float("nan")
         since.clear()
+        return [done * config.every * size, seen, test_loss(network, *held_out)]
 
-    train_epochs(
+    sets = texts.sets
+    curve = train_epochs(
         network,
         loss,
         batches,
@@ -121,9 +112,10 @@ def train(
         schedule,
         epochs=texts.updates // config.every,
         seed=seed,
-        checkpoint=stem.with_suffix(".safetensors") if stem else None,
-        key=f"{kind}, seed {seed}, {texts.name} of {texts.sets.names}, {training_key(config)}",
-        report=measure,
+        checkpoint=folder / file if folder else None,
+        key=f"{kind}, seed {seed}, {texts.name} of {sets.names}, {training_key(config)}, "
+        f"texts {checksum(*sets.train, *sets.test)}",
+        measure=measure,
     )
     network.requires_grad_(False).eval()
     return network, Curve(*np.array(curve).T)

@@ -28,6 +28,7 @@ class OODStudy(Study[OODConfig]):
     name = "ood"
     title = "Out-of-distribution detection: images of another set, and images upside down"
     config_type = OODConfig
+    reads_files = True
 
     def prepare(self, cache: Cache, report: Report) -> None:
         """Check that one network can look at all sets.

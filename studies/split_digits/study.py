@@ -30,6 +30,7 @@ class SplitDigitsStudy(Study[SplitDigitsConfig]):
     name = "split_digits"
     title = "Five tasks of two digits learned in sequence, with and without a task input"
     config_type = SplitDigitsConfig
+    reads_files = True
 
     def inputs(self) -> dict[str, Any]:
         """Return the checksum of the images."""

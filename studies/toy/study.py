@@ -17,6 +17,7 @@ from studies.core.table import Row
 from studies.toy import figures
 from studies.toy.adaptation import (
     ON_SIMPLEX,
+    VALIDATION_SEEDS,
     Rates,
     choose_rates,
     on_unseen_means,
@@ -42,7 +43,7 @@ class ToyStudy(Study[ToyConfig]):
 
     def prepare(self, cache: Cache, report: Report) -> None:
         """Choose the rates of online Z on validation seeds."""
-        settings = {**as_json(self.config), "seeds": None, "first_seed": None}
+        settings = {**as_json(self.config), "seeds": [*VALIDATION_SEEDS], "first_seed": None}
         self.rates = cache.get(
             "rates of online Z", settings, Rates, lambda: choose_rates(self.config)
         )

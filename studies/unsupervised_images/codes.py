@@ -266,7 +266,7 @@ def code_images(
 ) -> Coded:
     """Train the autoencoder of one seed and compress all images of all sets."""
     basis, x = pca_basis(sets.train.x, config.pixels), sets.train.x
-    checkpoint = checkpoints / f"codes-{seed}.safetensors" if checkpoints else None
+    checkpoint = checkpoints / f"codes-{seed}.npz" if checkpoints else None
     network = train_autoencoder(config, basis, x, seed, checkpoint, report)
     with torch.no_grad():
         train, validation, test = (

@@ -36,6 +36,7 @@ class UnsupervisedImagesStudy(Study[UnsupervisedImagesConfig]):
     name = "unsupervised_images"
     title = "Unsupervised learning of the classes of images, and learning with few labels"
     config_type = UnsupervisedImagesConfig
+    reads_files = True
 
     @property
     def sets(self) -> ImageSets:
