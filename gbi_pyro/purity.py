@@ -1,22 +1,32 @@
-"""Run a model without side effects: no parameter, gradient, random draw or flag is left."""
+"""Run a model without side effects: no parameter, gradient, random draw or flag is left.
+
+One model runs at a time: Pyro's handlers are global to the process, so threads take turns. And
+nothing is left whenever Ctrl-C is pressed: each step back may be taken twice.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
+from types import FrameType
 from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import unwrap
-from pyro.poutine.runtime import _DIM_ALLOCATOR
+from pyro.poutine.runtime import _DIM_ALLOCATOR, _PYRO_STACK
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
-from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.modules.module import _global_forward_pre_hooks, register_module_forward_pre_hook
+
+ONE_MODEL = threading.RLock()
+"""Held while a model runs. Whatever else runs models in threads should hold it, too."""
 
 
 def module_of(model: Callable[..., Any]) -> nn.Module | None:
@@ -44,6 +54,9 @@ def pure(model: Callable[..., Any], *, freeze: bool = False) -> Iterator[list[nn
     and Python, the buffers of networks in training mode (batch statistics move when they run).
     Handlers outside see nothing of what happens inside, and plates outside take no dimension.
 
+    Another thread waits until this one has left. An interrupt (Ctrl-C) of the steps around the
+    run is raised when they are complete.
+
     Args:
         model: the Pyro model that will run; a network is looked for behind it.
         freeze: switch off ``requires_grad`` of the weights meanwhile. The backward pass then stops
@@ -53,86 +66,154 @@ def pure(model: Callable[..., Any], *, freeze: bool = False) -> Iterator[list[nn
         The layers that have run as in training: dropout, and statistics of the batch, by which its
         elements influence each other. It fills as they run.
     """
-    store = pyro.get_param_store()
-    module = module_of(model)
-    weights = set(module.parameters()) if module is not None else set()
-    weights.update(p for p in store._params.values() if p.is_leaf)
-    frozen = [p for p in weights if freeze and p.requires_grad]
-    # Only names that the run adds are taken out again: tensors stay the same objects.
-    names = set(store.keys())
-    random_state = pyro.util.get_rng_state()
-    cuda_state = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    for p in frozen:
-        p.requires_grad_(False)
+    run = _PureRun(module_of(model), freeze)
     try:
-        with (
-            _borrowed_buffers(module) as in_training,
-            poutine.block(),
-            _plates_of_its_own(),
-            warnings.catch_warnings(),
-        ):
-            if frozen:  # pyro.module wonders at constant weights in training mode
-                warnings.filterwarnings("ignore", ".* was not registered in the param store")
-            yield in_training
-    finally:
-        for p in frozen:
+        try:
+            run.begin()
+            yield run.in_training
+        finally:
+            run.end()
+    except BaseException:
+        run.end()  # once more, where an exception has cut the first short
+        raise
+
+
+class _PureRun:
+    """What a run may change: remembered before, put back after. ``end`` may be repeated."""
+
+    def __init__(self, module: nn.Module | None, freeze: bool) -> None:
+        self.module, self.freeze = module, freeze
+        self.in_training: list[nn.Module] = []
+        self.defers_interrupts = self.remembers = False
+        self.held: list[Any] = []  # the lock, once it is held
+        self.frozen: list[Tensor] = []
+        self.buffers: dict[nn.Module, dict[str, Tensor | None]] = {}
+        self.filters = contextlib.ExitStack()
+
+    def begin(self) -> None:
+        if _interrupts_raise():
+            self.defers_interrupts = True
+            signal.signal(signal.SIGINT, _on_interrupt)
+        while not self.held:  # in short turns, between which an interrupt is seen
+            self.held.extend([ONE_MODEL] * ONE_MODEL.acquire(timeout=0.1))
+            _raise_deferred()
+        self.remember()
+        for p in self.frozen:
+            p.requires_grad_(False)
+        for network in self.module.modules() if self.module is not None else ():
+            self.lend_copies(network)
+        # A model that is a plain function keeps its networks in its closure or among its globals:
+        # they show themselves when they run.
+        register_module_forward_pre_hook(self.watch)
+        poutine.block().__enter__()
+        _DIM_ALLOCATOR._stack = []  # plates choose their dimensions as if none stood outside
+        self.filters.enter_context(warnings.catch_warnings())
+        if self.frozen:  # pyro.module wonders at constant weights in training mode
+            warnings.filterwarnings("ignore", ".* was not registered in the param store")
+        _raise_deferred()
+
+    def remember(self) -> None:
+        """Remember everything before anything changes."""
+        store = pyro.get_param_store()
+        weights = set(self.module.parameters()) if self.module is not None else set()
+        weights.update(p for p in store._params.values() if p.is_leaf)
+        self.frozen = [p for p in weights if self.freeze and p.requires_grad]
+        # Only what the run adds is taken out again: tensors stay the same objects. An interrupt may
+        # leave a parameter in some of these alone.
+        parts = store._params, store._constraints, store._param_to_name
+        self.store: list[tuple[dict[Any, Any], set[Any]]] = [(part, set(part)) for part in parts]
+        self.random_state = pyro.util.get_rng_state()
+        self.cuda_state = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        self.handlers, self.dimensions = list(_PYRO_STACK), _DIM_ALLOCATOR._stack
+        self.grad_enabled = torch.is_grad_enabled()
+        self.kernels = torch._C._get_cudnn_enabled(), torch._C._get_mkldnn_enabled()
+        self.remembers = True
+
+    def end(self) -> None:
+        if self.remembers:
+            self.put_back()
+        if self.held:
+            self.held.pop().release()
+        if self.defers_interrupts:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        _raise_deferred()
+
+    def put_back(self) -> None:
+        self.filters.close()
+        _DIM_ALLOCATOR._stack = self.dimensions
+        _PYRO_STACK[:] = self.handlers
+        for key in [k for k, hook in _global_forward_pre_hooks.items() if hook == self.watch]:
+            del _global_forward_pre_hooks[key]
+        for network, buffers in self.buffers.items():
+            network._buffers.update(buffers)
+        for p in self.frozen:
             p.requires_grad_(True)
-        for name in set(store.keys()) - names:
-            del store[name]
-        pyro.util.set_rng_state(random_state)
-        if cuda_state:
-            torch.cuda.set_rng_state_all(cuda_state)
+        for part, known in self.store:
+            for key in set(part) - known:
+                del part[key]
+        pyro.util.set_rng_state(self.random_state)
+        if self.cuda_state:
+            torch.cuda.set_rng_state_all(self.cuda_state)
+        torch.set_grad_enabled(self.grad_enabled)
+        torch._C._set_cudnn_enabled(self.kernels[0])
+        torch._C._set_mkldnn_enabled(self.kernels[1])
+        self.remembers = False
 
+    def lend_copies(self, network: nn.Module) -> None:
+        """Let a network in training mode move copies of its buffers.
 
-@contextlib.contextmanager
-def _borrowed_buffers(module: nn.Module | None) -> Iterator[list[nn.Module]]:
-    """Let networks in training mode move copies of their buffers, wherever they are kept.
-
-    Yields the layers that run as in training.
-
-    Copies, because the graph of the run may still need them as the run left them.
-    """
-    own: dict[nn.Module, dict[str, Tensor | None]] = {}
-    in_training: list[nn.Module] = []
-
-    def lend_copies(network: nn.Module) -> None:
-        if network.training and network not in own:
-            own[network] = dict(network._buffers)
-            for name, buffer in own[network].items():
+        Copies, because the graph of the run may still need them as the run left them.
+        """
+        if network.training and network not in self.buffers:
+            self.buffers[network] = dict(network._buffers)
+            for name, buffer in self.buffers[network].items():
                 if buffer is not None:
                     network._buffers[name] = buffer.detach().clone()
 
-    for network in module.modules() if module is not None else ():
-        lend_copies(network)
-
-    def watch(network: nn.Module, _: Any) -> None:
+    def watch(self, network: nn.Module, _: Any) -> None:
+        """Note a layer that runs as in training, wherever its network is kept."""
         drops = isinstance(network, _DropoutNd) and network.training and network.p > 0
         mixes = isinstance(network, _BatchNorm) and (
             network.training or network.running_mean is None
         )
         if drops or mixes:
-            in_training.append(network)
-        lend_copies(network)
-
-    # A model that is a plain function keeps its networks in its closure or among its globals:
-    # they show themselves when they run.
-    hook = register_module_forward_pre_hook(watch)
-    try:
-        yield in_training
-    finally:
-        hook.remove()
-        for network, buffers in own.items():
-            network._buffers.update(buffers)
+            self.in_training.append(network)
+        self.lend_copies(network)
 
 
-@contextlib.contextmanager
-def _plates_of_its_own() -> Iterator[None]:
-    """Let plates choose their dimensions as if none stood outside."""
-    outside, _DIM_ALLOCATOR._stack = _DIM_ALLOCATOR._stack, []
-    try:
-        yield
-    finally:
-        _DIM_ALLOCATOR._stack = outside
+_deferred: list[int] = []
+
+
+def _interrupts_raise() -> bool:
+    """Whether Ctrl-C raises KeyboardInterrupt in this thread, as Python does by itself."""
+    return (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+
+
+def _on_interrupt(number: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt inside a model; remember it where ``pure`` itself is at work."""
+    at = frame
+    while at is not None:
+        code = at.f_code
+        if code.co_filename == contextlib.__file__:  # it enters and leaves ``pure``
+            code = getattr(getattr(at.f_locals.get("self"), "gen", None), "gi_code", code)
+        if code is _CODE:
+            _deferred.append(number)
+            return
+        at = at.f_back
+    signal.default_int_handler(number, frame)
+
+
+def _raise_deferred() -> None:
+    """Raise the interrupt that was remembered."""
+    if _deferred and threading.current_thread() is threading.main_thread():
+        _deferred.clear()
+        raise KeyboardInterrupt
+
+
+_CODE = pure.__wrapped__.__code__  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager

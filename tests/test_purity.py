@@ -1,6 +1,11 @@
 import contextlib
 import random
+import signal
+import sys
+import threading
+import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -22,9 +27,11 @@ from gbi_pyro import (
     OneStepGradient,
     TaskSiteError,
     find_task_sites,
+    purity,
     relaxed_log_joint,
 )
-from gbi_pyro.purity import module_of, pure
+from gbi_pyro.learning.m_step import task_table
+from gbi_pyro.purity import ONE_MODEL, module_of, pure
 
 X = torch.tensor([[0.1], [0.7], [0.4], [0.9]])
 
@@ -235,3 +242,200 @@ def test_the_network_is_found_behind_its_wrappings() -> None:
     for wrap in (as_module, as_method, as_partial, with_handler):
         assert module_of(wrap(net)) is net
     assert module_of(gaussian) is None
+
+
+# Interrupts and threads
+
+
+class At:
+    """Trace function that acts before the n-th line (or instruction) run in some files."""
+
+    def __init__(self, n: int, act: Callable[[], None], files: set[str], event: str) -> None:
+        self.left, self.act, self.files, self.event = n, act, files, event
+
+    def __call__(self, frame: Any, event: str, _: Any) -> Any:
+        if frame.f_code.co_filename not in self.files:
+            return None
+        frame.f_trace_opcodes = self.event == "opcode"
+        if event == self.event:
+            self.left -= 1
+            if self.left == -1:
+                self.act()
+        return self
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def ctrl_c() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def lock_is_held() -> bool:
+    """Whether a run still keeps other threads from running models."""
+    with ThreadPoolExecutor(1) as elsewhere:
+        if elsewhere.submit(ONE_MODEL.acquire, blocking=False).result():
+            elsewhere.submit(ONE_MODEL.release).result()
+            return False
+    return True
+
+
+OWN = {purity.__file__}
+# What enters, leaves and puts back: Python's, torch's and Pyro's.
+ALSO = {
+    m.__file__ for m in (contextlib, warnings, signal, torch.random, pyro.util, nn.modules.module)
+}
+ALSO |= {pyro.params.param_store.__file__, poutine.messenger.__file__}
+
+
+@pytest.mark.parametrize("boom", [False, True], ids=["", "raises"])
+@pytest.mark.parametrize(
+    ("act", "files", "event"),
+    [
+        pytest.param(interrupt, OWN, "line", id="any exception, every own line"),
+        pytest.param(ctrl_c, OWN | {contextlib.__file__}, "line", id="ctrl-c, every line"),
+        pytest.param(
+            ctrl_c, OWN | ALSO, "opcode", id="ctrl-c, every instruction", marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_an_interrupt_leaves_nothing(
+    act: Callable[[], None], files: set[str], event: str, boom: bool
+) -> None:
+    net = Network(boom).train()
+    before, handler = everything(net), signal.getsignal(signal.SIGINT)
+    filters, left, lost, n = list(warnings.filters), [], 0, 0
+    while True:
+        at, outside = At(n, act, files, event), sys.gettrace()
+        raised: BaseException | None = None  # kept, so that no garbage collection tidies up
+        sys.settrace(at)
+        try:
+            with pure(net, freeze=True):
+                net(X)
+        except (KeyboardInterrupt, BoomError) as error:
+            raised = error
+        finally:
+            sys.settrace(outside)
+        if at.left >= 0:  # it ran to the end before
+            break
+        after = everything(net)
+        left += [f"{n}: {key}" for key in before if before[key] != after[key]]
+        left += [f"{n}: warnings"] * (warnings.filters != filters)
+        left += [f"{n}: signal"] * (signal.getsignal(signal.SIGINT) is not handler)
+        left += [f"{n}: lock"] * lock_is_held()
+        lost += not isinstance(raised, KeyboardInterrupt)
+        n += 1
+    print(f"\n{event}s at which it was interrupted: {n}; left something: {len(left)}; lost: {lost}")
+    assert n > 50
+    assert not left
+    assert not lost
+
+
+def test_ctrl_c_inside_a_model_stops_it_at_once() -> None:
+    reached = []
+
+    def model() -> None:
+        ctrl_c()
+        reached.append(True)
+
+    with pytest.raises(KeyboardInterrupt), pure(model):
+        model()
+    assert not reached
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_handler_of_the_users_own_is_left_alone() -> None:
+    seen: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: seen.append(number))
+    try:
+        mine = signal.getsignal(signal.SIGINT)
+        with pure(gaussian):
+            assert signal.getsignal(signal.SIGINT) is mine
+            ctrl_c()
+        assert seen == [signal.SIGINT]
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def in_threads(num_threads: int, total: int) -> None:
+    """Infer in several threads at once; each result is that of one thread alone."""
+    prior, means = torch.tensor([0.3, 0.7]).log(), torch.tensor([0.0, 1.0])
+    data = torch.randn(num_threads, 5, generator=torch.Generator().manual_seed(0))
+    inferences = [OneStepGradient(), Enumeration(), Enumeration(chunk_size=2)]
+    expected = [[f(gaussian, x, means, 0.5, prior).probs() for f in inferences] for x in data]
+
+    def work(i: int) -> int:
+        which = i % num_threads
+        found = inferences[i % 3](gaussian, data[which], means, 0.5, prior).probs()
+        return int(torch.equal(found, expected[which][i % 3]))
+
+    switching = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(num_threads) as pool:
+            right = sum(pool.map(work, range(total)))
+    finally:
+        sys.setswitchinterval(switching)
+    print(f"\n{right} of {total} inferences in {num_threads} threads are right")
+    assert right == total
+    assert not _PYRO_STACK
+    assert not _DIM_ALLOCATOR._stack
+    assert not _global_forward_pre_hooks
+
+
+def test_threads_take_turns() -> None:
+    in_threads(4, 120)
+
+
+@pytest.mark.slow
+def test_twelve_hundred_inferences_in_four_threads() -> None:
+    in_threads(4, 1200)
+
+
+def test_training_in_one_thread_does_not_disturb_inference_in_another() -> None:
+    prior, means, x = torch.tensor([0.3, 0.7]).log(), torch.tensor([0.0, 1.0]), torch.randn(5)
+    expected = Enumeration()(gaussian, x, means, 0.5, prior).probs()
+    table = task_table(gaussian, (x, means, 0.5, prior)).likelihood
+
+    def train(_: int) -> bool:
+        return torch.equal(task_table(gaussian, (x, means, 0.5, prior)).likelihood, table)
+
+    def infer(_: int) -> bool:
+        return torch.equal(Enumeration()(gaussian, x, means, 0.5, prior).probs(), expected)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert all([*pool.map(lambda i: (train, infer)[i % 2](i), range(60))])
+
+
+def test_inference_inside_a_model_that_is_run_is_no_deadlock() -> None:
+    prior, means, x = torch.tensor([0.3, 0.7]).log(), torch.tensor([0.0, 1.0]), torch.zeros(2)
+    expected = OneStepGradient()(gaussian, x, means, 0.5, prior).probs()
+    with pure(gaussian), pure(gaussian):
+        assert torch.equal(OneStepGradient()(gaussian, x, means, 0.5, prior).probs(), expected)
+    assert not lock_is_held()
+
+
+def test_a_thread_that_waits_for_its_turn_can_be_interrupted() -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def stay() -> None:
+        with pure(gaussian):
+            entered.set()
+            leave.wait()
+
+    other = threading.Thread(target=stay)
+    other.start()
+    entered.wait()
+    threading.Timer(0.2, ctrl_c_main).start()
+    try:
+        with pytest.raises(KeyboardInterrupt), pure(gaussian):
+            pytest.fail("two models run at once")
+    finally:
+        leave.set()
+        other.join()
+    assert not lock_is_held()
+
+
+def ctrl_c_main() -> None:
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from gbi_pyro.purity import ONE_MODEL
 from gbi_pyro.relax import Model, Point, RelaxMessenger, points_at
 from gbi_pyro.score import (
     Factor,
@@ -98,7 +99,7 @@ def _scored(
     model: Model, args: tuple[Any, ...], point: Point
 ) -> tuple[dict[str, Factor], TaskSite]:
     # Not `pure`: this is training, in which noise moves on and batch statistics are kept.
-    with ScoreMessenger() as score, RelaxMessenger(point, inferred=True) as relax:
+    with ONE_MODEL, ScoreMessenger() as score, RelaxMessenger(point, inferred=True) as relax:
         model(*args)
     if not relax.sites:
         raise no_task_sites()
