@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import pyro
 import pyro.distributions as dist
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from gbi_pyro.models._validate import check_choice
+from gbi_pyro._arrays import as_tensor
+from gbi_pyro.models._validate import check_choice, check_series
 from gbi_pyro.models.conditioning import Conditioning, make_conditioner
 from gbi_pyro.models.initial import initialise, weights_from
 from gbi_pyro.models.saved import Rebuildable
@@ -82,7 +85,8 @@ class SequenceLSTM(StepsOfLSTM, Rebuildable):
                      h_t-1 -+  +-> h_t
 
     One task per step, one network for every K; without a task it is the plain LSTM, its baseline.
-    The prediction of x_t sees x before t only.
+    The prediction of x_t sees x before t only. Weight decay (``torch.optim.AdamW``) pulls log
+    sigma to 0, which inflates a sigma below 1: give ``log_sigma`` a parameter group without it.
 
     Args:
         num_tasks: K, or None for the plain LSTM.
@@ -106,17 +110,21 @@ class SequenceLSTM(StepsOfLSTM, Rebuildable):
         hidden_size: int = 64,
         *,
         conditioning: Conditioning = "concat",
-        log_prior: Tensor | None = None,
+        log_prior: Tensor | ArrayLike | None = None,
         initial_sigma: float = 0.5,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         if num_tasks is not None and num_tasks < 2:
             raise ValueError(f"num_tasks must be at least 2, or None for none, got {num_tasks}")
-        if log_prior is not None and log_prior.shape != (num_tasks,):
-            raise ValueError(
-                f"log_prior has shape {tuple(log_prior.shape)}, expected ({num_tasks},)"
-            )
+        if log_prior is not None:
+            log_prior = as_tensor(log_prior, "log_prior", like=torch.zeros(()))
+            if log_prior.shape != (num_tasks,):
+                raise ValueError(
+                    f"log_prior has shape {tuple(log_prior.shape)}, expected ({num_tasks},)"
+                )
+        if not 0 < initial_sigma < math.inf:
+            raise ValueError(f"initial_sigma must be positive and finite, got {initial_sigma}")
         check_choice("conditioning", conditioning, Conditioning)
         if num_tasks is None and conditioning != "concat":
             raise ValueError(
@@ -153,7 +161,10 @@ class SequenceLSTM(StepsOfLSTM, Rebuildable):
         )
 
     def forward(
-        self, x: Tensor, z: Tensor | None = None, states: LSTMState | None = None
+        self,
+        x: Tensor | ArrayLike,
+        z: Tensor | ArrayLike | None = None,
+        states: LSTMState | None = None,
     ) -> Tensor:
         """Run the Pyro model.
 
@@ -166,17 +177,19 @@ class SequenceLSTM(StepsOfLSTM, Rebuildable):
             The predicted means m, ``(sequence, time)``, with Pyro's enumeration dimensions left of
             them if there are any.
         """
+        x = check_series(x, "x", self.log_sigma, "sequence, time")
+        task = z if z is None else check_series(z, "z", self.log_sigma, "sequence, time, K")
         sequences, steps = x.shape
         with pyro.plate("sequence", sequences, dim=-2), pyro.plate("time", steps, dim=-1):
             if self.num_tasks is not None:
                 # Parameters are valid by construction, and checking them at each step costs time.
                 prior = dist.OneHotCategorical(logits=self.log_prior, validate_args=False)
                 prior = prior.expand([sequences, steps])  # once, where two plates would do it twice
-                z = pyro.sample("z", prior, obs=z, infer={"task": True})
+                task = pyro.sample("z", prior, obs=task, infer={"task": True})
             if states is None:
-                mean = self.mean(x, z)
+                mean = self.mean(x, task)
             else:
-                mean, _ = self.advance(_previous(x), z, states)
+                mean, _ = self.advance(_previous(x), task, states)
             pyro.sample("x", dist.Normal(mean, self.sigma, validate_args=False), obs=x)
         return mean
 
@@ -220,20 +233,25 @@ class SequenceLSTM(StepsOfLSTM, Rebuildable):
         return self.head(state.h, *task).squeeze(-1), state
 
     @torch.no_grad()
-    def carried_states(self, x: Tensor, z: Tensor | None = None) -> LSTMState:
+    def carried_states(
+        self, x: Tensor | ArrayLike, z: Tensor | ArrayLike | None = None
+    ) -> LSTMState:
         """Return the state before each step, ``(sequence, time, H)``, carried under tasks ``z``.
 
         ``torch.nn.LSTM`` keeps every h but only the last c. The gates depend on h and the inputs
         alone, so they are recomputed for all steps at once; what is left of the recurrence is
         c_t = f_t c_t-1 + i_t g_t.
         """
-        if z is None and self.num_tasks is not None:
-            z = self.uniform(*x.shape)
-        embedded = self._embedded(_previous(x), z)
+        x = check_series(x, "x", self.log_sigma, "sequence, time")
+        if z is None:
+            task = None if self.num_tasks is None else self.uniform(*x.shape)
+        else:
+            task = check_series(z, "z", self.log_sigma, "sequence, time, K")
+        embedded = self._embedded(_previous(x), task)
         hidden, _ = self.lstm(embedded)
         h = torch.cat([torch.zeros_like(hidden[:, :1]), hidden[:, :-1]], 1)
         folded = self.conditioning == "concat"
-        inputs = _inputs(_previous(x), z) if folded else embedded
+        inputs = _inputs(_previous(x), task) if folded else embedded
         i, f, g, _ = _gates(self.cell(), inputs, h)
         c = torch.zeros_like(h)
         for t in range(1, x.shape[1]):
