@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ def as_tensor(
     (tensor([[1., 2.]]), tensor([0, 1]))
     >>> as_tensor(["a", "b"], "labels")
     Traceback (most recent call last):
-    ValueError: labels: expected numbers, got a list of <U1: encode categories as integers...
+    ValueError: labels: expected numbers, got list of <U1: encode categories as integers...
     """
     if isinstance(value, Tensor):
         if value.is_meta:
@@ -56,16 +57,15 @@ def as_tensor(
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as reason:
         raise error(
-            f"{name}: expected a tensor, or numbers in an array or in lists of equal length, got a "
-            f"{kind} that is neither ({reason}): pad it, or stack its tensors, torch.stack(...)"
+            f"{name}: expected a tensor, or numbers in an array or in lists of equal length, got "
+            f"{kind} ({reason}): pad it, or stack its tensors, torch.stack(...)"
         ) from reason
     if array.dtype.kind not in "biuf":
-        advice = (
-            "encode categories as integers, missing ones too"
-            if array.dtype.kind in "US"
-            else "convert it to numbers, .astype(float), and fill what is missing"
+        got = kind if array.ndim == 0 and array.dtype == object else f"{kind} of {array.dtype}"
+        raise error(
+            f"{name}: expected numbers, got {got}: encode categories as integers, fill what is "
+            "missing, and convert the rest by .astype(float)"
         )
-        raise error(f"{name}: expected numbers, got a {kind} of {array.dtype}: {advice}")
     tensor = torch.from_numpy(_for_torch(array))
     if like is not None:
         return tensor.to(like.device, like.dtype if tensor.is_floating_point() else None)
@@ -103,6 +103,14 @@ def parameter_of(fn: Any) -> Tensor | None:
         if fn is None:
             break
     return None
+
+
+def floating_weight(network: object) -> Tensor | None:
+    """Return a floating weight or buffer of a network, whose dtype its data should have."""
+    if not isinstance(network, torch.nn.Module):
+        return None
+    held = itertools.chain(network.parameters(), network.buffers())
+    return next((t for t in held if t.is_floating_point()), None)
 
 
 def check_labels(labels: Any, batch_shape: torch.Size, num_tasks: int) -> Tensor:

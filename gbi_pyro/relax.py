@@ -46,9 +46,11 @@ def check_value(site: TaskSite, value: Tensor, *, on_simplex: bool) -> None:
     expected = tuple(site.log_prior.shape)
     got = tuple(value.shape)
     if got[-len(expected) :] != expected:
+        ids = "; task ids are made points by torch.nn.functional.one_hot(ids, K).float()"
         raise TaskSiteError(
             f"value of task site {site.name!r} has shape {got}; expected {expected}, that is one "
             f"point of {site.num_tasks} numbers for each element of {site.dims or 'the model'}"
+            f"{ids * (got == expected[:-1])}"
         )
     if not on_simplex:
         return
@@ -153,8 +155,14 @@ def clamp_tasks(model: Model, values: Mapping[str, Tensor]) -> Model:
         The clamped model.
 
     Raises:
-        TaskSiteError: for a wrong shape, or a point off the simplex.
+        TypeError: for values that are no mapping, or a site without a point.
+        TaskSiteError: for a wrong shape, or a point off the simplex, when the model runs.
     """
+    if not isinstance(values, Mapping) or any(v is None for v in values.values()):
+        raise TypeError(
+            "values should map names of task sites to points, {'z': q}, and leave out the sites "
+            f"that stay open; got {values!r:.60}"
+        )
 
     def clamped(*args: Any, **kwargs: Any) -> Any:
         with RelaxMessenger(lambda site: values.get(site.name)) as relax:

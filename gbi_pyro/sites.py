@@ -319,6 +319,8 @@ def find_task_sites(model: Callable[..., Any], *args: Any, **kwargs: Any) -> dic
     >>> site.num_tasks, tuple(site.batch_shape), site.dims
     (2, (3,), ('sequence',))
     """
+    if not callable(model):
+        raise TypeError(f"model should be a Pyro model, a callable; got a {type(model).__name__}")
     found = _FindTaskSites()
     try:
         with pure(model), torch.no_grad(), found:

@@ -30,6 +30,9 @@ class AutoTaskGuide:
         model: a Pyro model whose latent sites are task sites.
         infer: the inference to use.
 
+    Raises:
+        TypeError: for a model or an inference that cannot be called.
+
     >>> def model(x):
     ...     with pyro.plate("sequence", len(x)):
     ...         prior = dist.OneHotCategorical(torch.tensor([0.5, 0.5]))
@@ -41,6 +44,15 @@ class AutoTaskGuide:
     """
 
     def __init__(self, model: Model, infer: Callable[..., TaskPosterior] | None = None) -> None:
+        if (
+            isinstance(model, OneStepGradient)
+            or not callable(model)
+            or not callable(infer or model)
+        ):
+            raise TypeError(
+                f"AutoTaskGuide takes a model and an inference, got {type(model).__name__} and "
+                f"{type(infer).__name__}: AutoTaskGuide(model, infer=OneStepGradient())"
+            )
         self._model = (model,)  # in a tuple, so that the guide does not own the model's weights
         self.infer = infer or OneStepGradient()
 

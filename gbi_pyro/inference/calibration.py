@@ -14,8 +14,12 @@ import torch
 from torch import Tensor
 
 from gbi_pyro.files import replacing
+from gbi_pyro._arrays import as_tensor
 from gbi_pyro.posterior import TaskPosterior
 
+
+FEW = 10  # elements for each number that is fitted
+ROUNDING = 1e-9  # scores that differ by less, relative to their size, are equal
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
@@ -40,6 +44,8 @@ class Calibration:
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < math.inf:
+        offsets = as_tensor(self.offsets, f"offsets of the calibration of {self.site!r}")
+        object.__setattr__(self, "offsets", offsets)
             raise ValueError(
                 f"temperature of the calibration of {self.site!r} must be positive and finite, got "
                 f"{self.temperature}"
@@ -68,6 +74,8 @@ class Calibration:
         tensor([0.3660, 0.6340])
         """
         if log_probs.shape[-1] != len(self.offsets):
+        log_probs = as_tensor(log_probs, "log_probs")
+        num_observations = as_tensor(num_observations, "num_observations", like=log_probs)
             raise ValueError(
                 f"calibration of {self.site!r} was fitted on {len(self.offsets)} tasks and is "
                 f"asked for {log_probs.shape[-1]}; fit it on this model: calibrate(one_step, exact)"
@@ -98,7 +106,7 @@ class Calibration:
         """Read it back.
 
         Raises:
-            ValueError: when the file is not a calibration.
+            ValueError: when the file is not a calibration, or not as it was written.
         """
         try:
             content = json.loads(Path(path).read_text())
@@ -133,11 +141,12 @@ def calibrate(
         The calibration, for ``OneStepGradient(calibration=...)``.
 
     Raises:
-        ValueError: when the two do not belong together, hold no finite numbers, or when the cheap
-            scores point away from the exact ones (no positive temperature fits).
+        TypeError: for anything but posteriors.
+        ValueError: when the two do not belong together, hold no finite numbers or too few
+            elements, or when the cheap scores point away from the exact ones (no positive
+            temperature fits).
     """
-    cheap = [one_step] if isinstance(one_step, TaskPosterior) else list(one_step)
-    target = [exact] if isinstance(exact, TaskPosterior) else list(exact)
+    cheap, target = _several(one_step), _several(exact)
     if not cheap or len(cheap) != len(target):
         raise ValueError(
             f"one_step and exact should be as many posteriors, at least one; got {len(cheap)} and "
@@ -157,6 +166,17 @@ def _scores(
         raise ValueError(
             f"posteriors of {name!r} do not match: one step has shape {tuple(g.shape)}, exact has "
             f"{tuple(p.shape)}; run both on the same data"
+def _several(found: Any) -> list[TaskPosterior]:
+    several = list(found) if isinstance(found, (list, tuple)) else [found]
+    for one in several:
+        if not isinstance(one, TaskPosterior):
+            raise TypeError(
+                "calibrate takes what inferences return, calibrate(OneStepGradient()(model, x), "
+                f"Enumeration()(model, x)), or lists of those; got a {type(one).__name__}"
+            )
+    return several
+
+
         )
     if one_step.settings.get("calibration"):
         raise ValueError(
@@ -180,7 +200,21 @@ def _fit(g: Tensor, p: Tensor, n: Tensor) -> tuple[float, Tensor]:
     w[0] = scale
 
     def loss(w: Tensor) -> Tensor:
+def _check_information(g: Tensor, n: Tensor) -> None:
+    """Refuse scores that are one constant per observation: offsets explain them at any T."""
+    centred = g - g.mean(-1, keepdim=True)
+    constant = (n.unsqueeze(-1) * centred).sum(0) / n.square().sum().clamp_min(1.0)
+    rest = centred - n.unsqueeze(-1) * constant
+    if not len(g) or bool(rest.abs().max() <= ROUNDING * centred.abs().max()):
+        raise ValueError(
+            f"{len(g)} element(s) hold too little to fit a temperature and {g.shape[-1]} offsets: "
+            "their one-step scores do not differ from element to element; expected data that tell "
+            f"tasks apart, {FEW * g.shape[-1]} elements or more"
+        )
+
+
         offsets = torch.cat([w[1:], -w[1:].sum(0, keepdim=True)])
+    _check_information(g, n)
         logits = w[0] * g - n.unsqueeze(-1) * offsets
         return -(p * logits.log_softmax(-1)).sum(-1).mean()
 
@@ -204,9 +238,14 @@ def _fit(g: Tensor, p: Tensor, n: Tensor) -> tuple[float, Tensor]:
     inverse_temperature = (w[0] / scale).item()
     if not inverse_temperature > 0:
         raise ValueError(
-            "no positive temperature fits: the one-step scores point away from the exact "
-            f"posterior (1 / T = {inverse_temperature:.3g}); is the sign or the data of one of "
-            "the two wrong?"
+            "no positive temperature fits: the one-step scores of these elements point away from "
+            f"the exact posterior (1 / T = {inverse_temperature:.3g}); {cure}"
         )
     offsets = torch.cat([w[1:], -w[1:].sum(0, keepdim=True)]) / n_scale / inverse_temperature
     return 1.0 / inverse_temperature, offsets
+        cure = (
+            f"{len(g)} elements are few for the {num_tasks} numbers that are fitted: give at least "
+            f"{FEW * num_tasks}"
+            if len(g) < FEW * num_tasks
+            else "is the sign or the data of one of the two wrong?"
+        )

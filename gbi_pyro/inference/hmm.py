@@ -19,9 +19,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-from gbi_pyro.sites import SIMPLEX_TOLERANCE
+from gbi_pyro._arrays import as_tensor
+from gbi_pyro.sites import simplex_tolerance
 
 # Inside, -inf is this: logsumexp over nothing but -inf has gradient NaN. It is far below any log
 # probability and far above overflow, even when thousands of them add up.
@@ -49,7 +51,11 @@ class HMMPosterior(NamedTuple):
 
 
 def hmm_posterior(
-    log_initial: Tensor, log_transition: Tensor, log_emission: Tensor, *, viterbi: bool = True
+    log_initial: Tensor | ArrayLike,
+    log_transition: Tensor | ArrayLike,
+    log_emission: Tensor | ArrayLike,
+    *,
+    viterbi: bool = True,
 ) -> HMMPosterior:
     """Return the exact posterior over the tasks of a hidden Markov chain.
 
@@ -66,7 +72,8 @@ def hmm_posterior(
         viterbi: whether to look for the most probable path too, about a quarter of the work.
 
     Returns:
-        The posterior, on the device of ``log_emission`` and in the promoted dtype of the arguments.
+        The posterior, on the device of ``log_emission`` and in the promoted dtype of the arguments,
+        float32 at least.
         Leading dimensions broadcast.
 
     Raises:
@@ -80,15 +87,16 @@ def hmm_posterior(
         >>> posterior.log_filtered.exp()
         tensor([[0.2500, 0.7500], [0.3000, 0.7000]])
     """
+    log_initial = as_tensor(log_initial, "log_initial")
     one_step = log_initial.new_zeros((*log_initial.shape[-1:], 1))
     return hsmm_posterior(log_initial, log_transition, log_emission, one_step, viterbi=viterbi)
 
 
 def hsmm_posterior(
-    log_initial: Tensor,
-    log_transition: Tensor,
-    log_emission: Tensor,
-    log_duration: Tensor,
+    log_initial: Tensor | ArrayLike,
+    log_transition: Tensor | ArrayLike,
+    log_emission: Tensor | ArrayLike,
+    log_duration: Tensor | ArrayLike,
     *,
     viterbi: bool = True,
 ) -> HMMPosterior:
@@ -110,7 +118,8 @@ def hsmm_posterior(
         viterbi: whether to look for the most probable path too, about a quarter of the work.
 
     Returns:
-        The posterior, on the device of ``log_emission`` and in the promoted dtype of the arguments.
+        The posterior, on the device of ``log_emission`` and in the promoted dtype of the arguments,
+        float32 at least.
         Leading dimensions broadcast. ``viterbi`` holds the tasks of the most probable blocks.
 
     Raises:
@@ -250,15 +259,20 @@ def _viterbi(first: Tensor, emission: tuple[Tensor, ...], blocks: _Blocks) -> Te
 
 
 def _checked(
-    log_initial: Tensor, log_transition: Tensor, log_emission: Tensor, log_duration: Tensor
+    log_initial: Tensor | ArrayLike,
+    log_transition: Tensor | ArrayLike,
+    log_emission: Tensor | ArrayLike,
+    log_duration: Tensor | ArrayLike,
 ) -> list[Tensor]:
     """Return the arguments in one dtype on one device, checked."""
-    args = {
+    given = {
         "log_initial": log_initial,
         "log_transition": log_transition,
         "log_emission": log_emission,
         "log_duration": log_duration,
     }
+    args = {name: as_tensor(value, name) for name, value in given.items()}
+    log_initial, log_transition, log_emission, _ = args.values()
     K = log_initial.shape[-1] if log_initial.dim() else 0
     if K == 0:
         raise ValueError(f"log_initial should be (..., K), K >= 1; got {tuple(log_initial.shape)}")
@@ -279,10 +293,10 @@ def _checked(
                 f"{name} should have shape (..., {shape}) with T, D >= 1 and K = {K} tasks as in "
                 f"log_initial; got {tuple(value.shape)}: put tasks on the dimensions of size {K}"
             )
-        if value.dtype not in (torch.float32, torch.float64):
+        if not value.is_floating_point():
             raise ValueError(
-                f"{name} should hold log probabilities in float32 or float64; got {value.dtype}: "
-                "call .float()"
+                f"{name} should hold log probabilities, floating numbers; got {value.dtype}: take "
+                "the log of probabilities"
             )
         if not (value < math.inf).all():
             raise ValueError(
@@ -291,6 +305,10 @@ def _checked(
             )
         if name != "log_emission":
             _check_rows(name, value)
+        if value.dtype.itemsize < 4:  # half precision: its rows sum to 1 within its rounding
+            args[name] = value.float()
+            if name != "log_emission":
+                args[name] = args[name].log_softmax(-1)
     _check_transition(log_transition, log_emission)
     batches = {name: tuple(a.shape[: a.dim() - len(wanted[name])]) for name, a in args.items()}
     try:
@@ -318,8 +336,9 @@ def _check_transition(log_transition: Tensor, log_emission: Tensor) -> None:
 
 
 def _check_rows(name: str, value: Tensor) -> None:
-    total = value.detach().logsumexp(-1).exp()
-    bad = (total - 1).abs() > SIMPLEX_TOLERANCE
+    detached = value.detach() if value.dtype.itemsize > 2 else value.detach().float()
+    total = detached.logsumexp(-1).exp()
+    bad = (total - 1).abs() > simplex_tolerance(value.dtype)
     if bad.any():
         row = bad.nonzero()[0].tolist()
         raise ValueError(

@@ -51,7 +51,7 @@ class IterativeGradient:
 
     Raises:
         ValueError: for options that do not fit together.
-        TypeError: for an option that is no number.
+        TypeError: for an option of another type.
         TaskSiteError: see ``RelaxedModel``.
     """
 
@@ -66,6 +66,11 @@ class IterativeGradient:
 
     def __post_init__(self) -> None:
         check_numbers(self, "rate", "temperature", integers=("num_steps",))
+        if not (self.start is None or isinstance(self.start, (TaskPosterior, Mapping))):
+            raise TypeError(
+                "start of IterativeGradient should be a TaskPosterior or map names of task sites "
+                f"to points, {{'z': q}}; got a {type(self.start).__name__}"
+            )
         if self.num_steps < 1:
             raise ValueError(f"num_steps must be at least 1, got {self.num_steps}")
         if not self.rate > 0:

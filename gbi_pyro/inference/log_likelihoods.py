@@ -20,12 +20,20 @@ def log_likelihoods(posterior: TaskPosterior) -> Tensor:
     Returns:
         ``batch_shape + (K,)``; -inf for a task that the model's prior forbids.
 
+    Raises:
+        TypeError: for anything but a posterior.
+
     >>> from gbi_pyro.sites import TaskSite
     >>> site = TaskSite("z", torch.tensor([0.2, 0.8]).log(), ())
     >>> q = TaskPosterior({"z": torch.tensor([0.1, 0.9]).log()}, {"z": site}, "example")
     >>> log_likelihoods(q).exp()
     tensor([0.5000, 1.1250])
     """
+    if not isinstance(posterior, TaskPosterior):
+        raise TypeError(
+            f"expected a TaskPosterior, got a {type(posterior).__name__}: log_likelihoods takes "
+            "what an inference returns, such as Enumeration()(model, *args)"
+        )
     site = posterior.sites[posterior.site_name()]
     temperature = posterior.settings.get("temperature") or 1.0
     log_likelihood = posterior.logits() - site.log_prior / temperature

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.distributions import Distribution
 
+from gbi_pyro._arrays import as_tensor, floating_weight
+from gbi_pyro.inference._options import check_numbers
 from gbi_pyro.logjoint import Passes
 from gbi_pyro.sites import SIMPLEX_TOLERANCE
 
@@ -62,6 +65,7 @@ class OnlineGradient:
 
     Raises:
         ValueError: for options out of range.
+        TypeError: for an option that is no number.
     """
 
     rate: float = 0.02
@@ -69,6 +73,7 @@ class OnlineGradient:
     space: Literal["free", "simplex"] = "free"
 
     def __post_init__(self) -> None:
+        check_numbers(self, "rate", integers=("horizon",))
         if not self.rate > 0:
             raise ValueError(f"rate must be positive, got {self.rate}")
         if self.horizon < 1:
@@ -76,7 +81,9 @@ class OnlineGradient:
         if self.space not in ("free", "simplex"):
             raise ValueError(f"space must be 'free' or 'simplex', got {self.space!r}")
 
-    def __call__(self, network: StepsAhead, x: Tensor, start: Tensor) -> OnlineRun:
+    def __call__(
+        self, network: StepsAhead, x: Tensor | ArrayLike, start: Tensor | ArrayLike
+    ) -> OnlineRun:
         """Run a network along a stream.
 
         Args:
@@ -88,10 +95,18 @@ class OnlineGradient:
             Predictions and tasks, step by step.
 
         Raises:
+            TypeError: for a network that cannot predict one step at a time.
             ValueError: for shapes that do not fit, numbers that are not finite, or a start that
                 is not inside the simplex it is to move on.
         """
+        if not (hasattr(network, "step") and hasattr(network, "initial_state")):
+            raise TypeError(
+                f"{type(network).__name__} has no step(previous, z, state) and initial_state(): "
+                "expected a recurrent network that predicts one step at a time; see StepsAhead"
+            )
         simplex = self.space == "simplex"
+        like = floating_weight(network)
+        x, start = as_tensor(x, "x", like=like), as_tensor(start, "start", like=like)
         _check(x, start, on_simplex=simplex)
         moving = start.detach().log() if simplex else start.detach().clone()
         state, previous = network.initial_state(*x.shape[:-1]), torch.zeros_like(x[..., 0])

@@ -54,6 +54,10 @@ class Recogniser:
 
     network: Network
 
+    def __post_init__(self) -> None:
+        if not callable(self.network):
+            raise TypeError(f"network should be callable, got a {type(self.network).__name__}")
+
     def __call__(self, model: Model, *args: Any, **kwargs: Any) -> TaskPosterior:
         """Infer the task site of ``model`` called with ``args`` and ``kwargs``."""
         site, counts, passes = only_site(model, args, kwargs)

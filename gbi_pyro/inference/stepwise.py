@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from gbi_pyro._arrays import as_tensor, floating_weight
 from gbi_pyro.logjoint import Passes
 from gbi_pyro.purity import pure
 from gbi_pyro.relax import Model
@@ -50,8 +51,10 @@ def stepwise(model: CarriesState, *args: Any, tasks: Mapping[str, Tensor] | None
             f"{type(model).__name__} has no carried_states(*args, **tasks): expected a recurrent "
             "model that can start each step from a given state; see CarriesState"
         )
+    like = floating_weight(model)
+    given = {name: as_tensor(q, f"tasks[{name!r}]", like=like) for name, q in (tasks or {}).items()}
     with pure(model), torch.no_grad():
-        states = model.carried_states(*args, **(tasks or {}))
+        states = model.carried_states(*args, **given)
     cut = partial(model, *args, states=states)
     cut.passes_used = Passes(forward=1)  # type: ignore[attr-defined]  # RelaxedModel reads it
     return cut

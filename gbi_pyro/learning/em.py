@@ -15,9 +15,11 @@ from gbi_pyro.learning._e_step import EStep, explain
 from gbi_pyro.learning.collapse import CollapseReport, CollapseWarning, find_collapse
 from gbi_pyro.learning.m_step import TaskTable, mixture_log_joint, task_table
 from gbi_pyro.learning.task_prior import Counts, TaskChain, TaskPrior
+from gbi_pyro.learning.weights import check_gradients
 from gbi_pyro.logjoint import Passes
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.relax import Model
+from gbi_pyro.sites import TaskSiteError
 
 MStep = Literal["expected", "relaxed", "hard"]
 Infer = Callable[..., TaskPosterior]
@@ -98,6 +100,7 @@ class GradientEM:
         check_every: after how many steps collapse is looked for.
 
     Raises:
+        TypeError: for arguments that are not what they should be.
         ValueError: for options that do not fit together.
         TaskSiteError: for a model with several task sites, or elements that influence each other in
             an expected M-step.
@@ -135,6 +138,15 @@ class GradientEM:
         prior_rate: float = 1.0,
         check_every: int = 50,
     ) -> None:
+        if not (callable(model) and callable(e_step) and isinstance(optim, torch.optim.Optimizer)):
+            raise TypeError(
+                "GradientEM takes a model, an inference and an optimiser of torch.optim, got "
+                f"{type(model).__name__}, {type(e_step).__name__} and {type(optim).__name__}"
+            )
+        if prior is not None and not isinstance(prior, (TaskPrior, TaskChain)):
+            raise TypeError(
+                f"prior should be a TaskPrior or a TaskChain, got {type(prior).__name__}"
+            )
         if m_step not in ("expected", "relaxed", "hard"):
             raise ValueError(f"m_step must be 'expected', 'relaxed' or 'hard', got {m_step!r}")
         if chunk_size is not None and (chunk_size < 1 or m_step != "expected"):
@@ -172,7 +184,7 @@ class GradientEM:
 
         Raises:
             ValueError: for labels that do not fit.
-            TaskSiteError: see the class.
+            TaskSiteError: see the class; gradients that are not finite, before the weights move.
         """
         e = self._infer(args, labels)
         if self.monotone and e.log_evidence is None:
@@ -183,13 +195,27 @@ class GradientEM:
         if self.m_step == "expected" and not self.history and not _checks(self.e_step):
             Enumeration()(*self._view(args))  # once: can tasks of elements be tried one by one?
         log_joint, n, table = self._log_joint(args, e)
+        if not n:
+            raise ValueError(
+                "all data of this batch are masked; expected at least one observed value to learn "
+                "from: leave the batch out"
+            )
         self.optim.zero_grad()
         (-log_joint / n).backward()
+        self._check_gradients()
         record = self._record(e, log_joint, n, table)
         self.history.append(self._move(e, args, labels, record))
         if len(self.history) % self.check_every == 0:
             self._warn(self._report(args, e.posterior, table))
         return record.objective / n
+
+    def _check_gradients(self) -> None:
+        weights = [p for group in self.optim.param_groups for p in group["params"]]
+        try:
+            check_gradients(self.model, weights, [p.grad for p in weights])
+        except TaskSiteError:
+            self.optim.zero_grad()
+            raise
 
     def infer(self, *args: Any, labels: Tensor | None = None) -> TaskPosterior:
         """Return the posterior of the E-step, under the prior as learned so far."""

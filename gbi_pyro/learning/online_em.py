@@ -10,14 +10,17 @@ import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
+from gbi_pyro._arrays import as_tensor
 from gbi_pyro.inference.hmm import LOG_ZERO
 from gbi_pyro.inference.log_likelihoods import log_likelihoods
 from gbi_pyro.inference.online import StepsAhead
 from gbi_pyro.learning.collapse import CollapseReport, CollapseWarning, report_collapse
 from gbi_pyro.learning.m_step import task_table
 from gbi_pyro.learning.task_prior import Counts, TaskChain
+from gbi_pyro.learning.weights import check_gradients
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.relax import Model
 
@@ -99,6 +102,7 @@ class OnlineEM:
         check_every: after how many steps collapse is looked for; it is warned of once.
 
     Raises:
+        TypeError: for arguments that are not what they should be.
         ValueError: for a chain of other tasks, or data that are not finite.
 
     >>> from torch import nn
@@ -128,6 +132,16 @@ class OnlineEM:
         schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
         check_every: int = 1000,
     ) -> None:
+        if not (isinstance(optim, torch.optim.Optimizer) and isinstance(chain, TaskChain)):
+            raise TypeError(
+                "OnlineEM takes a network, an optimiser of torch.optim and a TaskChain, got "
+                f"{type(network).__name__}, {type(optim).__name__} and {type(chain).__name__}"
+            )
+        own = getattr(network, "num_tasks", chain.num_tasks)
+        if own != chain.num_tasks:
+            raise ValueError(
+                f"chain has {chain.num_tasks} tasks, but the network {own}: make it for K = {own}"
+            )
         if check_every < 1:
             raise ValueError(f"check_every must be at least 1, got {check_every}")
         self.network, self.optim, self.chain = network, optim, chain
@@ -149,7 +163,7 @@ class OnlineEM:
         self._allowed = chain.allowed
         self._warned = False
 
-    def step(self, x: Tensor) -> OnlineEMStep:
+    def step(self, x: Tensor | ArrayLike) -> OnlineEMStep:
         """See one observation: predict it, infer its task, move the weights.
 
         Args:
@@ -159,8 +173,9 @@ class OnlineEM:
             What was predicted, and the filtered task.
 
         Raises:
-            ValueError: see the class.
+            ValueError: see the class; gradients that are not finite, before the weights move.
         """
+        x = as_tensor(x, "x", like=self._weights[0])
         table, means = self._steps.table(x)
         log_likelihood = table.detach().double().cpu().numpy()
         predicted = self._predict(log_likelihood)
@@ -180,9 +195,10 @@ class OnlineEM:
             mean = torch.as_tensor((predicted @ m.reshape(len(m), -1)).reshape(m.shape[1:]))
         return OnlineEMStep(torch.from_numpy(predicted), torch.from_numpy(q), log_prob, mean)
 
-    def run(self, stream: Tensor) -> OnlineEMRun:
+    def run(self, stream: Tensor | ArrayLike) -> OnlineEMRun:
         """See the observations of a stream, ``(T, ...)``, and keep what each step returns."""
-        if not len(stream):
+        stream = as_tensor(stream, "stream", like=self._weights[0])
+        if not stream.ndim or not len(stream):
             raise ValueError(
                 f"the stream has no step: got shape {tuple(stream.shape)}, expected (T, ...)"
             )
@@ -222,6 +238,7 @@ class OnlineEM:
 
     def _move(self, table: Tensor, q: Tensor) -> None:
         gradients = torch.autograd.grad(table, self._weights, -q, allow_unused=True)
+        check_gradients(self.network, self._weights, gradients)
         for weight, gradient in zip(self._weights, gradients, strict=True):
             weight.grad = gradient
         self.optim.step()

@@ -7,10 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
+from gbi_pyro._arrays import as_tensor
 from gbi_pyro.inference.hmm import HMMPosterior, hmm_posterior
 from gbi_pyro.posterior import entropy
+from gbi_pyro.sites import simplex_tolerance
 
 LearnTransition = Literal["nothing", "hazard", "full"]
 
@@ -76,6 +79,8 @@ class TaskPrior:
     @classmethod
     def uniform(cls, num_tasks: int, **options: Any) -> TaskPrior:
         """Return the prior that expects each of K tasks equally."""
+        if num_tasks < 1:
+            raise ValueError(f"num_tasks must be at least 1, got {num_tasks}")
         return cls(torch.full((num_tasks,), 1 / num_tasks).log(), **options)
 
     @property
@@ -90,6 +95,7 @@ class TaskPrior:
 
     def explain(self, log_likelihoods: Tensor) -> Explained:
         """Return the posterior softmax_k(log p(x | k) + log pi_k), from ``(..., K)``."""
+        log_likelihoods = as_tensor(log_likelihoods, "log_likelihoods")
         joint = log_likelihoods + self.log_probs.to(log_likelihoods)
         log_evidence = joint.logsumexp(-1)
         _check_explained(log_evidence)
@@ -204,6 +210,7 @@ class TaskChain:
 
     def explain(self, log_likelihoods: Tensor) -> Explained:
         """Return the smoothed posterior p(z_t | x_1..T), from log p(x_t | k), ``(..., T, K)``."""
+        log_likelihoods = as_tensor(log_likelihoods, "log_likelihoods")
         log_transition = self.log_transition.to(log_likelihoods)
         found = hmm_posterior(
             self.log_initial.to(log_likelihoods), log_transition, log_likelihoods, viterbi=False
@@ -351,10 +358,15 @@ def _forbid(log_probs: Tensor, tasks: list[int]) -> Tensor:
     return log_probs - total
 
 
-def _checked(name: str, value: Tensor, ndim: int) -> Tensor:
+def _checked(name: str, value: Tensor | ArrayLike, ndim: int) -> Tensor:
     """Return log probabilities in float64: a few numbers, whose rows should sum to 1 exactly."""
-    total = value.logsumexp(-1) if value.ndim == ndim and value.shape[-1] else torch.tensor(1.0)
-    if not bool((total.abs() < 1e-4).all()):  # written so that a NaN fails it
+    value = as_tensor(value, name)
+    total = torch.tensor(1.0)
+    if value.ndim == ndim and value.shape[-1] and value.is_floating_point():
+        total = value.double().logsumexp(-1)
+    tolerance = simplex_tolerance(value.dtype) if value.is_floating_point() else 0.0
+    # Written so that a NaN fails it.
+    if not bool((total.abs() < tolerance).all()):
         raise ValueError(
             f"{name} must hold log probabilities over its last dimension, with {ndim} "
             f"dimension(s); got shape {tuple(value.shape)}: apply log_softmax(-1)"

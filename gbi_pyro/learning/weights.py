@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import pyro
+import torch
 from torch import Tensor
 
+from gbi_pyro.purity import module_of
 from gbi_pyro.relax import Model
 from gbi_pyro.score import ScoreMessenger, num_observations, sum_terms
 from gbi_pyro.sites import TaskSiteError
@@ -40,6 +44,40 @@ def clamped_loss(model: Model, *args: Any, **kwargs: Any) -> Tensor:
     observations = num_observations(score.factors.values())
     if not observations:
         raise TaskSiteError(
-            "the model observes nothing: expected at least one site with data (obs=...)"
+            "the model observes nothing: expected at least one site with data (obs=...) that are "
+            "not all masked"
         )
     return -sum_terms(score.factors.values()) / observations
+
+
+def check_gradients(model: Any, weights: Sequence[Tensor], gradients: Sequence[Any]) -> None:
+    """Refuse gradients that are not finite, before an optimiser takes them.
+
+    Args:
+        model: whose weights they are, for their names.
+        weights: the weights.
+        gradients: one for each, or None.
+
+    Raises:
+        TaskSiteError: names the weight.
+    """
+    found = [g for g in gradients if g is not None]
+    # One number decides in the usual case. It may overflow.
+    if not found or bool(torch.nn.utils.get_total_norm(found).isfinite()):
+        return
+    for weight, gradient in zip(weights, gradients, strict=True):
+        if gradient is not None and not bool(gradient.isfinite().all()):
+            bad = int((~gradient.isfinite()).sum())
+            raise TaskSiteError(
+                f"the gradient of parameter {_name(model, weight)} has {bad} NaN or infinite "
+                "element(s); expected finite numbers, and the weights stay as they were: look for "
+                "a square root or a logarithm at zero, a scale that vanishes, or data out of range"
+            )
+
+
+def _name(model: Any, weight: Tensor) -> str:
+    module = module_of(model)
+    named = dict(module.named_parameters()) if module is not None else {}
+    named |= pyro.get_param_store()._params
+    found = [repr(name) for name, p in named.items() if p is weight]
+    return found[0] if found else f"of shape {tuple(weight.shape)}"

@@ -8,8 +8,9 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from gbi_pyro._arrays import as_tensor
 from gbi_pyro.posterior import TaskPosterior
-from gbi_pyro.sites import SIMPLEX_TOLERANCE
+from gbi_pyro.sites import SIMPLEX_TOLERANCE, simplex_tolerance
 
 
 def check_level(level: float, suggested: float = 0.95) -> None:
@@ -34,11 +35,11 @@ def check_temperature(temperature: float) -> None:
         )
 
 
-def checked_rows(log_probs: Tensor | ArrayLike, name: str = "log_probs") -> Tensor:
+def checked_rows(log_probs: TaskPosterior | Tensor | ArrayLike, name: str = "log_probs") -> Tensor:
     """Return log probabilities in double precision, checked.
 
     Args:
-        log_probs: normalised log probabilities, (..., K).
+        log_probs: normalised log probabilities, (..., K), or a posterior over one site.
         name: what the error message calls them.
 
     Raises:
@@ -49,17 +50,22 @@ def checked_rows(log_probs: Tensor | ArrayLike, name: str = "log_probs") -> Tens
         Traceback (most recent call last):
         ValueError: log_probs should hold log probabilities normalised over the last dimension; ...
     """
-    value = torch.as_tensor(log_probs).detach().double()
+    if isinstance(log_probs, TaskPosterior):
+        log_probs = log_probs.logits()
+    given = as_tensor(log_probs, name).detach()
+    value = given.double()
     if value.dim() == 0 or value.shape[-1] == 0:
         raise ValueError(f"{name} should be (..., K), tasks last; got {tuple(value.shape)}")
     total = value.exp().sum(-1)
-    if not bool(((total - 1).abs() <= SIMPLEX_TOLERANCE).all()):
+    half = given.is_floating_point() and given.dtype.itemsize < 4
+    tolerance = simplex_tolerance(given.dtype) if half else SIMPLEX_TOLERANCE
+    if not bool(((total - 1).abs() <= tolerance).all()):
         worst = total.flatten()[(total - 1).abs().argmax()].item()
         raise ValueError(
             f"{name} should hold log probabilities normalised over the last dimension; got a row "
             f"that sums to {worst:.6g}: take the log of probabilities, log_softmax(-1) of scores"
         )
-    return value
+    return value.log_softmax(-1) if half else value
 
 
 def checked_forecast(
@@ -71,7 +77,7 @@ def checked_forecast(
         ValueError: for invalid shapes, no elements, labels that are not task ids, or rows that are
             not log probabilities.
     """
-    log_q, y = checked_rows(log_probs).cpu(), torch.as_tensor(labels).detach().cpu()
+    log_q, y = checked_rows(log_probs).cpu(), as_tensor(labels, "labels").detach().cpu()
     if log_q.dim() != 2:
         raise ValueError(
             f"log_probs should be (N, K), one row per element; got {tuple(log_q.shape)}: "

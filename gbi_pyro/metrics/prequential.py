@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
+
+from gbi_pyro._arrays import as_tensor
 
 State = TypeVar("State")
 ROUNDING = 1e-9  # neighbours on the grid are as far apart as it says only within this
@@ -26,7 +29,7 @@ class OnlineLearner(Protocol[State]):
         """Return log p(x_t | x_1..t-1), ``batch_shape``, and what is known after x_t."""
 
 
-def prequential_code(learner: OnlineLearner[State], x: Tensor) -> Tensor:
+def prequential_code(learner: OnlineLearner[State], x: Tensor | ArrayLike) -> Tensor:
     """Return the log loss of each step of a stream, in nats.
 
     L(x) = sum_t -log p(x_t | x_1..t-1) is the length of the code that the learner's predictions
@@ -56,6 +59,7 @@ def prequential_code(learner: OnlineLearner[State], x: Tensor) -> Tensor:
         >>> prequential_code(Coin(), torch.tensor([1.0, 1.0])).exp()
         tensor([2.0000, 1.5000])
     """
+    x = as_tensor(x, "x")
     if x.ndim == 0 or not x.shape[-1]:
         raise ValueError(f"x should be streams, (..., T) with T >= 1; got {tuple(x.shape)}")
     state, losses = learner.start(x.shape[:-1]), []
@@ -190,7 +194,7 @@ class SwitchingMeans:
         return (1 - self.hazard) * tasks + self.hazard * (1 - tasks) / (self.num_tasks - 1)
 
 
-def fewest_nats(code_lengths: Mapping[int, Tensor]) -> Tensor:
+def fewest_nats(code_lengths: Mapping[int, Tensor | ArrayLike]) -> Tensor:
     """Return the number of tasks whose code is shortest, of each stream.
 
     Args:
@@ -206,11 +210,12 @@ def fewest_nats(code_lengths: Mapping[int, Tensor]) -> Tensor:
         >>> fewest_nats({1: torch.tensor([5.0, 9.0]), 2: torch.tensor([6.0, 7.0])})
         tensor([1, 2])
     """
-    shapes = {k: tuple(v.shape) for k, v in code_lengths.items()}
+    lengths = {k: as_tensor(v, f"code_lengths[{k}]") for k, v in code_lengths.items()}
+    shapes = {k: tuple(v.shape) for k, v in lengths.items()}
     if len(set(shapes.values())) != 1:
         raise ValueError(
             f"code_lengths should have one number for each stream and candidate; got {shapes}"
         )
-    candidates: Sequence[int] = sorted(code_lengths)
-    best = torch.stack([code_lengths[k] for k in candidates]).argmin(0)
+    candidates: Sequence[int] = sorted(lengths)
+    best = torch.stack([lengths[k] for k in candidates]).argmin(0)
     return torch.tensor(candidates)[best]

@@ -321,7 +321,7 @@ K2 = {
         (
             "log_emission",
             torch.zeros(4, 2).long(),
-            r"log_emission.*float32 or float64.*int64: call",
+            r"log_emission.*floating numbers.*int64: take the log",
         ),
         ("log_emission", torch.tensor([[0.0, math.nan]]), r"log_emission.*NaN"),
         ("log_emission", torch.tensor([[0.0, math.inf]]), r"log_emission.*\+inf"),
