@@ -10,7 +10,7 @@ from pyro.infer import MCMC
 from torch import Tensor
 
 from gbi_pyro.export._handlers import Draws, look
-from gbi_pyro.export._schema import SAMPLE_DIMS, Layout, dataset, to_numpy
+from gbi_pyro.export._schema import SAMPLE_DIMS, Layout, to_numpy
 from gbi_pyro.export.given_draws import GivenDraws, TaskDraws
 from gbi_pyro.relax import Model
 
@@ -39,13 +39,14 @@ def draw_groups(
     """
     seen = look(model, given.draws, args, {})
     found = given(model, *args)
-    layout = Layout(found.average(), task_names, {**seen.dims, **dims})
+    others = frozenset((*observed, *(predictions or {})))
+    layout = Layout(found.average(), task_names, {**seen.dims, **dims}, others, seen.indices)
     if predictions is None:
         predictions = given.predict(model, *args, generator=generator)
     chains = tuple(found.log_likelihood.shape[:2])
     return layout, {
         "posterior": _posterior(layout, found, generator),
-        "sample_stats": _sample_stats(given.draws, chains),
+        "sample_stats": _sample_stats(layout, given.draws, chains),
         "task_probs": layout.probs(layout.result, "draws"),
         "task_probs_by_draw": _by_draw(layout, found),
         "log_likelihood": _log_likelihood(layout, found),
@@ -64,11 +65,11 @@ def _posterior(layout: Layout, found: TaskDraws, generator: torch.Generator) -> 
         rows = log_probs.exp().flatten(0, -2).to(generator.device)
         ids = torch.multinomial(rows, 1, generator=generator).reshape(log_probs.shape[:-1])
         variables[name] = (*SAMPLE_DIMS, *found.sites[name].dims), to_numpy(ids)
-    return dataset(variables)
+    return layout.dataset(variables)
 
 
 def _by_draw(layout: Layout, found: TaskDraws) -> xr.Dataset | None:
-    return dataset(
+    return layout.dataset(
         {
             name: ((*SAMPLE_DIMS, *found.sites[name].dims, f"{name}_task"), to_numpy(p.exp()))
             for name, p in found.log_probs.items()
@@ -80,10 +81,10 @@ def _by_draw(layout: Layout, found: TaskDraws) -> xr.Dataset | None:
 def _log_likelihood(layout: Layout, found: TaskDraws) -> xr.Dataset | None:
     value = found.log_likelihood
     dims = layout.evidence_dims(tuple(value.shape[2:]))
-    return dataset({"log_evidence": ((*SAMPLE_DIMS, *dims), to_numpy(value))})
+    return layout.dataset({"log_evidence": ((*SAMPLE_DIMS, *dims), to_numpy(value))})
 
 
-def _sample_stats(draws: Draws, chains: tuple[int, ...]) -> xr.Dataset | None:
+def _sample_stats(layout: Layout, draws: Draws, chains: tuple[int, ...]) -> xr.Dataset | None:
     """Return which steps of a Hamiltonian sampler diverged."""
     if not isinstance(draws, MCMC):
         return None
@@ -93,4 +94,4 @@ def _sample_stats(draws: Draws, chains: tuple[int, ...]) -> xr.Dataset | None:
     diverging = torch.zeros(chains, dtype=torch.bool)
     for chain, found in enumerate(steps.values()):
         diverging[chain, found] = True
-    return dataset({"diverging": (SAMPLE_DIMS, to_numpy(diverging))})
+    return layout.dataset({"diverging": (SAMPLE_DIMS, to_numpy(diverging))})

@@ -93,6 +93,7 @@ class DrawnModel(NamedTuple):
         dims: names of the dimensions of both, the draws left out.
         nesting: how many dimensions its plates take.
         local: whether a site that was drawn has values for each element of a task.
+        indices: of the plates that are subsampled.
     """
 
     values: dict[str, Tensor]
@@ -101,6 +102,7 @@ class DrawnModel(NamedTuple):
     dims: dict[str, tuple[str, ...]]
     nesting: int
     local: bool
+    indices: dict[str, list[int]]
 
     def at(self, draws: slice, *, in_plate: bool, data: Data = "keep") -> AtDraws:
         """Return the handler that puts a model at some draws."""
@@ -155,6 +157,7 @@ def look(
         dims={name: dims_of(name, nodes[name]) for name in (*at.found, *observed)},
         nesting=joint.nesting,
         local=any(f.belongs(site) for f in factors for site in joint.sites.values()),
+        indices=subsamples(trace.nodes),
     )
 
 
@@ -206,6 +209,13 @@ def dims_of(name: str, node: Any) -> tuple[str, ...]:
         return plate.name if plate and plate.size == shape[i] else f"{name}_dim_{i}"
 
     return tuple(map(dim, range(len(shape))))
+
+
+def subsamples(nodes: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Return the indices of each plate of a trace that is subsampled or permuted."""
+    plates = {n: m for n, m in nodes.items() if m["type"] == "sample" and site_is_subsample(m)}
+    indices = {name: torch.as_tensor(plate["value"]).tolist() for name, plate in plates.items()}
+    return {name: found for name, found in indices.items() if found != list(range(len(found)))}
 
 
 def _check_data_inside(joint: LogJoint, drawn: list[str]) -> None:

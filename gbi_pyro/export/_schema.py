@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -25,28 +25,85 @@ SAMPLE_DIMS = ("chain", "draw")
 
 @dataclass(frozen=True)
 class Layout:
-    """The names of all dimensions of a result.
+    """The names of all variables, dimensions and coordinates of a result.
 
     Attributes:
         result: whose task sites are laid out.
         task_names: K names by site; 0 .. K - 1 without.
         dims: names of the dimensions of data and other sites, without the draws.
+        others: names of variables beside those of ``result`` and ``dims``.
+        indices: those of a plate's subsample, by plate, beside those that ``result`` knows.
     """
 
     result: TaskPosterior
     task_names: Mapping[str, Sequence[str]]
     dims: Mapping[str, Sequence[str]]
+    others: frozenset[str] = frozenset()
+    indices: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for site in self.task_names:
             self.known("task_names", site)
         named = [s.dims for s in self.result.sites.values()] + list(self.dims.values())
-        taken = {d for dims in named for d in dims} & {*SAMPLE_DIMS}
-        if taken:
-            raise ValueError(
-                f"a plate should not be called {' or '.join(sorted(taken))}, which are ArviZ's "
-                "dimensions of the draws: rename the plate"
-            )
+        for what, names in (("plate", {d for dims in named for d in dims}), ("site", self.names)):
+            if taken := names & {*SAMPLE_DIMS}:
+                raise ValueError(
+                    f"a {what} should not be called {' or '.join(sorted(taken))}, which are "
+                    f"ArviZ's dimensions of the draws: rename the {what}"
+                )
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of all variables, as the model has them."""
+        return frozenset(("log_evidence", *self.result.sites, *self.dims, *self.others))
+
+    def dim(self, name: str) -> str:
+        """Return what a dimension is called: with ``_dim`` where a variable has its name.
+
+        xarray would take the coordinate of the dimension for the variable.
+        """
+        return _stored(name) + "_dim" * (_stored(name) in map(_stored, self.names))
+
+    def dataset(
+        self,
+        variables: Mapping[str, tuple[Sequence[str], np.ndarray]],
+        coords: Mapping[str, Sequence[Any]] | None = None,
+    ) -> xr.Dataset | None:
+        """Make a dataset; each dimension is labelled: by ``coords``, its indices, or 0, 1, ...."""
+        if not variables:
+            return None
+        import xarray as xr  # arrives with ArviZ, and as slowly
+
+        self._check_distinct(variables)
+        data = xr.Dataset(
+            {
+                _stored(name): (tuple(map(self.dim, dims)), array)
+                for name, (dims, array) in variables.items()
+            }
+        )
+        plates = [p for site in self.result.sites.values() for p in site.plates if p and p.indices]
+        labels: dict[str, Sequence[Any]] = {p.name: p.indices for p in plates if p.indices}
+        labels = {self.dim(n): v for n, v in {**labels, **self.indices, **(coords or {})}.items()}
+        for dim, size in data.sizes.items():
+            given = labels.get(str(dim), ())
+            data = data.assign_coords({dim: list(given) if len(given) == size else np.arange(size)})
+        return data
+
+    def _check_distinct(self, variables: Mapping[str, tuple[Sequence[str], np.ndarray]]) -> None:
+        """Check that no two names become one: xarray would drop one of them without a word."""
+        dims = {dim for used, _ in variables.values() for dim in used}
+        names = [(_stored(n), f"site {n!r}") for n in self.names]
+        names += [(self.dim(d), f"dimension {d!r}") for d in dims]
+        for used, _ in variables.values():
+            names += [(self.dim(d), f"dimension {d!r}") for d in dims if list(used).count(d) > 1]
+        first: dict[str, str] = {}
+        for stored, what in sorted(names):
+            if stored in first:
+                raise ValueError(
+                    f"{first[stored]} and {what} would both be called {stored!r} in the export; "
+                    "expected a name for each: rename a site or a plate"
+                )
+            first[stored] = what
 
     def known(self, argument: str, site: str) -> None:
         """Check that a site is one of the result's."""
@@ -106,7 +163,7 @@ class Layout:
             dim
             for site in self.result.sites.values()
             for dim, plate, size in zip(
-                site.dims, site.plates, self.batch_shape(site.name), strict=True
+                map(self.dim, site.dims), site.plates, self.batch_shape(site.name), strict=True
             )
             if plate is None and size == 1
         }
@@ -114,7 +171,9 @@ class Layout:
 
     def data(self, values: Mapping[str, Tensor]) -> xr.Dataset | None:
         """Return observed variables."""
-        return dataset({n: (self.data_dims(n, x.shape), to_numpy(x)) for n, x in values.items()})
+        return self.dataset(
+            {n: (self.data_dims(n, x.shape), to_numpy(x)) for n, x in values.items()}
+        )
 
     def probs(self, posterior: TaskPosterior, argument: str) -> xr.Dataset | None:
         """Return task probabilities, tasks named."""
@@ -131,7 +190,7 @@ class Layout:
             dim = f"{name}_task"
             variables[name] = (*self.result.sites[name].dims, dim), to_numpy(log_prob.exp())
             coords[dim] = self.coordinate(name)
-        return dataset(variables, coords)
+        return self.dataset(variables, coords)
 
     def predictions(
         self, predictions: Mapping[str, Tensor], chains: tuple[int, ...] | None = None
@@ -148,11 +207,11 @@ class Layout:
                 )
             dims = *SAMPLE_DIMS, *self.data_dims(name, draws.shape[1:])
             variables[name] = dims, to_numpy(draws.unflatten(0, chains or (1, len(draws))))
-        return dataset(variables)
+        return self.dataset(variables)
 
     def tasks(self, draws: Mapping[str, Tensor]) -> xr.Dataset | None:
         """Return drawn task ids."""
-        return dataset(
+        return self.dataset(
             {
                 name: ((*SAMPLE_DIMS, *self.result.sites[name].dims), to_numpy(ids.unsqueeze(0)))
                 for name, ids in draws.items()
@@ -172,21 +231,12 @@ class Layout:
                     ".argmax(-1)"
                 )
             variables[name] = self.result.sites[name].dims, to_numpy(ids)
-        return dataset(variables)
+        return self.dataset(variables)
 
 
-def dataset(
-    variables: Mapping[str, tuple[Sequence[str], np.ndarray]],
-    coords: Mapping[str, Sequence[Any]] | None = None,
-) -> xr.Dataset | None:
-    """Make a dataset that labels each dimension, those without names by 0, 1, ..."""
-    if not variables:
-        return None
-    import xarray as xr  # arrives with ArviZ, and as slowly
-
-    data = xr.Dataset({name: (tuple(dims), array) for name, (dims, array) in variables.items()})
-    numbered = {str(dim): np.arange(size) for dim, size in data.sizes.items()}
-    return data.assign_coords({**numbered, **{k: list(v) for k, v in (coords or {}).items()}})
+def _stored(name: str) -> str:
+    """Return a name as netCDF can store it, to which a slash separates groups."""
+    return name.replace("/", ".")
 
 
 def to_numpy(value: Tensor) -> np.ndarray:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gbi_pyro.export._draw_groups import draw_groups
 from gbi_pyro.export._handlers import Draws
-from gbi_pyro.export._schema import SAMPLE_DIMS, Layout, dataset, provenance, to_numpy
+from gbi_pyro.export._schema import SAMPLE_DIMS, Layout, provenance, to_numpy
 from gbi_pyro.export.chains import chain_posteriors, stream_posterior
 from gbi_pyro.export.given_draws import GivenDraws
 from gbi_pyro.export.posterior_predictive import posterior_predictive
@@ -71,8 +71,11 @@ def to_inference_data(
     the model, and ``sample_stats`` says which steps of MCMC diverged.
 
     A dimension of size 1 that no plate declares, such as that of a task per sequence beside time,
-    is left out. The attributes record method, settings, compute, versions and ``draws_seed``. What
-    netCDF has no type for (None, bool, dict, list) is written as JSON.
+    is left out. A subsampled plate is labelled by its indices. A plate that is called like a site,
+    x say, becomes the dimension ``x_dim``, since a coordinate would take the place of the variable;
+    a slash in a name becomes a dot, since netCDF takes it for a group.
+    The attributes record method, settings, compute, versions and ``draws_seed``. What netCDF has no
+    type for (None, bool, dict, list) is written as JSON.
 
     Args:
         result: a posterior from any inference; what ``hmm_posterior`` or ``hsmm_posterior``
@@ -105,7 +108,7 @@ def to_inference_data(
     Raises:
         TaskSiteError: if ``exact``, ``labels`` or ``task_names`` know a site that ``result`` does
             not.
-        ValueError: for shapes or names that do not fit.
+        ValueError: for shapes or names that do not fit, or two names that would become one.
         TypeError: for a result of another kind.
 
     Example:
@@ -128,6 +131,7 @@ def to_inference_data(
         generator = torch.Generator().manual_seed(0)
     options = {"exact": exact, "log_evidence": log_evidence, "num_draws": num_draws}
     names, wanted_dims = task_names or {}, dims or {}
+    indices: Mapping[str, Sequence[int]] = {}
     filtered = None
     if isinstance(result, HMMPosterior):
         result, filtered = chain_posteriors(result)
@@ -142,10 +146,11 @@ def to_inference_data(
             found = posterior_predictive(result, tasks, model, args, generator=generator)
             observed = {**found.observed, **(observed or {})}
             predictions = found.predictions if predictions is None else predictions
-            wanted_dims = {**found.dims, **wanted_dims}
+            wanted_dims, indices = {**found.dims, **wanted_dims}, found.indices
         elif args:
             raise ValueError("args should come with their model; got no model")
-        layout = Layout(result, names, wanted_dims)
+        others = frozenset((*(observed or {}), *(predictions or {})))
+        layout = Layout(result, names, wanted_dims, others, indices)
         groups = {
             "posterior": layout.tasks(tasks) if n else None,
             "task_probs": layout.probs(result, "result"),
@@ -222,4 +227,4 @@ def _log_likelihood(layout: Layout, given: Tensor | None, draws: int) -> xr.Data
     elif given.dim() == 0:
         raise ValueError("log_evidence should have the draws of the weights first; got a scalar")
     dims = layout.evidence_dims(tuple(value.shape[1:]))
-    return dataset({"log_evidence": ((*SAMPLE_DIMS, *dims), to_numpy(value.unsqueeze(0)))})
+    return layout.dataset({"log_evidence": ((*SAMPLE_DIMS, *dims), to_numpy(value.unsqueeze(0)))})

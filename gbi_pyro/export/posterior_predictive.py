@@ -10,7 +10,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from gbi_pyro.export._handlers import AtDraws, dims_of, is_data
+from gbi_pyro.export._handlers import AtDraws, dims_of, is_data, subsamples
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.purity import pure
 from gbi_pyro.relax import Model
@@ -24,11 +24,13 @@ class PosteriorPredictive(NamedTuple):
         observed: the data, by site.
         predictions: drawn data, ``(draws,) + shape`` by site.
         dims: the names of the dimensions of both, the draws left out.
+        indices: of the plates that are subsampled.
     """
 
     observed: dict[str, Tensor]
     predictions: dict[str, Tensor]
     dims: dict[str, tuple[str, ...]]
+    indices: dict[str, list[int]]
 
 
 def posterior_predictive(
@@ -84,4 +86,5 @@ def posterior_predictive(
         {name: node["value"] for name, node in data.items()},
         {name: torch.stack(values) for name, values in drawn.items() if values},
         {name: dims_of(name, node) for name, node in data.items()},
+        subsamples(nodes),
     )

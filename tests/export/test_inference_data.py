@@ -281,7 +281,8 @@ def test_provenance(stream: tuple[Tensor, Tensor]) -> None:
     assert attrs["method"] == result.method == "one step"
     assert (attrs["passes_forward"], attrs["passes_backward"]) == (1, 1)
     assert attrs["inference_library"] == "gbi_pyro"
-    assert attrs["torch_version"] == torch.__version__
+    # The package's metadata may leave out the build, which torch.__version__ names.
+    assert attrs["torch_version"].split("+")[0] == torch.__version__.split("+")[0]
     for name in ("inference_library", "pyro_ppl", "arviz", "numpy"):
         assert attrs[f"{name}_version"]
     strange = {"call": max, "tensor": torch.ones(2), "number": np.float64(0.5)}
