@@ -1,4 +1,6 @@
 import math
+import re
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -6,9 +8,18 @@ import pytest
 import torch
 from pyro import poutine
 from pyro_models import TASK, gaussian, gaussian_scores, log_joint_by_pyro, normal, random_log_prior
-from torch import Tensor
+from torch import Tensor, nn
 
-from gbi_pyro import Enumeration, TaskSiteError, clamp_tasks, clamped_loss, relaxed_log_joint
+from gbi_pyro import (
+    Enumeration,
+    GradientEM,
+    OnlineEM,
+    TaskChain,
+    TaskSiteError,
+    clamp_tasks,
+    clamped_loss,
+    relaxed_log_joint,
+)
 
 
 def labelled(x: Tensor, z: Tensor | None, means: Tensor, log_prior: Tensor) -> None:
@@ -140,3 +151,50 @@ def test_a_model_without_data_is_an_error() -> None:
 
     with pytest.raises(TaskSiteError, match=r"observes nothing: expected .*\(obs="):
         clamped_loss(model)
+
+
+# Gradients that are not finite
+
+
+class RootAtZero(nn.Module):
+    """A scale whose gradient is infinite at the start, while the log probability is finite."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.means = nn.Parameter(torch.tensor([0.0, 1.0]))
+        self.variance = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> None:
+        with pyro.plate("trial", len(x)):
+            z = pyro.sample("z", dist.OneHotCategorical(torch.ones(2)), infer=TASK)
+            pyro.sample("x", self.step(x, z, None)[0], obs=x)
+
+    def step(self, previous: Tensor, z: Tensor, state: Any) -> tuple[Any, Any]:
+        return dist.Normal(z @ self.means, 1 + self.variance.sqrt()), state
+
+    def initial_state(self, *batch_shape: int) -> None:
+        """Carry nothing."""
+
+
+def test_gradients_that_are_not_finite_never_reach_the_weights() -> None:
+    network = RootAtZero()
+    optim = torch.optim.Adam(network.parameters(), 0.1)
+    expected = re.escape("gradient of parameter 'variance' has 1 NaN or infinite element(s)")
+    em = GradientEM(network, Enumeration(), optim)
+    with pytest.raises(TaskSiteError, match=expected):
+        em.step(torch.tensor([0.5, 1.0]))
+    with pytest.raises(TaskSiteError, match=expected):
+        OnlineEM(network, optim, TaskChain.sticky(2, 0.1)).step(torch.tensor(0.3))
+    assert network.means.tolist() == [0.0, 1.0]
+    assert network.variance.item() == 0.0
+    assert not em.history
+    assert not optim.state
+    assert all(p.grad is None for p in network.parameters())
+
+
+def test_a_batch_without_data_that_count_teaches_nothing() -> None:
+    network = RootAtZero()
+    masked = poutine.mask(network, mask=False)
+    em = GradientEM(masked, Enumeration(), torch.optim.SGD(network.parameters(), 0.1))
+    with pytest.raises(ValueError, match=r"all data of this batch are masked.*leave the batch out"):
+        em.step(torch.zeros(2))
