@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -13,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gbi_pyro.files import replacing
 from gbi_pyro._arrays import as_tensor
+from gbi_pyro.files import replacing
 from gbi_pyro.posterior import TaskPosterior
-
 
 FEW = 10  # elements for each number that is fitted
 ROUNDING = 1e-9  # scores that differ by less, relative to their size, are equal
+
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
@@ -43,9 +44,9 @@ class Calibration:
     site: str = "z"
 
     def __post_init__(self) -> None:
-        if not 0 < self.temperature < math.inf:
         offsets = as_tensor(self.offsets, f"offsets of the calibration of {self.site!r}")
         object.__setattr__(self, "offsets", offsets)
+        if not 0 < self.temperature < math.inf:
             raise ValueError(
                 f"temperature of the calibration of {self.site!r} must be positive and finite, got "
                 f"{self.temperature}"
@@ -73,9 +74,9 @@ class Calibration:
         >>> calibration(torch.tensor([0.25, 0.75]).log(), torch.tensor(0.0)).exp()
         tensor([0.3660, 0.6340])
         """
-        if log_probs.shape[-1] != len(self.offsets):
         log_probs = as_tensor(log_probs, "log_probs")
         num_observations = as_tensor(num_observations, "num_observations", like=log_probs)
+        if log_probs.shape[-1] != len(self.offsets):
             raise ValueError(
                 f"calibration of {self.site!r} was fitted on {len(self.offsets)} tasks and is "
                 f"asked for {log_probs.shape[-1]}; fit it on this model: calibrate(one_step, exact)"
@@ -97,9 +98,11 @@ class Calibration:
         }
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it as a small JSON file."""
+        """Write it as a small JSON file with a checksum, whole or not at all."""
+        content = self._content()
         with replacing(path) as temporary:
-            temporary.write_text(json.dumps(self._content(), indent=2) + "\n")
+            whole = {**content, "sha256": _checksum(content)}
+            temporary.write_text(json.dumps(whole, indent=2) + "\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Calibration:
@@ -109,14 +112,20 @@ class Calibration:
             ValueError: when the file is not a calibration, or not as it was written.
         """
         try:
-            content = json.loads(Path(path).read_text())
+            content = json.loads(Path(path).read_bytes())
+            if content.pop("sha256") != _checksum(content):
+                raise ValueError("its checksum is another one")
             offsets = torch.tensor(content["offsets"], dtype=torch.float64)
             return cls(float(content["temperature"]), offsets, str(content["site"]))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise ValueError(
-                f"{path} is not a calibration: expected JSON with site, temperature and offsets "
-                f"as Calibration.save writes it ({error!r})"
+                f"{path} is not a calibration: expected JSON with site, temperature, offsets and "
+                f"their checksum as Calibration.save writes it ({error!r})"
             ) from error
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def calibrate(
@@ -157,15 +166,6 @@ def calibrate(
     return Calibration(*_fit(*map(torch.cat, parts)), site=name)
 
 
-def _scores(
-    one_step: TaskPosterior, exact: TaskPosterior, name: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return scores (N, K), exact probabilities (N, K) and numbers of observations (N,)."""
-    g, p = one_step.logits(name).double(), exact.logits(name).double().exp()
-    if g.shape != p.shape:
-        raise ValueError(
-            f"posteriors of {name!r} do not match: one step has shape {tuple(g.shape)}, exact has "
-            f"{tuple(p.shape)}; run both on the same data"
 def _several(found: Any) -> list[TaskPosterior]:
     several = list(found) if isinstance(found, (list, tuple)) else [found]
     for one in several:
@@ -177,6 +177,15 @@ def _several(found: Any) -> list[TaskPosterior]:
     return several
 
 
+def _scores(
+    one_step: TaskPosterior, exact: TaskPosterior, name: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return scores (N, K), exact probabilities (N, K) and numbers of observations (N,)."""
+    g, p = one_step.logits(name).double(), exact.logits(name).double().exp()
+    if g.shape != p.shape:
+        raise ValueError(
+            f"posteriors of {name!r} do not match: one step has shape {tuple(g.shape)}, exact has "
+            f"{tuple(p.shape)}; run both on the same data"
         )
     if one_step.settings.get("calibration"):
         raise ValueError(
@@ -191,15 +200,6 @@ def _several(found: Any) -> list[TaskPosterior]:
     return g.flatten(0, -2), p.flatten(0, -2), n.flatten()
 
 
-def _fit(g: Tensor, p: Tensor, n: Tensor) -> tuple[float, Tensor]:
-    # Scores of unit size and one offset less than tasks keep Newton's problem well posed.
-    scale = (g - g.mean(-1, keepdim=True)).std().clamp_min(1e-12)
-    n_scale = n.mean().clamp_min(1.0)
-    g, n, num_tasks = g / scale, n / n_scale, g.shape[-1]
-    w = torch.zeros(num_tasks, dtype=torch.float64)
-    w[0] = scale
-
-    def loss(w: Tensor) -> Tensor:
 def _check_information(g: Tensor, n: Tensor) -> None:
     """Refuse scores that are one constant per observation: offsets explain them at any T."""
     centred = g - g.mean(-1, keepdim=True)
@@ -213,8 +213,17 @@ def _check_information(g: Tensor, n: Tensor) -> None:
         )
 
 
-        offsets = torch.cat([w[1:], -w[1:].sum(0, keepdim=True)])
+def _fit(g: Tensor, p: Tensor, n: Tensor) -> tuple[float, Tensor]:
     _check_information(g, n)
+    # Scores of unit size and one offset less than tasks keep Newton's problem well posed.
+    scale = (g - g.mean(-1, keepdim=True)).std().clamp_min(1e-12)
+    n_scale = n.mean().clamp_min(1.0)
+    g, n, num_tasks = g / scale, n / n_scale, g.shape[-1]
+    w = torch.zeros(num_tasks, dtype=torch.float64)
+    w[0] = scale
+
+    def loss(w: Tensor) -> Tensor:
+        offsets = torch.cat([w[1:], -w[1:].sum(0, keepdim=True)])
         logits = w[0] * g - n.unsqueeze(-1) * offsets
         return -(p * logits.log_softmax(-1)).sum(-1).mean()
 
@@ -237,15 +246,15 @@ def _check_information(g: Tensor, n: Tensor) -> None:
     w = w.detach()
     inverse_temperature = (w[0] / scale).item()
     if not inverse_temperature > 0:
-        raise ValueError(
-            "no positive temperature fits: the one-step scores of these elements point away from "
-            f"the exact posterior (1 / T = {inverse_temperature:.3g}); {cure}"
-        )
-    offsets = torch.cat([w[1:], -w[1:].sum(0, keepdim=True)]) / n_scale / inverse_temperature
-    return 1.0 / inverse_temperature, offsets
         cure = (
             f"{len(g)} elements are few for the {num_tasks} numbers that are fitted: give at least "
             f"{FEW * num_tasks}"
             if len(g) < FEW * num_tasks
             else "is the sign or the data of one of the two wrong?"
         )
+        raise ValueError(
+            "no positive temperature fits: the one-step scores of these elements point away from "
+            f"the exact posterior (1 / T = {inverse_temperature:.3g}); {cure}"
+        )
+    offsets = torch.cat([w[1:], -w[1:].sum(0, keepdim=True)]) / n_scale / inverse_temperature
+    return 1.0 / inverse_temperature, offsets

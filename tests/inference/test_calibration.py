@@ -192,8 +192,17 @@ def test_a_saved_calibration_is_read_back_equal(tmp_path: Path) -> None:
     assert loaded == calibration
     assert hash(loaded) == hash(calibration)
     assert torch.equal(loaded.offsets, calibration.offsets)
-    assert set(json.loads(path.read_text())) == {"site", "temperature", "offsets"}
+    assert set(json.loads(path.read_text())) == {*("site", "temperature", "offsets", "sha256")}
     assert [p.name for p in path.parent.iterdir()] == ["calibration.json"]
+
+
+@pytest.mark.parametrize("change", [('"z"', '"y"'), ("1.5", "1.25"), ("-0.5", "-0.25"), ("a", "b")])
+def test_an_altered_calibration_is_refused(tmp_path: Path, change: tuple[str, str]) -> None:
+    path = tmp_path / "calibration.json"
+    Calibration(1.5, torch.tensor([0.5, -0.5], dtype=F64)).save(path)
+    path.write_text(path.read_text().replace(*change))
+    with pytest.raises(ValueError, match=r"calibration\.json is not a calibration"):
+        Calibration.load(path)
 
 
 def test_calibrations_that_differ_are_not_equal() -> None:
