@@ -7,6 +7,7 @@ import sys
 import torch
 from rich.console import Console
 
+from benchmarks.gate import gate
 from benchmarks.images import images
 from benchmarks.language import language
 from benchmarks.online import online
@@ -23,6 +24,7 @@ def main() -> None:
         *online(1 if fast else 5),
         *images(5 if fast else 40),
         *language(5 if fast else 40),
+        *gate(10 if fast else 150),
     ]
     print_table("Benchmarks: ratios of runs interleaved in one process", rows, Console(width=110))
 

@@ -14,17 +14,24 @@ from studies.images.config import ImagesConfig
 BATCH, CLASSES = 1000, 10
 
 
-def images(repeats: int) -> list[Row]:
-    """Compare inference with one run of the model at maximum entropy, without gradient."""
+def image_networks() -> tuple[torch.Tensor, AffineHeadAutoencoder, ConditionedAutoencoder]:
+    """Return 1000 images, and the study's networks with the class in their head and their code."""
     config, draw = ImagesConfig(), torch.Generator().manual_seed(0)
     x = torch.rand(BATCH, 1, 28, 28, generator=draw)
     wide = {"latent_size": config.latent, "hidden_size": config.affine_hidden}
     affine = AffineHeadAutoencoder(pca_basis(x, config.codes), CLASSES, generator=draw, **wide)
     narrow = {"latent_size": config.bottleneck, "hidden_size": config.hidden}
     paper = ConditionedAutoencoder((1, 28, 28), CLASSES, generator=draw, **narrow)
+    for network in (affine, paper):
+        network.requires_grad_(False).eval()
+    return x, affine, paper
+
+
+def images(repeats: int) -> list[Row]:
+    """Compare inference with one run of the model at maximum entropy, without gradient."""
+    x, affine, paper = image_networks()
     rows = []
     for name, network in (("affine head", affine), ("paper's network", paper)):
-        network.requires_grad_(False).eval()
 
         def forward(network: ImageModel = network) -> None:
             with torch.no_grad():

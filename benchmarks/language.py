@@ -13,8 +13,8 @@ from studies.language.config import JUDGED_AFTER, LanguageConfig
 BATCH, CORPORA = 32, 10
 
 
-def language(repeats: int) -> list[Row]:
-    """Compare inference with one run of the model at maximum entropy, without gradient."""
+def language_networks() -> tuple[torch.Tensor, dict[str, LanguageLSTM]]:
+    """Return 32 texts, and the study's networks with the corpus in their head and their input."""
     config, draw = LanguageConfig(), torch.Generator().manual_seed(0)
     shape = (BATCH, JUDGED_AFTER)
     words = torch.randint(config.vocabulary_size, shape, generator=draw)
@@ -25,9 +25,16 @@ def language(repeats: int) -> list[Row]:
         ),
         "language, task at the input": LanguageLSTM(*sizes, generator=draw),
     }
+    for network in networks.values():
+        network.requires_grad_(False).eval()
+    return words, networks
+
+
+def language(repeats: int) -> list[Row]:
+    """Compare inference with one run of the model at maximum entropy, without gradient."""
+    words, networks = language_networks()
     rows = []
     for name, network in networks.items():
-        network.requires_grad_(False).eval()
 
         def forward(network: LanguageLSTM = network) -> None:
             with torch.no_grad():

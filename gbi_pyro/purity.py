@@ -98,6 +98,10 @@ class _PureRun:
             self.held.extend([ONE_MODEL] * ONE_MODEL.acquire(timeout=0.1))
             _raise_deferred()
         self.remember()
+        self.change()
+        _raise_deferred()
+
+    def change(self) -> None:
         for p in self.frozen:
             p.requires_grad_(False)
         for network in self.module.modules() if self.module is not None else ():
@@ -110,7 +114,6 @@ class _PureRun:
         self.filters.enter_context(warnings.catch_warnings())
         if self.frozen:  # pyro.module wonders at constant weights in training mode
             warnings.filterwarnings("ignore", ".* was not registered in the param store")
-        _raise_deferred()
 
     def remember(self) -> None:
         """Remember everything before anything changes."""
