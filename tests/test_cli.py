@@ -1,12 +1,16 @@
 """The library's command line: checking a model, refused input, help and version."""
 
+import os
+import subprocess
+import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from gbi_pyro.cli import app
+from gbi_pyro.cli import app, make_console
 
 MODELS = """
 import torch, pyro, pyro.distributions as dist
@@ -70,6 +74,54 @@ def test_a_file_is_no_folder_for_results(tmp_path):
     assert result.exit_code == 2
     assert "expected a folder" in " ".join(result.stderr.split())
     assert path.read_text() == ""
+
+
+def test_an_empty_name_is_no_folder_for_results(tmp_path):
+    result = invoke("compare", str(tmp_path), "--out", "")
+    assert result.exit_code == 2
+    assert "--out should name a folder, new or not; got an empty name" in result.stderr
+
+
+@pytest.mark.parametrize("code", ["0", "'stopped'"])
+def test_a_module_that_ends_the_program_is_reported(tmp_path, monkeypatch, code):
+    name = f"ends_of_{tmp_path.name}".replace("-", "_")
+    (tmp_path / f"{name}.py").write_text(f"import sys; sys.exit({code})")
+    monkeypatch.chdir(tmp_path)
+    result = invoke("check", f"{name}:model")
+    assert result.exit_code == 2
+    assert f"'{name}' calls sys.exit({code}) when it is imported" in result.stderr
+
+
+def test_an_error_is_one_line_however_long(tmp_path):
+    result = invoke("compare", str(tmp_path / ("a" * 150)), str(tmp_path / "b"))
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("module", ["gbi_pyro.cli", "studies"])
+@pytest.mark.parametrize("buffered", [True, False])
+def test_output_that_cannot_be_written_is_one_line_and_status_2(module, buffered):
+    env = {**os.environ, **({} if buffered else {"PYTHONUNBUFFERED": "1"})}
+    command = [sys.executable, "-m", module, "--help"]
+    with open("/dev/full", "w") as full:
+        found = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=env)
+    assert found.returncode == 2
+    assert found.stderr.splitlines()[:-1] == []
+    assert "No space left on device" in found.stderr
+
+
+def test_without_colour_there_are_no_codes_at_all(monkeypatch):
+    written = {}
+    for value in ("", "1"):
+        monkeypatch.setenv("NO_COLOR", value)
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        console = make_console()
+        with console.capture() as captured:
+            console.print("[bold]bold[/] [italic]italic[/] [red]red[/]")
+        written[value] = captured.get()
+    assert written["1"] == "bold italic red\n"
+    assert "\x1b[" in written[""]
 
 
 def test_the_help_lists_the_commands_and_what_each_takes():

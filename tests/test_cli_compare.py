@@ -11,6 +11,7 @@ from matplotlib.image import imread
 from typer.main import get_command
 
 from gbi_pyro.cli import app
+from gbi_pyro.files import Manifest
 from gbi_pyro.metrics.runs import compare_runs
 from studies.__main__ import app as studies
 
@@ -76,6 +77,7 @@ def test_runs_on_other_data_are_refused_by_the_fields(runs: list[str], tmp_path:
     other.mkdir()
     (other / "config.json").write_text(json.dumps(config))
     (other / "metrics.json").write_bytes((Path(runs[1]) / "metrics.json").read_bytes())
+    Manifest.write(other)
     out = tmp_path / "out"
     result = compare(runs[0], str(other), "--out", str(out))
     assert result.exit_code == 2

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import math
 import os
 import zlib
@@ -21,6 +22,8 @@ from gbi_pyro.data._validate import AGAIN, failed_check
 
 Kind = Literal["images", "labels"]
 _IDX_KINDS: dict[int, tuple[Kind, int]] = {2051: ("images", 3), 2049: ("labels", 1)}
+_LONGEST_HEADER = 16  # bytes
+_MOST_BYTES, _PART_BYTES = 2**30, 2**20  # of what a file expands to, and of it at a time
 _CIFAR_PIXELS = (3, 32, 32)
 _CIFAR_SUPERCLASSES = 20
 
@@ -38,21 +41,45 @@ class Arrays(NamedTuple):
 
 
 def unpack(path: str | os.PathLike[str]) -> bytes:
-    """Read a file, decompressed if its first bytes, whatever its name, say gzip.
+    """Read an IDX file, decompressed if its first bytes, whatever its name, say gzip.
+
+    Of a compressed file no more is expanded than its header announces, and one byte, by which a
+    longer one is told; of one without the header of an IDX file, no more than that header.
 
     Raises:
-        ValueError: if the gzip stream is cut short or its own checksum fails.
+        ValueError: if the gzip stream is cut short, its own checksum fails, or the header announces
+            more than 1 GiB.
     """
     raw = Path(path).read_bytes()
     if not raw.startswith(b"\x1f\x8b"):
         return raw
     try:
-        return gzip.decompress(raw)
+        with gzip.GzipFile(fileobj=io.BytesIO(raw)) as file:
+            start = file.read(_LONGEST_HEADER)
+            most, parts = _announced(start) + 1, [start]
+            if most > _MOST_BYTES:
+                expected = f"of {_MOST_BYTES} bytes or fewer"
+                raise failed_check(path, "the content", expected, f"a header of {most - 1} bytes")
+            while (left := most - sum(map(len, parts))) > 0:
+                # A part at a time: what is asked for is allocated, whether it is there or not.
+                if not (part := file.read(min(left, _PART_BYTES))):
+                    break
+                parts.append(part)
+            return b"".join(parts)
     except EOFError:
         got = f"{len(raw)} bytes that end before it"
         raise failed_check(path, "the gzip stream", "followed by its end mark", got) from None
     except (gzip.BadGzipFile, zlib.error) as error:
         raise failed_check(path, "the gzip stream", "intact", f"{error}") from None
+
+
+def _announced(start: bytes) -> int:
+    """Return how long an IDX file is, by its first bytes; 0 where they are no IDX header."""
+    magic = int.from_bytes(start[:4], "big")
+    if magic not in _IDX_KINDS or len(start) < 4 * (1 + (ndim := _IDX_KINDS[magic][1])):
+        return 0
+    header = 4 + 4 * ndim
+    return header + math.prod(int(n) for n in np.frombuffer(start, ">u4", ndim, offset=4))
 
 
 def parse_idx(raw: bytes, path: str | os.PathLike[str], kind: Kind | None = None) -> np.ndarray:

@@ -10,6 +10,7 @@ import hashlib
 import os
 import socket
 import sys
+import tracemalloc
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -186,6 +187,24 @@ def test_no_cut_of_a_packed_file_is_read_as_data(tmp_path: Path) -> None:
         path.write_bytes(whole[:length])
         with pytest.raises(ValueError, match=r"file\.gz: the "):
             read_idx(path)
+
+
+def test_a_packed_file_is_not_expanded_beyond_what_its_header_announces(tmp_path: Path) -> None:
+    path, zeros = tmp_path / "file.gz", bytes(2**27)
+    for start in (b"no IDX file at all", idx_bytes(IMAGES)):
+        path.write_bytes(gzip.compress(start + zeros))
+        tracemalloc.start()
+        with pytest.raises(ValueError, match=r"magic number should be|got 721 bytes"):
+            read_idx(path, "images")
+        assert tracemalloc.get_traced_memory()[1] < 2**23
+        tracemalloc.stop()
+
+
+def test_a_packed_file_that_announces_more_than_a_set_holds_is_refused(tmp_path: Path) -> None:
+    path, huge = tmp_path / "file.gz", np.array([2**20, 2**10, 2**10], ">u4").tobytes()
+    path.write_bytes(gzip.compress(idx_bytes(IMAGES)[:4] + huge + bytes(100)))
+    with pytest.raises(ValueError, match="content should be of 1073741824 bytes or fewer; got a"):
+        read_idx(path)
 
 
 # --- sets of four IDX files

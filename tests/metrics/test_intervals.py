@@ -1,6 +1,7 @@
 """Each interval covers the truth as often as it says, and its errors name what is wrong."""
 
 import math
+import tracemalloc
 from collections.abc import Callable
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 from scipy.stats import binom
 
-from gbi_pyro.metrics import jeffreys_interval, paired_bootstrap, student_interval
+from gbi_pyro.metrics import intervals, jeffreys_interval, paired_bootstrap, student_interval
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,22 @@ from gbi_pyro.metrics import jeffreys_interval, paired_bootstrap, student_interv
 def test_a_level_is_a_probability(interval: Callable[[float], object], level: float) -> None:
     with pytest.raises(ValueError, match="level should be between 0 and 1; got"):
         interval(level)
+
+
+def test_the_bootstrap_of_many_pairs_draws_the_same_numbers_in_bounded_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    draw = np.random.default_rng(0)
+    first, second = draw.normal(size=(2, 30_000))
+    small = paired_bootstrap(first[:40], second[:40], resamples=1000)
+    tracemalloc.start()
+    paired_bootstrap(first, second, resamples=200)
+    assert tracemalloc.get_traced_memory()[1] < 2**26  # all at once: 96 MB, of 10,000: 4.8 GB
+    tracemalloc.stop()
+    monkeypatch.setattr(intervals, "BLOCK", 40)  # a resample at a time
+    assert paired_bootstrap(first[:40], second[:40], resamples=1000) == small
+    monkeypatch.setattr(intervals, "BLOCK", 2**30)  # all at once
+    assert paired_bootstrap(first[:40], second[:40], resamples=1000) == small
 
 
 # Student

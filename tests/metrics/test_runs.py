@@ -1,5 +1,7 @@
 import io
 import json
+import shutil
+import tracemalloc
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,6 +13,7 @@ from rich.console import Console
 
 from gbi_pyro import plots
 from gbi_pyro.export.inference_data import to_inference_data
+from gbi_pyro.files import Manifest
 from gbi_pyro.metrics.comparison import leave_one_out
 from gbi_pyro.metrics.intervals import paired_bootstrap
 from gbi_pyro.metrics.log_likelihood import Pointwise
@@ -52,6 +55,7 @@ def write(
     store = RunFolder(folder)
     store.write_config(study, config or Config(), {})
     store.write_metrics([Row("T1", n, v) for n, v in (values or VALUES).items()], 1.0)
+    Manifest.write(folder)
     return folder
 
 
@@ -133,11 +137,50 @@ def test_folders_without_a_finished_run_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least two runs"):
         compare_runs([a])
     RunFolder(tmp_path / "b").write_config("toy", Config(), {})
-    with pytest.raises(ValueError, match=r"finished run; its metrics.json cannot be read"):
+    with pytest.raises(ValueError, match=r"finished run; its run.json cannot be read"):
         compare_runs([a, tmp_path / "b"])
-    (tmp_path / "b" / "metrics.json").write_text("{")
-    with pytest.raises(ValueError, match=r"finished run; its metrics.json cannot be read"):
-        compare_runs([a, tmp_path / "b"])
+    b = write(tmp_path / "b")
+    (b / "metrics.json").unlink()
+    with pytest.raises(ValueError, match=r"metrics.json cannot be read"):
+        compare_runs([a, b])
+    (b / "run.json").write_text("{")
+    with pytest.raises(ValueError, match=r"its run.json is damaged"):
+        compare_runs([a, b])
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.json", "posterior.nc"])
+def test_a_file_of_another_run_or_altered_is_refused(tmp_path: Path, name: str) -> None:
+    a = with_pointwise(write(tmp_path / "a"), torch.zeros(N))
+    b = with_pointwise(write(tmp_path / "b", Config(rate=0.1), values={"loss": (1, 2, 4)}), -X)
+    assert len(compare_runs([a, b]).rows) == 2
+    shutil.copy(a / name, b / name)
+    with pytest.raises(ValueError, match=f"{name} should be as the run wrote it; its SHA-256"):
+        compare_runs([a, b])
+    (b / name).write_bytes(b"[1]")
+    with pytest.raises(ValueError, match=f"{name} should be as the run wrote it"):
+        compare_runs([a, b])
+
+
+def test_a_posterior_that_the_run_did_not_write_is_not_read(tmp_path: Path) -> None:
+    a, b = write(tmp_path / "a"), write(tmp_path / "b")
+    (b / "posterior.nc").write_text("left by something else")
+    assert len(compare_runs([a, b]).rows) == 2
+
+
+def test_a_file_of_few_bytes_that_declares_many_numbers_is_refused(tmp_path: Path) -> None:
+    import h5netcdf
+
+    path = tmp_path / "posterior.nc"
+    with h5netcdf.File(path, "w") as file:
+        group = file.create_group("log_likelihood")
+        group.dimensions = {"chain": 1, "draw": 1, "n": 2**28}
+        group.create_variable("log_evidence", ("chain", "draw", "n"), float, chunks=(1, 1, 1024))
+    assert path.stat().st_size < 2**16
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"posterior.nc cannot be read \(it declares 2147483648 b"):
+        Pointwise.read(path)
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("place", STUDIES.values(), ids=STUDIES)
@@ -153,6 +196,7 @@ def test_a_field_of_the_method_may_differ_also_in_a_nested_configuration(tmp_pat
     assert Run.read(a).method_fields == {"rate", "hidden"}
     config = json.loads((b / "config.json").read_text())
     (b / "config.json").write_text(json.dumps({**config, "method_fields": ["rate"]}))
+    Manifest.write(b)
     with pytest.raises(ValueError, match=r"differ in inner.hidden \(absent and 16\)"):
         compare_runs([a, b])
 
@@ -186,6 +230,7 @@ def with_pointwise(folder: Path, log_evidence: torch.Tensor, x: torch.Tensor = X
         num_draws=None if draws is None else len(draws),
     )
     RunFolder(folder).write_posterior(data)
+    Manifest.write(folder)
     return folder
 
 
@@ -254,9 +299,11 @@ def test_a_posterior_without_a_likelihood_adds_nothing(tmp_path: Path) -> None:
     found = TaskPosterior({"z": half}, {"z": TaskSite("z", half, (None,))}, "example")
     for folder in (a, b):
         RunFolder(folder).write_posterior(to_inference_data(found))
+        Manifest.write(folder)
     assert Pointwise.read(a / "posterior.nc") is None
     assert len(compare_runs([a, b]).rows) == 2
     (a / "posterior.nc").write_text("no netCDF")
+    Manifest.write(a)
     with pytest.raises(ValueError, match=r"posterior.nc cannot be read"):
         compare_runs([a, b])
 
@@ -312,6 +359,7 @@ def test_the_better_direction_is_that_of_the_reference_and_stands_in_the_figure(
     runs = [write(tmp_path / name) for name in "ab"]
     for run in runs:
         RunFolder(run).write_metrics(rows, 1.0)
+        Manifest.write(run)
         with_pointwise(run, torch.zeros(N))
     table = compare_runs(runs)
     better = {str(row["quantity"]).split(":")[0]: row["better"] for row in table.records()}
@@ -336,9 +384,11 @@ def test_files_and_screen_say_what_the_table_says(tmp_path: Path) -> None:
     assert all(f.stem == "comparison" and f.exists() for f in files)
     assert files[0].read_bytes().decode() == table.to_csv_text()
     assert json.loads(files[1].read_text()) == {"caption": table.caption, "rows": table.records()}
-    console = Console(width=100, file=io.StringIO())
-    print_comparison(table, "a", 0.95, console)
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    for row in table.records():
-        assert str(row["quantity"]) in text
-        assert f"{_number(row['difference']):.3g}"[:4] in text
+    for width in (40, 60, 100):
+        console = Console(width=width, file=io.StringIO())
+        print_comparison(table, "a", 0.95, console)
+        text = console.file.getvalue()  # type: ignore[attr-defined]
+        for row in table.records():
+            assert str(row["quantity"]) in text
+            assert Path(str(row["run"])).name in text
+            assert f"{_number(row['difference']):.3g}"[:4] in text

@@ -66,7 +66,7 @@ def finished(folder, stages):
 def test_every_file_is_written_and_every_number_has_a_row(finished, folder):
     names = {path.name for path in folder.iterdir() if path.is_file()}
     files = {"config.json", "metrics.json", "table.md", "posterior.nc"}
-    assert names == files | {"weights.safetensors", "weights.json"}
+    assert names == files | {"weights.safetensors", "weights.json", "run.json"}
     assert [p.name for p in finished.figures] == [
         "inputs.png",
         "forgetting.png",

@@ -137,6 +137,18 @@ def test_other_words_under_the_same_names_are_measured_anew(finished, corpora, t
     assert LanguageStudy(TINY, tmp_path / "corpora").inputs() != words
 
 
+def test_a_checkpoint_of_another_text_is_not_taken_up(texts, tmp_path):
+    """The corpora have the same names and sizes: their words alone differ."""
+    train(TINY, texts, PAPER, 0, tmp_path)
+    turned = tuple(tokens.flip(0) for tokens in texts.sets.train)
+    other = replace(texts, sets=replace(texts.sets, train=turned))
+    found, curve = train(TINY, other, PAPER, 0, tmp_path)
+    expected, expected_curve = train(TINY, other, PAPER, 0, None)
+    for name, value in expected.state_dict().items():
+        assert torch.equal(value, found.state_dict()[name])
+    np.testing.assert_array_equal(curve.train, expected_curve.train)
+
+
 def test_an_interrupted_training_ends_with_the_same_weights_and_curve(texts, tmp_path):
     whole, curve = train(TINY, texts, PAPER, 0, tmp_path / "whole")
     shorter = replace(texts, updates=2)
@@ -237,7 +249,7 @@ def test_a_vector_beside_every_word_is_a_bias_of_the_input(texts):
 
 def test_all_kinds_of_network_are_trained(finished):
     results, folder, _ = finished
-    stems = {p.stem for p in (folder / "checkpoints").glob("*.safetensors")}
+    stems = {p.stem for p in (folder / "checkpoints").glob("*.npz")}
     for kind in NETWORKS:
         assert f"all-3-{kind}-0".replace(" ", "-") in stems
     assert results.targets

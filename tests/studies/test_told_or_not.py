@@ -189,7 +189,7 @@ def test_every_file_is_written(task: Task, finished: dict[str, Path]) -> None:
     figures = {f"figures/learning.{suffix}" for suffix in ("png", "pdf")}
     files = {"config.json", "metrics.json", "table.md", "posterior.nc"}
     pieces = {f"pieces/told-or-not-seed-{seed}.npz" for seed in FAST.all_seeds}
-    assert names == files | figures | pieces | {"weights.safetensors", "weights.json"}
+    assert names == files | figures | pieces | {"weights.safetensors", "weights.json", "run.json"}
     assert {len(row["values"]) for row in metrics(folder).values()} == {FAST.seeds}
     data = az.from_netcdf(folder / "posterior.nc")
     assert data.attrs["network"] == NETWORKS[task]

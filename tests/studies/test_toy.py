@@ -61,7 +61,7 @@ def test_every_file_is_written_and_none_is_left_half_done(finished):
     drawn = ("gradient", "figure-1", "figure-2", "figure-3")
     figures = {f"figures/{name}.{suffix}" for name in drawn for suffix in ("png", "pdf")}
     files = {"config.json", "metrics.json", "table.md", "posterior.nc"}
-    assert names == files | figures | pieces | {"weights.safetensors", "weights.json"}
+    assert names == files | figures | pieces | {"weights.safetensors", "weights.json", "run.json"}
     rows = json.loads((folder / "metrics.json").read_text())["rows"]
     assert [r["what"] for r in rows] == [row.what for row in results.rows]
 

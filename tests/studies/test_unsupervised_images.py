@@ -287,7 +287,7 @@ def test_every_file_is_written_and_every_row_has_a_value_for_each_seed(finished)
     results, folder, stages = finished
     names = {p.name for p in folder.iterdir() if p.is_file()}
     files = {"config.json", "metrics.json", "table.md", "posterior.nc"}
-    assert names == files | {"weights.safetensors", "weights.json"}
+    assert names == files | {"weights.safetensors", "weights.json", "run.json"}
     assert all(path.exists() for path in results.figures)
     rows = json.loads((folder / "metrics.json").read_text())["rows"]
     assert len(rows) == len(results.rows)

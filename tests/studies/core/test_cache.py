@@ -1,3 +1,4 @@
+import json
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -7,7 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from studies.core.cache import Cache, as_json
+from studies.__main__ import STUDIES
+from studies.core.cache import VERSIONS, Cache, as_json, read_config
+from studies.core.commands import load_study
+from studies.core.run_folder import describe
+from studies.toy.config import ToyConfig
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,12 @@ class Record:
     inner: dict[str, Inner]
     pair: tuple[float, str]
     named: Named
+
+
+@dataclass(frozen=True)
+class Small:
+    number: float
+    array: np.ndarray
 
 
 def record() -> Record:
@@ -117,3 +128,53 @@ def test_settings_are_compared_as_json_gives_them_back():
         "sigmas": [0.1, 0.2],
         "inner": "x",
     }
+
+
+def test_a_record_of_another_version_is_computed_anew(tmp_path, monkeypatch):
+    Cache(tmp_path).get("a", {}, Record, record)
+    assert Cache(tmp_path).read("a", {}, Record) is not None
+    monkeypatch.setitem(VERSIONS, "gbi-pyro", "0.0")
+    assert Cache(tmp_path).read("a", {}, Record) is None
+
+
+def test_a_file_with_any_bit_flipped_or_cut_anywhere_is_set_aside_and_made_anew(tmp_path, capsys):
+    Cache(tmp_path).write("a", {}, Small, Small(0.5, np.arange(3.0)), 1.0)
+    path = tmp_path / "a.npz"
+    raw = path.read_bytes()
+    damaged = [raw[:i] + bytes([raw[i] ^ 1 << i % 8]) + raw[i + 1 :] for i in range(len(raw))]
+    damaged += [raw[:i] for i in range(0, len(raw), 37)] + [raw + b"0"]
+    for content in damaged:
+        path.write_bytes(content)
+        assert Cache(tmp_path).read("a", {}, Small) is None
+        assert not path.exists()
+    assert (tmp_path / "a.npz.damaged").exists()
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == len(damaged)
+    assert all("a.npz is damaged" in line for line in lines)
+    again = Cache(tmp_path).get("a", {}, Small, lambda: Small(0.5, np.arange(3.0)))
+    assert again.array.tolist() == [0, 1, 2]
+
+
+def test_a_record_of_another_type_is_made_anew(tmp_path, capsys):
+    Cache(tmp_path).write("a", {}, Small, Small(0.5, np.zeros(1)), 1.0)
+    assert Cache(tmp_path).read("a", {}, Record) is None
+    assert "holds no Record" in capsys.readouterr().err
+
+
+def test_json_in_a_file_is_json(tmp_path):
+    Cache(tmp_path).write("a", {}, Record, record(), 1.0)
+    with np.load(tmp_path / "a.npz") as file:
+        json.loads(str(file["about"]), parse_constant=lambda name: pytest.fail(name))
+
+
+def test_a_configuration_comes_back_equal_with_its_tuples(tmp_path):
+    for place in STUDIES.values():
+        config = load_study(place).config_type()
+        assert (
+            read_config(json.loads(json.dumps(describe("a", config, {}))), type(config)) == config
+        )
+    about = describe("toy", ToyConfig(means=(0.1, 0.9)), {})
+    with pytest.raises(ValueError, match=r"fields of ToyConfig; it differs in \['width'\]"):
+        read_config({**about, "config": {**about["config"], "width": 1}}, ToyConfig)
+    with pytest.raises(ValueError, match=r"should hold a ToyConfig; got .*sigma"):
+        read_config({**about, "config": {**about["config"], "sigma": "much"}}, ToyConfig)

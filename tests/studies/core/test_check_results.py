@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from gbi_pyro.files import Manifest
 from studies.core import check_results
 from studies.core.check_results import CHECKED, compare, main, measure_again
 from studies.core.protocol import Found, Report, Seeds, Study
@@ -71,6 +72,9 @@ def test_a_changed_value_is_found_in_its_row_and_seed(stored, tmp_path):
     metrics["rows"][1]["values"][1] += 0.5
     metrics["rows"][0]["values"][3] += 0.5  # a seed that is not measured again
     path.write_text(json.dumps(metrics))
+    with pytest.raises(ValueError, match=r"metrics.json should be as the run wrote it"):
+        measure_again(Drawn, stored, 2, tmp_path / "again")
+    Manifest.write(stored)
     comparison = measure_again(Drawn, stored, 2, tmp_path / "again")
     (difference,) = comparison.differences
     assert "mean of 4 (T9), seed 3" in difference
@@ -81,6 +85,7 @@ def test_results_of_other_settings_are_refused(stored, tmp_path):
     about = json.loads(path.read_text())
     about["config"]["width"] = 2
     path.write_text(json.dumps(about))
+    Manifest.write(stored)
     with pytest.raises(ValueError, match="width"):
         measure_again(Drawn, stored, 2, tmp_path / "again")
 
@@ -128,6 +133,10 @@ def test_the_command_fails_where_results_differ(stored, tmp_path, monkeypatch):
     assert CliRunner().invoke(main, arguments).exit_code == 0
     text = (stored / "metrics.json").read_text()
     (stored / "metrics.json").write_text(text.replace("mean of 5", "mean of five"))
+    altered = CliRunner().invoke(main, arguments)
+    assert altered.exit_code == 2
+    assert "should be as the run wrote it" in altered.stderr
+    Manifest.write(stored)
     assert CliRunner().invoke(main, arguments).exit_code == 1
 
 

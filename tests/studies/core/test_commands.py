@@ -1,14 +1,19 @@
 """The studies' command line: options from configurations, errors in one line."""
 
+import errno
+import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from gbi_pyro.files import Manifest
 from studies.__main__ import STUDIES, app
 from studies.core.claims import CLAIMS, as_markdown
 from studies.core.commands import load_study, study_command
 from studies.core.protocol import Found, Report, Seeds, Study
+from studies.core.run_folder import RunFolder
 from studies.core.table import Row
 
 
@@ -102,6 +107,68 @@ def test_a_file_is_no_folder_for_results(tmp_path):
     assert path.read_text() == "kept"
 
 
+def test_an_empty_name_is_no_folder_for_results(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(study_command(Echo), ["--out", ""])
+    assert result.exit_code == 2
+    assert "--out should name a folder" in result.stderr
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_study_that_reads_no_files_has_no_folder_of_data(tmp_path):
+    result = echo(tmp_path, "--data", "/nope")
+    assert result.exit_code == 2
+    assert "No such option" in result.stderr
+
+
+@pytest.mark.parametrize("name", [n for n in STUDIES if load_study(STUDIES[n]).reads_files])
+def test_files_for_what_needs_none_are_refused(tmp_path, name):
+    dataset = [] if name == "language" else ["--dataset", "digits"]
+    out = ["--fast", "--out", str(tmp_path / "run"), "--data", str(tmp_path / "nope")]
+    result = CliRunner().invoke(app, [name, *dataset, *out])
+    assert result.exit_code == 2
+    assert "nope" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_the_way_to_read_a_posterior_is_told_where_there_is_one(tmp_path):
+    assert "from_netcdf" not in echo(tmp_path).output
+
+
+def test_the_folder_of_another_study_is_refused_and_left_as_it_is(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text('{"study": "toy"}')
+    result = echo(tmp_path)
+    assert result.exit_code == 2
+    assert "it holds one of toy" in result.stderr
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["config.json"]
+
+
+def test_a_full_disk_loses_no_unit(tmp_path, monkeypatch):
+    """The results cannot be written: one line, status 2, and the next run measures nothing."""
+    measured = []
+
+    def measure(self, seed, report):
+        measured.append(seed)
+        return Seen("seen")
+
+    def refused(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    measure.__annotations__["return"] = Seen
+    monkeypatch.setattr(Echo, "measure", measure)
+    with monkeypatch.context() as full:
+        full.setattr(RunFolder, "write_metrics", refused)
+        result = echo(tmp_path, "--seeds", "2")
+    assert result.exit_code == 2
+    assert "the results cannot be written ([Errno 28] No space left" in result.stderr
+    assert "every finished unit is kept" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["pieces"]
+    assert echo(tmp_path, "--seeds", "2").exit_code == 0
+    assert measured == [0, 1]
+
+
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_has_a_command_whose_help_names_its_seeds(name):
     study = load_study(STUDIES[name])
@@ -134,6 +201,7 @@ def test_a_published_run_stands_in_the_index_with_its_targets(tmp_path):
     assert sorted(p.name for p in (results / "echo").iterdir()) == [
         "config.json",
         "metrics.json",
+        "run.json",
         "table.md",
     ]
     assert (
@@ -155,3 +223,33 @@ def test_what_cannot_be_published_is_refused(tmp_path, args, words):
     result = CliRunner().invoke(app, [*args, "--results", str(tmp_path)])
     assert result.exit_code == 2
     assert words in " ".join(result.stderr.split())
+
+
+def test_a_published_run_replaces_the_earlier_one_whole_and_an_altered_one_is_refused(tmp_path):
+    assert echo(tmp_path).exit_code == 0
+    publish = ["publish", str(tmp_path / "run"), "--results", str(tmp_path / "results")]
+    assert CliRunner().invoke(app, publish).exit_code == 0
+    folder = tmp_path / "results" / "echo"
+    (folder / "old.png").write_text("")
+    assert CliRunner().invoke(app, publish).exit_code == 0
+    assert not (folder / "old.png").exists()
+    metrics = tmp_path / "run" / "metrics.json"
+    metrics.write_text(metrics.read_text().replace("0.0", "1.0"))
+    result = CliRunner().invoke(app, publish)
+    assert result.exit_code == 2
+    assert "metrics.json should be as the run wrote it" in result.stderr
+    assert {p.name for p in (tmp_path / "results").iterdir()} == {"echo", "README.md"}
+    (folder / "metrics.json").write_bytes(metrics.read_bytes())
+    index = CliRunner().invoke(app, ["index", "--results", str(tmp_path / "results")])
+    assert index.exit_code == 2
+    assert "metrics.json should be as the run wrote it" in index.stderr
+
+
+def test_published_results_are_as_they_were_written():
+    folders = [path.parent for path in Path("results").glob("*/metrics.json")]
+    assert folders
+    for folder in folders:
+        manifest = Manifest.read(folder)
+        for name in manifest.files:
+            manifest.read_bytes(name)
+        assert {p.name for p in folder.iterdir()} == {*manifest.files, "run.json"}

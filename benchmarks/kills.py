@@ -1,0 +1,183 @@
+"""Kill runs of the studies at random moments: ``python -m benchmarks.kills --kills 20 toy``.
+
+A run of one seed lies in a folder; a run of two seeds begins there, and is killed (SIGKILL) again
+and again, half of the time at any moment, half of the time while the results are written. After
+each kill ``gbi-pyro compare``'s reader is asked: it may give the old run, the new run, or refuse.
+After the last of some kills the run is resumed to its end, and its files are compared, byte by
+byte, with those of an undisturbed run (wall time aside).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from gbi_pyro.files import PARTIAL
+from gbi_pyro.metrics.runs import Run
+from studies.__main__ import STUDIES
+from studies.core.commands import load_study
+from studies.core.runner import run
+
+WRITING = "table, figures and files"  # the last stage of a run
+TIMED = ("seconds", "wall_time_s")  # rows and fields that are times
+SETTINGS = {"unsupervised_images": {"dataset": "digits"}}
+MOMENTS = ("any", "any", "writing", "writing", "writing")  # of the kills before one resumption
+
+
+def kill(name: str, kills: int, seed: int = 0) -> Counter[str]:
+    """Kill the fast setting of one study some times; returns counts of what was found."""
+    draw, found = random.Random(seed), Counter[str]()
+    study = load_study(STUDIES[name])
+    new = study.config_type(**SETTINGS.get(name, {})).fast()
+    old = replace(new, seeds=1)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        _finish(study, old, root / "old")
+        start = time.perf_counter()
+        writing = _finish(study, new, root / "new")
+        whole = time.perf_counter() - start
+        undisturbed, runs = _content(root / "new"), {_rows(root / n) for n in ("old", "new")}
+        while found["kills"] < kills:
+            target = root / "killed"
+            shutil.copytree(root / "old", target)
+            for piece in (target / "pieces").iterdir():
+                if draw.random() < 0.5:  # so that there are units left to be killed in
+                    piece.unlink()
+            for moment in MOMENTS[: kills - found["kills"]]:
+                at = draw.uniform(0, whole / 2 if moment == "any" else 1.2 * writing)
+                ended = _killed(study, new, target, moment, at)
+                found["kills"] += not ended
+                found["ended first"] += ended
+                rows = _rows(target)
+                found["refused" if rows is None else "old or new run read"] += rows in (None, *runs)
+                found["read wrongly"] += rows not in (None, *runs)
+            _finish(study, new, target)
+            found["resumed"] += 1
+            found["identical"] += _content(target) == undisturbed
+            left = [p for p in target.rglob("*") if PARTIAL.match(p.name)]
+            found["temporary files left"] += len(left)
+            shutil.rmtree(target)
+    return found
+
+
+def _finish(study: Any, config: Any, folder: Path) -> float:
+    """Run to the end in a process of its own; returns the seconds that writing takes."""
+    read, write = os.pipe()
+    if not (process := os.fork()):
+        _run(study, config, folder, write)
+    os.close(write)
+    with os.fdopen(read) as stages:
+        starts = [time.perf_counter() for _ in stages]
+    _, status = os.waitpid(process, 0)
+    if status:
+        raise RuntimeError(f"{study.name} ended with status {status}")
+    return time.perf_counter() - starts[-1]
+
+
+def _killed(study: Any, config: Any, folder: Path, moment: str, at: float) -> bool:
+    """Kill a run some seconds after its start, or after it began to write; True if it ended."""
+    read, write = os.pipe()
+    if not (process := os.fork()):
+        _run(study, config, folder, write)
+    os.close(write)
+    with os.fdopen(read) as stages:
+        if moment == "writing":
+            for _ in stages:  # the last line is written when the results are about to be
+                pass
+        time.sleep(at)
+        os.kill(process, signal.SIGKILL)
+        _, status = os.waitpid(process, 0)
+    return status == 0
+
+
+def _run(study: Any, config: Any, folder: Path, pipe: int) -> None:
+    """Run in a forked process, which tells that it writes by closing a pipe, and ends."""
+    status = 1
+    try:
+        torch.set_num_threads(1)
+
+        def progress(what: str) -> None:
+            if what == WRITING:
+                os.write(pipe, b"writing\n")
+                os.close(pipe)
+
+        with open(os.devnull, "w") as sys.stderr:
+            run(study(config), folder, progress=progress)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _rows(folder: Path) -> Any:
+    """Return what ``compare`` reads of a folder, without times; None where it refuses."""
+    try:
+        found = Run.read(folder)
+    except ValueError:
+        return None
+    quantities = {
+        " ".join(k): {str(s): x for s, x in v.items()}
+        for k, v in found.quantities.items()
+        if not any(word in " ".join(k) for word in TIMED)
+    }
+    return json.dumps([found.study, dict(found.config), quantities], sort_keys=True, default=str)
+
+
+def _content(folder: Path) -> dict[str, str]:
+    """Return the checksum of every file of a run, times left out."""
+    found = {}
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if (
+            not path.is_file()
+            or name.split("/")[0] in ("pieces", "checkpoints")
+            or name == "run.json"
+        ):
+            continue
+        found[name] = hashlib.sha256(_without_times(path)).hexdigest()
+    return found
+
+
+def _without_times(path: Path) -> bytes:
+    if path.name == "metrics.json":
+        content = json.loads(path.read_bytes())
+        rows = [r for r in content["rows"] if not any(word in r["what"] for word in TIMED)]
+        return json.dumps([content["run"], rows]).encode()
+    if path.name == "table.md":
+        lines = path.read_text().splitlines()
+        return "\n".join(line for line in lines if "second" not in line).encode()
+    return path.read_bytes()
+
+
+@click.command()
+@click.argument("names", nargs=-1, type=click.Choice(list(STUDIES)))
+@click.option("--kills", default=20, show_default=True, help="Of each study.")
+def main(names: tuple[str, ...], kills: int) -> None:
+    """Kill each study and print what was found."""
+    torch.set_num_threads(1)
+    wrong = 0
+    for name in names or STUDIES:
+        start = time.perf_counter()
+        found = kill(name, kills)
+        wrong += found["read wrongly"] + found["temporary files left"]
+        wrong += found["resumed"] - found["identical"]
+        counts = ", ".join(f"{count} {what}" for what, count in sorted(found.items()))
+        click.echo(f"{name}: {counts}; {time.perf_counter() - start:.0f} s")
+    raise SystemExit(int(wrong > 0))
+
+
+if __name__ == "__main__":
+    main()
