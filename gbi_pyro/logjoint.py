@@ -78,9 +78,10 @@ class LogJoint:
         """Return how many observed values each element of a task site explains: ``batch_shape``."""
         inside = [f for n, f in self.factors.items() if n != site.name and f.belongs(site)]
         count = sum_to_element([f.num_terms for f in inside], site, self.nesting)
-        if inside and not bool(count.any()) and not any(f.is_data for f in inside):
+        if not any(f.is_data for f in inside):
             # A likelihood by pyro.factor alone observes its elements, one each.
-            count = torch.ones_like(count)
+            factors = [replace(f, is_data=True).num_terms for f in inside if not f.is_task]
+            count = sum_to_element(factors, site, self.nesting).clamp_max(1)
         return count.expand(site.batch_shape)
 
 

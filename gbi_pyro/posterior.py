@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gbi_pyro.joint import Joint
 from gbi_pyro.logjoint import Passes
 from gbi_pyro.sites import TaskSite, TaskSiteError, unknown_site
 
@@ -50,6 +51,7 @@ class TaskPosterior:
         objective: the two parts of f_T, for methods that ascend it (for one site).
         points: where Z stands, if that is not the posterior itself: free values after iteration.
         path: the points after 0, 1, ... steps, ``(steps + 1,) + batch_shape + (K,)``.
+        joint: the joint posterior of tasks that hang together: the smoothed steps of a chain.
     """
 
     log_probs: dict[str, Tensor]
@@ -63,6 +65,7 @@ class TaskPosterior:
     objective: Objective | None = None
     points: dict[str, Tensor] = field(default_factory=dict)
     path: dict[str, Tensor] = field(default_factory=dict)
+    joint: Joint | None = field(default=None, repr=False)
 
     @property
     def total_log_evidence(self) -> float | None:
@@ -109,29 +112,53 @@ class TaskPosterior:
         name = self.site_name(site)
         return self.points.get(name, self.log_probs[name].exp())
 
+    def padding(self, site: str | None = None) -> Tensor:
+        """Return which elements are no steps at all, ``batch_shape``: all their data are masked.
+
+        In a chain a step without data is one as long as data come after it. Nothing is padding
+        where there are no data to tell by.
+        """
+        name = self.site_name(site)
+        shape = self.log_probs[name].shape[:-1]
+        empty = self.num_observations.get(name, torch.ones(())).expand(shape) == 0
+        if bool(empty.all()):
+            return torch.zeros_like(empty)
+        if (time := self.settings.get("time")) is not None:
+            empty = trailing(empty, self.sites[name].dims.index(time))
+        return empty
+
     def sample(self, n: int = 1, *, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """Draw task ids, ``(n,) + batch_shape`` for each site.
+        """Draw task ids, ``(n,) + batch_shape`` for each site, on the posterior's device.
+
+        Draws are joint: of a smoothed chain they are paths. Filtered steps are posteriors given
+        different data, without a joint one, and are drawn one by one, as are independent elements.
 
         Args:
-            n: how many draws.
+            n: how many draws, 0 or more.
             generator: a seeded generator; torch's own random state without one.
+
+        Raises:
+            ValueError: for a negative number of draws.
 
         >>> site = TaskSite("z", torch.full((1, 2), 0.5).log(), (None,))
         >>> q = TaskPosterior({"z": torch.tensor([[0.0, -100.0]])}, {"z": site}, "example")
         >>> q.sample(3)["z"].flatten()
         tensor([0, 0, 0])
         """
-        draws = {}
+        if n < 0:
+            raise ValueError(f"n should be a number of draws, 0 or more; got {n}")
+        draws = {} if self.joint is None or n == 0 else self.joint.sample(n, generator)
         for name, log_prob in self.log_probs.items():
-            flat = log_prob.exp().reshape(-1, log_prob.shape[-1])
-            ids = torch.multinomial(flat, n, replacement=True, generator=generator)
-            draws[name] = ids.T.reshape((n, *log_prob.shape[:-1]))
-        return draws
+            if name not in draws:
+                draws[name] = draw_tasks(log_prob.expand(n, *log_prob.shape), generator)
+        return {name: draws[name] for name in self.log_probs}
 
     def to_dataframe(
         self, site: str | None = None, *, names: Sequence[str] | None = None
     ) -> pd.DataFrame:
         """Return one row for each element of a site, the last plate counting fastest.
+
+        Elements that are no steps, all their data masked, are left out (see ``padding``).
 
         The columns are the index within each plate, called by its name (a dimension of size 1 that
         no plate declares is left out); ``task``, the most probable task; ``p_0`` .. ``p_{K-1}``,
@@ -182,7 +209,33 @@ class TaskPosterior:
                 f"a plate of {name!r} should not be called {' or '.join(sorted(clash))}, like "
                 "another column: rename the plate, or give other names"
             )
-        return pd.DataFrame({**dims, **columns})
+        kept = ~self.padding(name).cpu().numpy().flatten()
+        return pd.DataFrame({**dims, **columns})[kept].reset_index(drop=True)
+
+
+def trailing(empty: Tensor, dim: int) -> Tensor:
+    """Return where nothing but empty steps follow, themselves empty, along a dimension.
+
+    >>> trailing(torch.tensor([True, False, True, True]), 0)
+    tensor([False, False,  True,  True])
+    """
+    return (~empty).flip(dim).cumsum(dim).flip(dim) == 0
+
+
+def draw_tasks(log_weights: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Draw task ids from unnormalised log weights, ``(..., K)``, on their device: ``(...)``.
+
+    Args:
+        log_weights: at least one of each row above -inf.
+        generator: a seeded generator, on any device; torch's own random state without one.
+    """
+    probs = log_weights.detach().softmax(-1)
+    here = probs if generator is None else probs.to(generator.device)
+    rows = here.reshape(-1, here.shape[-1])
+    if not len(rows):  # which multinomial refuses
+        return torch.zeros(probs.shape[:-1], dtype=torch.long, device=probs.device)
+    drawn = torch.multinomial(rows, 1, generator=generator)
+    return drawn.reshape(probs.shape[:-1]).to(probs.device)
 
 
 def entropy(log_probs: Tensor) -> Tensor:

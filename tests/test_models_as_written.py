@@ -368,3 +368,102 @@ def test_a_parameter_that_is_made_at_each_run_is_refused():
         Enumeration()(model, x)
     pyro.param("w", torch.randn(2))
     Enumeration()(model, x)
+
+
+# Chains: joint draws, and steps that are masked
+
+
+class Sessions(nn.Module):
+    """Sessions of one mean a task, padded to one length."""
+
+    def __init__(self, means=(-0.5, 0.5)):
+        super().__init__()
+        self.means = nn.Parameter(torch.tensor(means, dtype=F64))
+
+    def forward(self, x, real):
+        n, T = x.shape
+        with pyro.plate("session", n, dim=-2), pyro.plate("time", T, dim=-1):
+            z = pyro.sample("z", dist.OneHotCategorical(torch.ones(2, dtype=F64)), infer=TASK)
+            with pyro.poutine.mask(mask=real):
+                pyro.sample("x", dist.Normal(z @ self.means, 0.3), obs=x)
+
+
+def padded(generator, T):
+    """Two sessions, the first of 10 steps and the second of 7, with a missing step."""
+    x = torch.randn(2, 10, dtype=F64, generator=generator) * 0.3 + 0.5
+    x[0, 5:] -= 1.0
+    real = torch.arange(10) < torch.tensor([[10], [7]])
+    real[0, 4] = False
+    pad = (0, T - 10)
+    return nn.functional.pad(x, pad), nn.functional.pad(real, pad)
+
+
+@pytest.mark.parametrize(
+    "prior",
+    [
+        gbi.TaskChain.sticky(2, 0.2, learn_transition="full", learn_initial=True),
+        gbi.TaskChain.sticky(2, 0.2, learn_transition="hazard", stay=3.0, switch=1.0),
+        gbi.TaskPrior.uniform(2, learn=True),
+    ],
+)
+@pytest.mark.parametrize("m_step", ["expected", "hard"])
+def test_padding_changes_nothing_that_em_learns(prior, m_step, generator):
+    x, real = padded(generator, 10)
+
+    def learned(T):
+        model = Sessions()
+        optim = torch.optim.SGD(model.parameters(), 0.5)
+        em = GradientEM(model, Enumeration(), optim, m_step, prior=prior)
+        pad = (0, T - 10)
+        args = nn.functional.pad(x, pad), nn.functional.pad(real, pad)
+        objectives = torch.tensor([em.step(*args) for _ in range(5)], dtype=F64)
+        report = em.collapse(*args)
+        rows = em.prior.log_transition if hasattr(em.prior, "hazard") else em.prior.log_probs
+        return objectives, model.means.detach(), rows, report.usage, report.gaps
+
+    for short, long in zip(learned(10), learned(200), strict=True):
+        torch.testing.assert_close(long, short)
+
+
+def test_collapse_does_not_count_padding(generator):
+    x, real = padded(generator, 200)
+    with torch.no_grad():
+        x = torch.where(real, x.abs() + 0.5, 0.0)
+    em = GradientEM(
+        model := Sessions((-5.0, 0.8)),
+        Enumeration(),
+        torch.optim.SGD(model.parameters(), 0.0),
+        prior=gbi.TaskChain.sticky(2, 0.1),
+    )
+    report = em.collapse(x, real)
+    assert report.usage[0] < 1e-3
+    assert report.unused == [0]
+
+
+def test_draws_of_a_smoothed_chain_are_paths_and_those_of_a_filter_are_not(generator):
+    x, real = padded(generator, 12)
+    smoothed = BayesFilter(Enumeration(), HALF, STICKY, output="smoothed")(Sessions(), x, real)
+    drawn = smoothed.sample(4000, generator=generator)["z"]
+    assert drawn.shape == (4000, 2, 12)
+    share = drawn.double().mean(0)
+    tolerance = 5 * (0.25 / 4000) ** 0.5
+    assert (share - smoothed.probs()[..., 1]).abs().max() < tolerance
+    e = gbi.learning.task_prior.log_pairwise
+    found = hmm_posterior(HALF, STICKY, gbi.log_likelihoods(Enumeration()(Sessions(), x, real)))
+    pairs = e(found, STICKY).exp()
+    expected = 1 - pairs.diagonal(dim1=-2, dim2=-1).sum(-1)  # (2, 11)
+    switches = (drawn.diff(dim=-1) != 0).double().mean(0)
+    assert (switches - expected).abs().max() < tolerance
+    assert BayesFilter(Enumeration(), HALF, STICKY)(Sessions(), x, real).joint is None
+
+
+def test_padding_is_what_comes_after_the_last_observed_step(generator):
+    x, real = padded(generator, 12)
+    found = BayesFilter(Enumeration(), HALF, STICKY, output="smoothed")(Sessions(), x, real)
+    expected = torch.arange(12) >= torch.tensor([[10], [7]])
+    assert torch.equal(found.padding(), expected)
+    assert len(found.to_dataframe()) == 17
+    alone = Enumeration()(Sessions(), x, real)  # without a chain a missing step is none
+    assert torch.equal(alone.padding(), ~real)
+    nothing = Enumeration()(Sessions(), x, torch.zeros_like(real))
+    assert not nothing.padding().any()

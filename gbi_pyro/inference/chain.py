@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gbi_pyro.inference.hmm import hmm_posterior, hsmm_posterior
 from gbi_pyro.inference.log_likelihoods import log_likelihoods
+from gbi_pyro.inference.paths import ChainJoint
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.relax import Model
 
@@ -69,9 +70,14 @@ class BayesFilter:
             steps,
             log_probs={name: getattr(result, f"log_{self.output}").movedim(-2, time)},
             method=f"{steps.method}, {self.output}",
-            settings={**steps.settings, "chain": self.output},
+            settings={
+                **steps.settings,
+                "chain": self.output,
+                "time": steps.sites[name].dims[time + 1],
+            },
             log_evidence=None if steps.log_evidence is None else result.log_evidence,
             objective=None,
             points={},
             path={},
+            joint=ChainJoint(name, result.paths, time + 1) if self.output == "smoothed" else None,
         )

@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from gbi_pyro._arrays import as_tensor
+from gbi_pyro.inference.paths import Paths
 from gbi_pyro.sites import simplex_tolerance
 
 # Inside, -inf is this: logsumexp over nothing but -inf has gradient NaN. It is far below any log
@@ -41,6 +42,7 @@ class HMMPosterior(NamedTuple):
             smoothed probability, which makes it a training objective too.
         viterbi: task ids of argmax p(z_1..T, block ends | x_1..T), (..., T) int64; None where it
             was not asked for.
+        paths: the joint posterior, ``.sample(n)`` draws paths from it.
     """
 
     log_filtered: Tensor
@@ -48,6 +50,7 @@ class HMMPosterior(NamedTuple):
     log_smoothed: Tensor
     log_evidence: Tensor
     viterbi: Tensor | None
+    paths: Paths
 
 
 def hmm_posterior(
@@ -161,6 +164,7 @@ def hsmm_posterior(
         _finish(_smooth(states, norms, emission, blocks)),
         norms.sum(0)[..., 0, 0],
         _viterbi(first, emission, blocks) if viterbi else None,
+        blocks.paths(states),
     )
 
 
@@ -178,6 +182,11 @@ class _Blocks:
         end, stay = log_duration - log_survival, log_survival.diff()
         # Within T steps no block is seen to last longer than T.
         return cls(log_transition, end[..., :T], stay[..., : T - 1])
+
+    def paths(self, states: list[Tensor]) -> Paths:
+        """Return the joint posterior of a chain, given its filtered states."""
+        kept = tuple(state.detach() for state in states)
+        return Paths(kept, self.log_transition.detach(), self.log_end.detach())
 
     @property
     def num_elapsed(self) -> int:

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from gbi_pyro.inference.log_likelihoods import log_likelihoods
+from gbi_pyro.inference.paths import ChainJoint
 from gbi_pyro.learning.labels import clamp_log_likelihoods
 from gbi_pyro.learning.m_step import several_sites
 from gbi_pyro.learning.task_prior import Counts, TaskChain, TaskPrior
-from gbi_pyro.posterior import TaskPosterior
+from gbi_pyro.posterior import TaskPosterior, trailing
 from gbi_pyro.sites import UNKNOWN, TaskSite, check_labels
 
 
@@ -23,11 +24,13 @@ class EStep(NamedTuple):
         posterior: over the task site; one-hot where the label is known.
         entropy: H(q) of all tasks together, a scalar.
         counts: what a prior of EM's own learns from; None without one.
+        padding: which elements are no steps, ``batch_shape``.
     """
 
     posterior: TaskPosterior
     entropy: Tensor
     counts: Counts | None
+    padding: Tensor
 
     @property
     def log_evidence(self) -> float | None:
@@ -56,17 +59,35 @@ def explain(
         labels = check_labels(labels, site.batch_shape, site.num_tasks)
     if prior is None:
         posterior = posterior if labels is None else _with_labels(posterior, labels)
-        return EStep(posterior, posterior.entropy().sum(), None)
+        return EStep(posterior, posterior.entropy().sum(), None, _padding(posterior, labels, None))
     _check_prior(prior, posterior, site)
     log_likelihood = log_likelihoods(posterior)
     if labels is not None:
         log_likelihood = clamp_log_likelihoods(log_likelihood, labels)
-    chain = isinstance(prior, TaskChain)
-    time = site.time_dim(prior.time) - 1 if isinstance(prior, TaskChain) else -2
-    found = prior.explain(log_likelihood.movedim(time, -2) if chain else log_likelihood)
-    log_probs = found.log_probs.movedim(-2, time) if chain else found.log_probs
+    time = site.time_dim(prior.time) if isinstance(prior, TaskChain) else None
+    padding = _padding(posterior, labels, time)
+    joint, settings = None, posterior.settings
+    if time is None:
+        found = prior.explain(log_likelihood, padding)
+        log_probs = found.log_probs
+    else:
+        found = prior.explain(log_likelihood.movedim(time - 1, -2), padding.movedim(time, -1))
+        log_probs = found.log_probs.movedim(-2, time - 1)
+        assert found.paths is not None
+        joint = ChainJoint(site.name, found.paths, time)
+        settings = {**settings, "time": site.dims[time]}
     log_evidence = None if posterior.log_evidence is None else found.log_evidence
-    return EStep(_replaced(posterior, log_probs, log_evidence), found.entropy, found.counts)
+    posterior = _replaced(posterior, log_probs, log_evidence)
+    posterior = replace(posterior, joint=joint, settings=settings)
+    return EStep(posterior, found.entropy, found.counts, padding)
+
+
+def _padding(posterior: TaskPosterior, labels: Tensor | None, time: int | None) -> Tensor:
+    """Return which elements are no steps: neither data nor a label, and none later in a chain."""
+    padding = posterior.padding()
+    if labels is not None:
+        padding = padding & (labels == UNKNOWN).to(padding.device)
+    return padding if time is None else trailing(padding, time)
 
 
 def _replaced(
@@ -79,6 +100,7 @@ def _replaced(
         objective=None,
         points={},
         path={},
+        joint=None,
     )
 
 

@@ -81,6 +81,8 @@ class CollapseReport:
 
     def __str__(self) -> str:
         if not self.collapsed:
+            if self.num_tasks == 1:
+                return "the only task is used"
             return f"all {self.num_tasks} tasks are used and differ"
         if self.ignores_task:
             words = (
@@ -109,6 +111,7 @@ def find_collapse(
     q: Tensor,
     allowed: Tensor | None = None,
     *,
+    padding: Tensor | None = None,
     carries_history: bool = False,
     stay: Tensor | None = None,
 ) -> CollapseReport:
@@ -118,6 +121,7 @@ def find_collapse(
         log_likelihood: log p(x | z = k) of each element, ``batch_shape + (K,)``.
         q: the posterior, ``batch_shape + (K,)``.
         allowed: the tasks that the prior allows, ``(K,)``; all without.
+        padding: which elements are no steps and do not count, ``batch_shape``; none without.
         carries_history: whether the network is recurrent.
         stay: where tasks switch by a chain, the probability that each goes on, ``(K,)``; time is
             then the last batch dimension.
@@ -130,29 +134,36 @@ def find_collapse(
     >>> print(find_collapse(log_likelihood, log_likelihood.softmax(-1)))
     2 of 3 tasks are used; [1, 2] are equal. Try ...
     """
-    K = q.shape[-1]
-    table, usage = log_likelihood.reshape(-1, K), q.reshape(-1, K).mean(0)
+    real = torch.ones_like(q[..., 0], dtype=torch.bool) if padding is None else ~padding
+    table, usage = log_likelihood[real], q[real].mean(0)
     # Both may be -inf, where the data are possible under neither task.
     gaps = (table.unsqueeze(-1) - table.unsqueeze(-2)).nan_to_num(nan=0.0).abs().mean(0)
-    dwell = None if stay is None else dwell_times(q)
+    dwell = None if stay is None else dwell_times(q, padding)
     return report_collapse(
         usage, gaps, allowed, carries_history=carries_history, stay=stay, dwell=dwell
     )
 
 
-def dwell_times(q: Tensor) -> Tensor:
+def dwell_times(q: Tensor, padding: Tensor | None = None) -> Tensor:
     """Return how many steps a task lasts on average where it is the most probable, ``(K,)``.
 
     NaN for a task that never is.
+
+    Args:
+        q: the posterior, ``(..., T, K)``.
+        padding: which steps do not count, ``(..., T)``; none without.
 
     >>> import torch
     >>> dwell_times(torch.eye(2)[[0, 0, 0, 1, 0]])
     tensor([2., 1.])
     """
-    most = torch.nn.functional.one_hot(q.argmax(-1), q.shape[-1])
+    K = q.shape[-1]
+    most = torch.nn.functional.one_hot(q.argmax(-1), K)
+    if padding is not None:
+        most = most * (~padding).unsqueeze(-1)
     before = torch.cat([torch.zeros_like(most[..., :1, :]), most[..., :-1, :]], -2)
-    begun = (most * (1 - before)).reshape(-1, q.shape[-1]).sum(0)
-    return most.reshape(-1, q.shape[-1]).sum(0) / begun.to(q.dtype)
+    begun = (most * (1 - before)).reshape(-1, K).sum(0)
+    return most.reshape(-1, K).sum(0) / begun.to(q.dtype)
 
 
 def report_collapse(

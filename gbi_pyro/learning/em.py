@@ -206,7 +206,7 @@ class GradientEM:
         record = self._record(e, log_joint, n, table)
         self.history.append(self._move(e, args, labels, record))
         if len(self.history) % self.check_every == 0:
-            self._warn(self._report(args, e.posterior, table))
+            self._warn(self._report(args, e, table))
         return record.objective / n
 
     def _check_gradients(self) -> None:
@@ -223,7 +223,7 @@ class GradientEM:
 
     def collapse(self, *args: Any) -> CollapseReport:
         """Report which tasks the network uses and distinguishes on these data."""
-        return self._report(args, self.infer(*args), None)
+        return self._report(args, self._infer(args, None), None)
 
     def _warn(self, report: CollapseReport) -> None:
         if report.collapsed and not self._warned:
@@ -294,11 +294,12 @@ class GradientEM:
         assert e.counts is not None
         if self.m_step != "hard":
             return e.counts
-        q = _one_hot(e.posterior.probs())
+        q, padding = _one_hot(e.posterior.probs()), e.padding
         if isinstance(self.prior, TaskChain):
             (site,) = e.posterior.sites.values()
-            q = q.movedim(site.time_dim(self.prior.time) - 1, -2)
-        return self.prior.counts(q)
+            time = site.time_dim(self.prior.time)
+            q, padding = q.movedim(time - 1, -2), padding.movedim(time, -1)
+        return self.prior.counts(q, padding)
 
     def _move(
         self, e: EStep, args: tuple[Any, ...], labels: Tensor | None, record: EMStep
@@ -331,19 +332,28 @@ class GradientEM:
         return replace(record, accepted=taken, passes=passes)
 
     @torch.no_grad()
-    def _report(
-        self, args: tuple[Any, ...], posterior: TaskPosterior, table: TaskTable | None
-    ) -> CollapseReport:
+    def _report(self, args: tuple[Any, ...], e: EStep, table: TaskTable | None) -> CollapseReport:
+        posterior = e.posterior
         if table is None:
             view = self._view(args, **{posterior.site_name(): posterior.probs()})
             table = task_table(view[0], view[1:], self.chunk_size)
+        values = [
+            table.likelihood.detach().movedim(0, -1),
+            posterior.probs(),
+            e.padding.unsqueeze(-1),
+        ]
         stay = None
         if isinstance(self.prior, TaskChain):
             stay = self.prior.log_transition.diagonal().exp()
+            (site,) = posterior.sites.values()
+            time = site.time_dim(self.prior.time) - 1
+            values = [value.movedim(time, -2) for value in values]
+        log_likelihood, q, padding = values
         return find_collapse(
-            table.likelihood.detach().movedim(0, -1),
-            posterior.probs(),
+            log_likelihood,
+            q,
             self._allowed,
+            padding=padding.squeeze(-1),
             carries_history=hasattr(self.model, "carried_states"),
             stay=stay,
         )

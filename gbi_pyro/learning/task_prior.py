@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gbi_pyro._arrays import as_tensor
 from gbi_pyro.inference.hmm import HMMPosterior, hmm_posterior
+from gbi_pyro.inference.paths import Paths
 from gbi_pyro.posterior import entropy
 from gbi_pyro.sites import simplex_tolerance
 
@@ -42,12 +43,14 @@ class Explained(NamedTuple):
         log_evidence: log p(x) of each element, or of each sequence of a chain, ``(...)``.
         entropy: H(q) of all tasks together, a scalar.
         counts: what the prior learns from.
+        paths: the joint posterior of a chain's steps.
     """
 
     log_probs: Tensor
     log_evidence: Tensor
     entropy: Tensor
     counts: Counts
+    paths: Paths | None = None
 
 
 @dataclass(frozen=True)
@@ -93,21 +96,24 @@ class TaskPrior:
         """Which tasks can occur, ``(K,)``."""
         return ~self.log_probs.isneginf()
 
-    def explain(self, log_likelihoods: Tensor) -> Explained:
-        """Return the posterior softmax_k(log p(x | k) + log pi_k), from ``(..., K)``."""
+    def explain(self, log_likelihoods: Tensor, padding: Tensor | None = None) -> Explained:
+        """Return the posterior softmax_k(log p(x | k) + log pi_k), from ``(..., K)``.
+
+        Elements without data, ``padding`` ``(...)``, are not counted.
+        """
         log_likelihoods = as_tensor(log_likelihoods, "log_likelihoods")
         joint = log_likelihoods + self.log_probs.to(log_likelihoods)
         log_evidence = joint.logsumexp(-1)
         _check_explained(log_evidence)
         log_probs = joint - log_evidence.unsqueeze(-1)
-        return Explained(
-            log_probs, log_evidence, entropy(log_probs).sum(), self.counts(log_probs.exp())
-        )
+        q = log_probs.exp()
+        H = (entropy(log_probs) * _real(q, padding)).sum()
+        return Explained(log_probs, log_evidence, H, self.counts(q, padding))
 
-    def counts(self, q: Tensor) -> Counts:
+    def counts(self, q: Tensor, padding: Tensor | None = None) -> Counts:
         """Return the counts of known tasks q, ``(..., K)``, one-hot or independent."""
-        K = q.shape[-1]
-        return Counts(q.reshape(-1, K).sum(0), q.new_zeros(K, K))
+        K, real = q.shape[-1], _real(q, padding)
+        return Counts((q * real.unsqueeze(-1)).reshape(-1, K).sum(0), q.new_zeros(K, K))
 
     def expected(self, counts: Counts) -> Tensor:
         """Return E_q log p(z), a scalar, from the counts of q."""
@@ -208,30 +214,32 @@ class TaskChain:
         leaving = 1 - self.log_transition.diagonal().exp()
         return leaving[self.allowed].mean().item()
 
-    def explain(self, log_likelihoods: Tensor) -> Explained:
-        """Return the smoothed posterior p(z_t | x_1..T), from log p(x_t | k), ``(..., T, K)``."""
+    def explain(self, log_likelihoods: Tensor, padding: Tensor | None = None) -> Explained:
+        """Return the smoothed posterior p(z_t | x_1..T), from log p(x_t | k), ``(..., T, K)``.
+
+        Steps after the last of a sequence, ``padding`` ``(..., T)``, are neither counted nor
+        uncertain.
+        """
         log_likelihoods = as_tensor(log_likelihoods, "log_likelihoods")
         log_transition = self.log_transition.to(log_likelihoods)
         found = hmm_posterior(
             self.log_initial.to(log_likelihoods), log_transition, log_likelihoods, viterbi=False
         )
-        log_pairs = log_pairwise(found, log_transition)
-        q = found.log_smoothed.exp()
-        # H(z_1..T) = sum of the pairs' entropies less those of the steps that two pairs share.
-        pairs = entropy(log_pairs.flatten(-2)).sum()
-        shared = entropy(found.log_smoothed[..., 1:-1, :]).sum()
-        chain = pairs - shared if q.shape[-2] > 1 else entropy(found.log_smoothed).sum()
-        K = self.num_tasks
-        counts = Counts(
-            q[..., 0, :].reshape(-1, K).sum(0), log_pairs.exp().reshape(-1, K, K).sum(0)
-        )
-        return Explained(found.log_smoothed, found.log_evidence, chain, counts)
+        q, log_pairs = found.log_smoothed.exp(), log_pairwise(found, log_transition)
+        real = _real(q, padding)
+        # H(z_1..T) = H(z_1) + the sum of H(z_t+1 | z_t) = H(z_t, z_t+1) - H(z_t).
+        steps = entropy(found.log_smoothed)
+        turns = entropy(log_pairs.flatten(-2)) - steps[..., :-1]
+        H = (steps[..., 0] * real[..., 0]).sum() + (turns * real[..., 1:]).sum()
+        pairs = (log_pairs.exp() * real[..., 1:, None, None]).reshape(-1, *log_transition.shape)
+        counts = Counts(_first(q, real), pairs.sum(0))
+        return Explained(found.log_smoothed, found.log_evidence, H, counts, found.paths)
 
-    def counts(self, q: Tensor) -> Counts:
+    def counts(self, q: Tensor, padding: Tensor | None = None) -> Counts:
         """Return the counts of known tasks q, ``(..., T, K)``, one-hot or independent."""
-        K = self.num_tasks
-        pairs = q[..., :-1, :].reshape(-1, K).mT @ q[..., 1:, :].reshape(-1, K)
-        return Counts(q[..., 0, :].reshape(-1, K).sum(0), pairs)
+        K, real = self.num_tasks, _real(q, padding)
+        before, after = q[..., :-1, :], q[..., 1:, :] * real[..., 1:, None]
+        return Counts(_first(q, real), before.reshape(-1, K).mT @ after.reshape(-1, K))
 
     def expected(self, counts: Counts) -> Tensor:
         """Return E_q log p(z_1..T), a scalar, from the counts of q."""
@@ -315,6 +323,16 @@ def log_pairwise(posterior: HMMPosterior, log_transition: Tensor) -> Tensor:
     later = later.nan_to_num(nan=-torch.inf)  # a task that was never possible: 0 / 0
     filtered = posterior.log_filtered[..., :-1, :].unsqueeze(-1)
     return filtered + log_transition.unsqueeze(-3) + later.unsqueeze(-2)
+
+
+def _real(q: Tensor, padding: Tensor | None) -> Tensor:
+    """Return 1 for each element that counts, 0 for padding: ``q.shape[:-1]``."""
+    return torch.ones_like(q[..., 0]) if padding is None else (~padding).to(q).expand(q.shape[:-1])
+
+
+def _first(q: Tensor, real: Tensor) -> Tensor:
+    """Return how often each task begins a sequence, ``(K,)``."""
+    return (q[..., 0, :] * real[..., 0, None]).reshape(-1, q.shape[-1]).sum(0)
 
 
 def _with_hazard(log_transition: Tensor, hazard: Tensor | float) -> Tensor:

@@ -153,6 +153,13 @@ class RandomModel:
                 where = dict(zip(node.plates, e, strict=True))
                 involved = [(p, self._index(p, where)) for p in node.parents]
                 term = node.table[e]
+                if node.leak is not None:  # as torch.roll has it
+                    size = self.plates[node.leak][0]
+                    before = {**where, node.leak: (where[node.leak] - 1) % size}
+                    involved.append((node.parents[0], self._index(node.parents[0], before)))
+                    says = torch.zeros(self.num_tasks(node.parents[0]), dtype=torch.float64)
+                    says[1] = 1.0
+                    term = term.unsqueeze(-1) + says
                 if node in self.tasks:
                     term, involved = term.log_softmax(-1), [*involved, (node.name, e)]
                 elif node.mask is not None and not bool(node.mask[e]):
@@ -215,10 +222,12 @@ def random_models(draw: st.DrawFn) -> RandomModel:
     tasks: list[Node] = []
     assignments = 1
     for i in range(draw(st.integers(1, 3))):
-        plates, K = draw(st.sampled_from(around)), draw(st.integers(2, 3))
-        assignments *= K ** math.prod(shape(plates))
-        if i and assignments > MOST_ASSIGNMENTS:
+        K, left = draw(st.integers(2, 3)), MOST_ASSIGNMENTS // assignments
+        small = [plates for plates in around if K ** math.prod(shape(plates)) <= left]
+        if not small:
             break
+        plates = draw(st.sampled_from(small))
+        assignments *= K ** math.prod(shape(plates))
         possible = [t for t in tasks if set(t.plates) <= set(plates)]
         parents = tuple(t for t in possible if draw(st.booleans()))
         table = numbers(*shape(plates), *(p.table.shape[-1] for p in parents), K)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gbi_pyro.inference import HMMPosterior, hmm_posterior, hsmm_posterior
+from gbi_pyro.learning.task_prior import log_pairwise
 
 Chain = tuple[Tensor, Tensor, Tensor]
 Paths = tuple[Tensor, Tensor]  # every path of tasks, (N, T), and its log prior probability, (N,)
@@ -158,8 +159,13 @@ def test_geometric_blocks_make_an_ordinary_chain(D: int, generator: torch.Genera
     transition = hazard * between.exp() + (1 - hazard) * torch.eye(K, dtype=torch.float64)
     chain = hmm_posterior(initial, transition.log(), emission)
     blocks = hsmm_posterior(initial, between, emission, duration.expand(K, D))
-    for name, want in chain._asdict().items():
+    for name, want in numbers(chain).items():
         torch.testing.assert_close(getattr(blocks, name), want, atol=1e-8, rtol=0, msg=name)
+
+
+def numbers(posterior: HMMPosterior) -> dict[str, Tensor]:
+    """Return the fields that are tensors."""
+    return {n: v for n, v in posterior._asdict().items() if isinstance(v, Tensor)}
 
 
 def arguments(generator: torch.Generator, durations: bool = True) -> list[Tensor]:
@@ -179,14 +185,18 @@ def test_a_batch_is_its_elements_one_by_one(durations: bool, generator: torch.Ge
     batched = hsmm_posterior(initial, transition, emission, duration)
     for i, j in itertools.product(range(3), range(2)):
         one = hsmm_posterior(initial[i, 0], transition[j], emission[i, j], duration)
-        for name, want in one._asdict().items():
+        for name, want in numbers(one).items():
             torch.testing.assert_close(getattr(batched, name)[i, j], want, msg=name)
 
 
 def test_shared_data_are_expanded_to_the_batch_of_the_chain(generator: torch.Generator) -> None:
     initial, transition, emission, duration = arguments(generator)
     many = hsmm_posterior(initial, transition, emission[0, 0], duration.expand(3, 2, 3, 4))
-    assert [tuple(field.shape) for field in many] == [*[(3, 2, 9, 3)] * 3, (3, 2), (3, 2, 9)]
+    assert [tuple(field.shape) for field in numbers(many).values()] == [
+        *[(3, 2, 9, 3)] * 3,
+        (3, 2),
+        (3, 2, 9),
+    ]
 
 
 @pytest.mark.parametrize("durations", [True, False])
@@ -223,7 +233,7 @@ def test_the_best_path_is_found_only_where_it_is_asked_for(generator: torch.Gene
     plain = hsmm_posterior(*everything)
     lean = hsmm_posterior(*everything, viterbi=False)
     assert lean.viterbi is None
-    assert all(torch.equal(a, b) for a, b in zip(plain[:-1], lean[:-1], strict=True))
+    assert all(torch.equal(b, numbers(plain)[name]) for name, b in numbers(lean).items())
     assert hmm_posterior(*everything[:3], viterbi=False).viterbi is None
 
 
@@ -285,9 +295,9 @@ def test_mixed_precision_is_computed_in_the_higher_one(generator: torch.Generato
     initial, transition, emission = random_chain(generator, 2, 5)
     mixed = hmm_posterior(initial, transition, emission.float())
     full = hmm_posterior(initial, transition, emission.float().double())
-    for got, want in zip(mixed, full, strict=True):
-        assert torch.equal(got, want)
-        assert got.dtype == want.dtype
+    for name, want in numbers(full).items():
+        assert torch.equal(getattr(mixed, name), want)
+        assert getattr(mixed, name).dtype == want.dtype
 
 
 def test_a_single_task_is_certain(generator: torch.Generator) -> None:
@@ -367,3 +377,56 @@ def test_impossible_data_name_the_first_impossible_step() -> None:
     emission[0, 1] = emission[1, 0] = -math.inf  # a change inside a block of two steps
     with pytest.raises(ValueError, match=r"-inf at step 1 .* batch element \[\]"):
         hsmm_posterior(K2["log_initial"], swap, emission, fixed_blocks)
+
+
+@pytest.mark.parametrize("durations", [True, False])
+def test_paths_are_drawn_as_often_as_their_joint_posterior_has_them(
+    durations: bool, generator: torch.Generator
+) -> None:
+    K, T, n = 3, 5, 20_000
+    initial, transition, emission = random_chain(generator, K, T)
+    if durations:
+        duration = random_durations(generator, K, 4)
+        found = hsmm_posterior(initial, transition, emission, duration)
+        z, log_prior = hsmm_paths(initial, transition, duration, T)
+    else:
+        found = hmm_posterior(initial, transition, emission)
+        z, log_prior = hmm_paths(initial, transition, T)
+    log_joint = log_prior + emission.gather(-1, z.mT).sum(0)
+    powers = K ** torch.arange(T)  # one number for each sequence of tasks
+    exact = torch.zeros(K**T, dtype=torch.float64).index_add(
+        0, (z * powers).sum(-1), log_joint.softmax(0)
+    )
+    drawn = found.paths.sample(n, generator)
+    counts = torch.bincount((drawn * powers).sum(-1), minlength=K**T)
+    likely = exact * n >= 5
+    gaps = (counts - n * exact)[likely] ** 2 / (n * exact)[likely]
+    dof = int(likely.sum())
+    assert gaps.sum() < dof + 5 * math.sqrt(2 * dof)  # chi-square, five standard deviations
+    assert counts[exact == 0].sum() == 0
+
+
+def test_drawn_paths_have_a_batch_and_the_generators_randomness(
+    generator: torch.Generator,
+) -> None:
+    found = hsmm_posterior(*arguments(generator))
+    one = found.paths.sample(7, torch.Generator().manual_seed(3))
+    assert one.shape == (7, 3, 2, 9)
+    assert torch.equal(one, found.paths.sample(7, torch.Generator().manual_seed(3)))
+    share = torch.nn.functional.one_hot(found.paths.sample(4000, generator), 3).double().mean(0)
+    assert (share - found.log_smoothed.exp()).abs().max() < 5 * math.sqrt(0.25 / 4000)
+
+
+def test_paths_of_a_sticky_chain_switch_as_seldom_as_it_does(generator: torch.Generator) -> None:
+    """The smoother's steps drawn one by one would switch more often (S13)."""
+    T, K = 200, 2
+    initial, transition = torch.full((K,), 0.5).log(), torch.tensor([[0.95, 0.05], [0.05, 0.95]])
+    emission = 0.7 * torch.randn(T, K, generator=generator)
+    found = hmm_posterior(initial, transition.log(), emission)
+    pairs = log_pairwise(found, transition.log()).exp()
+    expected = (1 - pairs.diagonal(dim1=-2, dim2=-1).sum(-1)).sum()
+    drawn = found.paths.sample(2000, generator)
+    switches = (drawn.diff(dim=-1) != 0).sum(-1).double()
+    assert (switches.mean() - expected).abs() < 5 * switches.std() / math.sqrt(2000)
+    alone = (2 * found.log_smoothed.exp()[:-1, 0] * found.log_smoothed.exp()[1:, 1]).sum()
+    assert alone > 1.2 * expected

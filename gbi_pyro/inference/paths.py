@@ -1,0 +1,79 @@
+"""Joint draws of a chain's tasks: forward filtering, backward sampling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from gbi_pyro.posterior import draw_tasks
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The joint posterior p(z_1..T | x_1..T) of a chain, to draw paths from.
+
+    The last state is drawn from the filter, then each earlier one from p(z_t | z_t+1, x_1..t)
+    (Fruehwirth-Schnatter 1994, Data augmentation and dynamic linear models, J. Time Ser. Anal. 15).
+    Steps drawn one by one from the smoother would switch too often.
+
+    Attributes:
+        states: log p(z_t, d_t | x_1..t) of each step, over tasks and elapsed steps, ``(..., K, D)``
+            each.
+        log_transition: log A between blocks, ``(..., K, K)``.
+        log_end: log probability that a block ends at its d-th step, ``(..., K, D)``.
+    """
+
+    states: tuple[Tensor, ...] = field(repr=False)
+    log_transition: Tensor = field(repr=False)
+    log_end: Tensor = field(repr=False)
+
+    def sample(self, n: int = 1, generator: torch.Generator | None = None) -> Tensor:
+        """Draw paths.
+
+        Args:
+            n: how many.
+            generator: a seeded generator; torch's own random state without one.
+
+        Returns:
+            Task ids, ``(n, ..., T)``.
+
+        >>> from gbi_pyro import hmm_posterior
+        >>> half, stay = torch.tensor([0.5, 0.5]).log(), torch.eye(2).log()
+        >>> paths = hmm_posterior(half, stay, torch.zeros(4, 2)).paths.sample(3)
+        >>> bool((paths == paths[:, :1]).all())  # this chain never leaves its task
+        True
+        """
+        last = self.states[-1]
+        batch, (K, D) = last.shape[:-2], last.shape[-2:]
+        transition = self.log_transition.expand(*batch, K, K).mT  # rows the task entered
+        state = draw_tasks(last.flatten(-2).expand(n, *batch, K * D), generator)
+        path = [state]
+        for t in reversed(range(len(self.states) - 1)):
+            ending = self.states[t] + self.log_end
+            entered = (state // D)[..., None, None].expand(n, *batch, 1, K)
+            rows = transition.expand(n, *batch, K, K).gather(-2, entered).squeeze(-2)
+            before = draw_tasks((ending + rows.unsqueeze(-1)).flatten(-2), generator)
+            state = torch.where(state % D == 0, before, state - 1)
+            path.append(state)
+        return torch.stack(path[::-1], -1) // D
+
+
+@dataclass(frozen=True)
+class ChainJoint:
+    """The joint posterior of one task site along time.
+
+    Attributes:
+        site: its name.
+        paths: of the chain.
+        time: the batch dimension (negative) that is time.
+    """
+
+    site: str
+    paths: Paths
+    time: int
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Draw task ids, ``(n,) + batch_shape``."""
+        return {self.site: self.paths.sample(n, generator).movedim(-1, self.time)}
