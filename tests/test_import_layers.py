@@ -15,17 +15,28 @@ import pytest
 import gbi_pyro
 
 ROOT = Path(__file__).resolve().parents[1]
-CORE = {"_arrays", "_observed", "purity", "sites", "relax", "score", "logjoint", "posterior"}
+CORE = {
+    "_arrays",
+    "_observed",
+    "joint",
+    "logjoint",
+    "posterior",
+    "purity",
+    "relax",
+    "score",
+    "sites",
+}
 MAY_IMPORT: dict[str, set[str]] = {
     "purity": set(),
     "files": set(),
+    "joint": set(),
     "_arrays": set(),
     "sites": {"_arrays", "purity"},
     "relax": {"_arrays", "sites"},
     "_observed": {"sites"},
     "score": {"_observed", "relax", "sites"},
     "logjoint": {"purity", "relax", "score", "sites"},
-    "posterior": {"logjoint", "sites"},
+    "posterior": {"joint", "logjoint", "sites"},
     "check": {"logjoint", "relax", "score", "sites"},
     "inference": {*CORE, "files"},
     "learning": {*CORE, "inference"},
