@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "learning": {*CORE, "inference"},
     "metrics": {*CORE, "files", "inference", "plots"},
     "export": {*CORE, "files", "inference", "learning"},
-    "models": {"_arrays"},
+    "models": {"_arrays", "files"},
     "data": set(),
     "plots": {"files"},
     "cli": {"", "check", "metrics"},
