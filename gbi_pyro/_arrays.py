@@ -105,6 +105,13 @@ def parameter_of(fn: Any) -> Tensor | None:
     return None
 
 
+def scores_floats_alone(fn: Any) -> bool:
+    """Whether a distribution scores no integers, as torch's Bernoulli."""
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return isinstance(fn, torch.distributions.Bernoulli)
+
+
 def floating_weight(network: object) -> Tensor | None:
     """Return a floating weight or buffer of a network, whose dtype its data should have."""
     if not isinstance(network, torch.nn.Module):

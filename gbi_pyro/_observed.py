@@ -97,6 +97,13 @@ def _check_finite(name: str, value: Tensor, event_dim: int) -> None:
 def _replaced(name: str, fn: Any, value: Tensor, keep: Tensor) -> Tensor:
     """Return data with a draw of the distribution where a hidden element cannot be scored."""
     finite = _events(value.isfinite(), fn.event_dim)
+    try:
+        torch.broadcast_shapes(finite.shape, keep.shape)
+    except RuntimeError:
+        raise TaskSiteError(
+            f"the mask of site {name!r} has shape {tuple(keep.shape)}; expected one that "
+            f"broadcasts with its data, {tuple(finite.shape)}: one entry for each of them"
+        ) from None
     if not bool((finite | ~keep).all()):
         raise _not_finite(name, ~finite & keep)
     fit = finite & _supported(fn, value)

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.distributions import Independent, OneHotCategorical
 
 from gbi_pyro._arrays import UNKNOWN as UNKNOWN
-from gbi_pyro._arrays import as_tensor, parameter_of
+from gbi_pyro._arrays import as_tensor, parameter_of, scores_floats_alone
 from gbi_pyro._arrays import check_labels as check_labels
 from gbi_pyro.purity import pure
 
@@ -167,7 +167,8 @@ def convert_data(msg: Any) -> None:
     if not isinstance(value, Tensor) or value.is_meta:
         what = f"the data of site {msg['name']!r}"
         value = as_tensor(value, what, like=parameter_of(msg["fn"]), error=TaskSiteError)
-    if is_task and not value.is_floating_point():  # it enters the network by matmul
+    # A task enters the network by matmul.
+    if not value.is_floating_point() and (is_task or scores_floats_alone(msg["fn"])):
         like = parameter_of(msg["fn"])
         value = value.to(torch.get_default_dtype() if like is None else like.dtype)
     msg["value"] = value

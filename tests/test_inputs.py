@@ -94,6 +94,22 @@ def test_data_may_be_anything_that_holds_numbers(data: Any, dtype: torch.dtype) 
         torch.testing.assert_close(found, EXACT.to(dtype), atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.int64, torch.bool], ids=str)
+def test_yes_and_no_may_be_integers_or_booleans(kind: torch.dtype) -> None:
+    rates = torch.tensor([0.2, 0.8])
+
+    def coins(x: Any) -> None:
+        with pyro.plate("trial", len(x)):
+            z = pyro.sample("z", dist.OneHotCategorical(PRIOR), infer=TASK)
+            pyro.sample("x", dist.Bernoulli((z @ rates).unsqueeze(-1)).to_event(1), obs=x)
+
+    x = torch.tensor([[1.0], [0.0]])
+    joint = PRIOR * torch.where(x == 1, rates, 1 - rates)
+    for data in (x.to(kind), x.to(kind).tolist(), x.to(kind).numpy()):
+        found = Enumeration()(coins, data).probs()
+        torch.testing.assert_close(found, joint / joint.sum(-1, keepdim=True))
+
+
 def test_data_stay_as_they_are() -> None:
     x = np.array(X)
     x.setflags(write=False)

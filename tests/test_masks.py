@@ -217,3 +217,9 @@ def test_values_out_of_the_support_are_named_with_their_site() -> None:
         Enumeration()(model, torch.tensor([0, 3]))
     with pytest.raises(TaskSiteError, match=r"'word', of shape \(2, 2\)|'word' has log prob"):
         Enumeration()(model, torch.zeros(2, 2, dtype=torch.long))
+
+
+def test_a_mask_of_another_shape_is_named() -> None:
+    x = torch.zeros(2)
+    with pytest.raises(TaskSiteError, match=r"mask of site 'x_observed' has shape \(3,\).*\(2,\)"):
+        OneStepGradient()(by_obs_mask, x, torch.tensor([True, False, True]))
