@@ -71,10 +71,11 @@ def train_epochs(
             aside.
         key: describes the training, its data included; a checkpoint of another one is not taken up.
         report: called with the number of epochs done, before the first and after each.
-        measure: called likewise, once for each number of epochs, whatever the interruptions.
+        measure: called likewise after each epoch, once whatever the interruptions; what it gives
+            is kept with the weights.
 
     Returns:
-        What ``measure`` gave: before the first epoch, and after each.
+        What ``measure`` gave after each epoch.
     """
     about = {"training": key, "seed": seed}
     if checkpoint and (found := read_record(checkpoint, about, _Checkpoint)):
@@ -82,7 +83,7 @@ def train_epochs(
         state.restore(module, optimiser, schedule)
         done, measured = state.epoch, state.measured
     else:
-        done, measured = 0, [measure(0)]
+        done, measured = 0, []
     report(done)
     for epoch in range(done, epochs):
         draw = torch.Generator().manual_seed(1_000_003 * seed + epoch)
