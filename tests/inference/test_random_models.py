@@ -1,14 +1,16 @@
 """Enumeration against the sum over every assignment, on random models."""
 
+import itertools
 from collections import Counter
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
-from gbi_pyro import Enumeration, TaskSiteError
-from tests.inference.random_models import RandomModel, random_models
+from gbi_pyro import BayesFilter, Enumeration, TaskChain, TaskSiteError
+from tests.inference.random_models import Node, RandomModel, random_models
 
 SETTINGS = {
     "deadline": None,
@@ -52,6 +54,58 @@ def run(examples: int) -> Counter[str]:
 
 def test_enumeration_is_right_or_refuses_on_random_models() -> None:
     assert run(150)["right"] > 75
+
+
+@st.composite
+def chains(draw: st.DrawFn) -> tuple[RandomModel, TaskChain]:
+    """Draw a model of one task over time, at any dimension, and a chain."""
+    K, T, others = draw(st.integers(2, 3)), draw(st.integers(1, 5)), draw(st.integers(1, 2))
+    dims = draw(st.sampled_from([(-1, -2), (-2, -1), (-1, -3), (-3, -2)]))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**20)))
+
+    def numbers(*shape: int) -> Tensor:
+        return torch.randn(shape, dtype=torch.float64, generator=generator)
+
+    names = draw(st.sampled_from([("time", "sequence"), ("hour", "sequence")]))
+    plates = {names[0]: (T, dims[0]), names[1]: (others, dims[1])}
+    task = Node("z", names, (), torch.zeros(T, others, K, dtype=torch.float64))
+    mask = (numbers(T, others) > -0.5) if draw(st.booleans()) else None
+    means, data = numbers(T, others, K), numbers(T, others)
+    x = Node("x", names, ("z",), means, mask, data=data, is_factor=draw(st.booleans()))
+    initial, transition = numbers(K).log_softmax(-1), numbers(K, K).log_softmax(-1)
+    return RandomModel(plates, (task,), (x,)), TaskChain(initial, transition, time=names[0])
+
+
+@settings(max_examples=100, **SETTINGS)
+@given(chains())
+def test_a_chain_at_any_dimension_agrees_with_every_path(
+    drawn: tuple[RandomModel, TaskChain],
+) -> None:
+    model, chain = drawn
+    x, K, T = model.observations[0], chain.num_tasks, next(iter(model.plates.values()))[0]
+    log_p = torch.distributions.Normal(x.table, 1.0).log_prob(x.data.unsqueeze(-1))
+    if x.mask is not None:
+        log_p = torch.where(x.mask.unsqueeze(-1), log_p, 0.0)  # (T, sequences, K)
+    z = torch.tensor(list(itertools.product(range(K), repeat=T)))
+    log_prior = chain.log_initial[z[:, 0]] + chain.log_transition[z[:, :-1], z[:, 1:]].sum(-1)
+    steps = torch.arange(T)
+    log_joint = log_prior + torch.stack(
+        [log_p[steps, :, k].sum(0) for k in z], -1
+    )  # (sequences, paths)
+    q = torch.nn.functional.one_hot(z, K).double()
+    smoothed = torch.einsum("sp,ptk->tsk", log_joint.softmax(-1), q)
+    found = BayesFilter(
+        Enumeration(),
+        chain.log_initial,
+        chain.log_transition,
+        output="smoothed",
+        time=chain.time if chain.time != "time" else None,
+    )(model)
+    (site,) = found.sites.values()
+    order = [p.name for p in site.plates if p]
+    expected = smoothed if order[0] == chain.time else smoothed.transpose(0, 1)
+    torch.testing.assert_close(found.probs(), expected.reshape(found.probs().shape))
+    assert found.total_log_evidence == pytest.approx(log_joint.logsumexp(-1).sum().item())
 
 
 @pytest.mark.slow
