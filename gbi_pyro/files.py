@@ -191,9 +191,12 @@ class Manifest:
         """Read one of the files and parse it as JSON.
 
         Raises:
-            ValueError: see ``read_bytes``.
+            ValueError: see ``read_bytes``, or if it is no JSON.
         """
-        return json.loads(self.read_bytes(name))
+        try:
+            return json.loads(self.read_bytes(name))
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise ValueError(f"{self.folder / name} should be JSON; got {error}") from None
 
 
 def put_in_place(new: Path, folder: Path, *, also: Collection[str] = ()) -> None:

@@ -67,15 +67,25 @@ class Run:
                 that the run wrote.
         """
         manifest = Manifest.read(folder)
-        about, rows = manifest.read_json("config.json"), manifest.read_json("metrics.json")["rows"]
+        about, metrics = manifest.read_json("config.json"), manifest.read_json("metrics.json")
         pointwise = None
         if POSTERIOR in manifest.files:
             manifest.read_bytes(POSTERIOR)
             pointwise = Pointwise.read(folder / POSTERIOR)
+        try:
+            return cls._of(str(folder), about, metrics["rows"], pointwise)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise ValueError(
+                f"{folder} should be the folder of a run of a study; its config.json and "
+                f"metrics.json hold none ({error!r}): run the study again"
+            ) from None
+
+    @classmethod
+    def _of(cls, name: str, about: Any, rows: Any, pointwise: Pointwise | None) -> Run:
         config = dict(_flat(about["config"]))
         seeds = _seeds(config)
         return cls(
-            name=str(folder),
+            name=name,
             study=about["study"],
             config=config,
             method_fields=frozenset(about.get("method_fields", ())),

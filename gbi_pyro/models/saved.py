@@ -103,6 +103,7 @@ def load_network(folder: str | Path, name: str, *, into: nn.Module | None = None
         >>> network = load_network("runs/toy", "conditioned_0")  # doctest: +SKIP
     """
     try:
+        from safetensors import SafetensorError
         from safetensors.torch import load
     except ImportError:
         raise ImportError(
@@ -111,15 +112,20 @@ def load_network(folder: str | Path, name: str, *, into: nn.Module | None = None
         ) from None
 
     manifest = Manifest.read(Path(folder))
-    about = manifest.read_json(DESCRIPTION)
-    if name not in about["networks"]:
+    about, raw = manifest.read_json(DESCRIPTION), manifest.read_bytes(WEIGHTS)
+    try:
+        networks = {key: (d["class"], d["arguments"]) for key, d in about["networks"].items()}
+        tensors = load(raw)
+        tensors |= {path: tensors[first] for path, first in about["tied"].items()}
+    except (SafetensorError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"name should be a network of {folder}, among {', '.join(about['networks'])}; got "
-            f"{name!r}"
+            f"{folder} should hold weights as save_networks writes them; got others ({error!r})"
+        ) from None
+    if name not in networks:
+        raise ValueError(
+            f"name should be a network of {folder}, among {', '.join(networks)}; got {name!r}"
         )
-    network = into if into is not None else _rebuilt(f"{folder}: {name}", about["networks"][name])
-    tensors = load(manifest.read_bytes(WEIGHTS))
-    tensors |= {path: tensors[first] for path, first in about["tied"].items()}
+    network = into if into is not None else _rebuilt(f"{folder}: {name}", *networks[name])
     start = f"{name}/"
     weights = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
     if differ := _differences(network.state_dict(), weights):
@@ -135,19 +141,16 @@ def _description(network: nn.Module) -> dict[str, Any]:
     return {"class": _place(type(network)), "arguments": getattr(network, "arguments", None)}
 
 
-def _rebuilt(what: str, description: Mapping[str, Any]) -> nn.Module:
-    place, arguments = description["class"], description["arguments"]
+def _rebuilt(what: str, place: str, arguments: Mapping[str, Any]) -> nn.Module:
     try:
-        kind = _from_library(place)
-    except (ImportError, AttributeError):
-        kind = None
-    if kind is None or arguments is None:
+        kind = _from_library(place, nn.Module)
+        with torch.random.fork_rng(devices=[]):  # the first weights are replaced
+            network: nn.Module = kind(**{k: _from_json(v) for k, v in arguments.items()})
+    except (ImportError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"{what} should be a network of this gbi_pyro that its arguments rebuild; got a "
-            f"{place}: build it, and pass it as into"
-        )
-    with torch.random.fork_rng(devices=[]):  # the first weights are replaced
-        network: nn.Module = kind(**{k: _from_json(v) for k, v in arguments.items()})
+            f"{place} ({error}): build it, and pass it as into"
+        ) from None
     return network
 
 
@@ -180,16 +183,19 @@ def _from_json(value: Any) -> Any:
         return value
     if "tensor" in value:
         return torch.ones(value["tensor"], dtype=getattr(torch, value["dtype"]))
-    return _from_library(value["tuple"])(*map(_from_json, value["values"]))
+    return _from_library(value["tuple"], tuple)(*map(_from_json, value["values"]))
 
 
 def _place(kind: type) -> str:
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
-def _from_library(place: str) -> Any:
-    """Import what ``module:name`` says; of gbi_pyro alone, for a file may say anything."""
+def _from_library(place: str, base: type) -> Any:
+    """Import the class that ``module:name`` says: one of gbi_pyro, for a file may say anything."""
     module, _, name = place.partition(":")
     if not module.startswith(LIBRARY):
-        raise ImportError(f"{place} is not of gbi_pyro")
-    return getattr(importlib.import_module(module), name)
+        raise ImportError("it is not of gbi_pyro")
+    found = getattr(importlib.import_module(module), name)
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise TypeError(f"it is no {base.__name__}")
+    return found

@@ -98,7 +98,7 @@ def test_files_have_the_mode_of_any_other(tmp_path: Path) -> None:
     ("name", "into", "words"),
     [
         ("other", None, "should be a network of .*, among linear, lstm; got 'other'"),
-        ("linear", None, "should be a network of this gbi_pyro .* got a torch.*Linear: build it"),
+        ("linear", None, "should be a network of this gbi_pyro .* got a torch.*Linear .*: build it"),
         ("linear", nn.Linear(2, 3), r"weights of Linear; got others: bias .* for .*: build"),
         ("linear", nn.Linear(2, 2, bias=False), "bias .* for absent"),
         ("linear", nn.Linear(2, 2).double(), "float32.* for .*float64"),
@@ -124,7 +124,8 @@ def test_altered_files_are_refused(tmp_path: Path, file: str) -> None:
 def test_a_class_outside_the_library_is_never_imported(tmp_path: Path) -> None:
     folder = write(tmp_path, net=SequenceLSTM(2, 4))
     about = json.loads((folder / "weights.json").read_text())
-    for place in ("os:system", "gbi_pyro.cli:os.system", "gbi_pyro_other:x", "gbi_pyro.none:x"):
+    outside = ("os:system", "gbi_pyro.cli:os.system", "gbi_pyro_other:x", "gbi_pyro.none:x")
+    for place in (*outside, "gbi_pyro.cli:fail", "gbi_pyro.files:Manifest"):
         about["networks"]["net"]["class"] = place
         (folder / "weights.json").write_text(json.dumps(about))
         Manifest.write(folder)
