@@ -7,6 +7,7 @@ nothing is left whenever Ctrl-C is pressed: each step back may be taken twice.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 import warnings
@@ -27,6 +28,8 @@ from torch.nn.modules.module import _global_forward_pre_hooks, register_module_f
 
 ONE_MODEL = threading.RLock()
 """Held while a model runs. Whatever else runs models in threads should hold it, too."""
+if hasattr(os, "register_at_fork"):  # no thread that might release it lives on in a child process
+    os.register_at_fork(after_in_child=ONE_MODEL._at_fork_reinit)  # type: ignore[attr-defined]
 
 
 def module_of(model: Callable[..., Any]) -> nn.Module | None:

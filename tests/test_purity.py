@@ -1,10 +1,11 @@
 import contextlib
+import os
 import random
 import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -281,6 +282,26 @@ def lock_is_held() -> bool:
     return True
 
 
+@contextlib.contextmanager
+def elsewhere_inside() -> Iterator[None]:
+    """Let another thread run a model meanwhile."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def stay() -> None:
+        with pure(gaussian):
+            entered.set()
+            leave.wait()
+
+    other = threading.Thread(target=stay)
+    other.start()
+    entered.wait()
+    try:
+        yield
+    finally:
+        leave.set()
+        other.join()
+
+
 OWN = {purity.__file__}
 # What enters, leaves and puts back: Python's, torch's and Pyro's.
 ALSO = {
@@ -416,24 +437,22 @@ def test_inference_inside_a_model_that_is_run_is_no_deadlock() -> None:
     assert not lock_is_held()
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_child_process_does_not_wait_for_a_thread_of_its_parent() -> None:
+    with elsewhere_inside():
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if ONE_MODEL.acquire(timeout=10) else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert lock_is_held()
+
+
 def test_a_thread_that_waits_for_its_turn_can_be_interrupted() -> None:
-    entered, leave = threading.Event(), threading.Event()
-
-    def stay() -> None:
-        with pure(gaussian):
-            entered.set()
-            leave.wait()
-
-    other = threading.Thread(target=stay)
-    other.start()
-    entered.wait()
-    threading.Timer(0.2, ctrl_c_main).start()
-    try:
+    with elsewhere_inside():
+        threading.Timer(0.2, ctrl_c_main).start()
         with pytest.raises(KeyboardInterrupt), pure(gaussian):
             pytest.fail("two models run at once")
-    finally:
-        leave.set()
-        other.join()
     assert not lock_is_held()
 
 
