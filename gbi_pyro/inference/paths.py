@@ -19,13 +19,12 @@ class Paths:
     Steps drawn one by one from the smoother would switch too often.
 
     Attributes:
-        states: log p(z_t, d_t | x_1..t) of each step, over tasks and elapsed steps, ``(..., K, D)``
-            each.
-        log_transition: log A between blocks, ``(..., K, K)``.
+        log_states: log p(z_t, d_t | x_1..t), over tasks and elapsed steps, ``(..., T, K, D)``.
+        log_transition: log A between blocks, ``(..., 1 or T - 1, K, K)``.
         log_end: log probability that a block ends at its d-th step, ``(..., K, D)``.
     """
 
-    states: tuple[Tensor, ...] = field(repr=False)
+    log_states: Tensor = field(repr=False)
     log_transition: Tensor = field(repr=False)
     log_end: Tensor = field(repr=False)
 
@@ -45,13 +44,13 @@ class Paths:
         >>> bool((paths == paths[:, :1]).all())  # this chain never leaves its task
         True
         """
-        last = self.states[-1]
-        batch, (K, D) = last.shape[:-2], last.shape[-2:]
-        transition = self.log_transition.expand(*batch, K, K).mT  # rows the task entered
-        state = draw_tasks(last.flatten(-2).expand(n, *batch, K * D), generator)
+        *batch, T, K, D = self.log_states.shape
+        last = self.log_states[..., -1, :, :].flatten(-2)
+        state = draw_tasks(last.expand(n, *batch, K * D), generator)
         path = [state]
-        for t in reversed(range(len(self.states) - 1)):
-            ending = self.states[t] + self.log_end
+        for t in reversed(range(T - 1)):
+            ending = self.log_states[..., t, :, :] + self.log_end
+            transition = self.log_transition[..., t % self.log_transition.shape[-3], :, :].mT
             entered = (state // D)[..., None, None].expand(n, *batch, 1, K)
             rows = transition.expand(n, *batch, K, K).gather(-2, entered).squeeze(-2)
             before = draw_tasks((ending + rows.unsqueeze(-1)).flatten(-2), generator)

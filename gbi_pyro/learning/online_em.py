@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from gbi_pyro._arrays import as_tensor
-from gbi_pyro.inference.hmm import LOG_ZERO
+from gbi_pyro.inference._chain_log_space import LOG_ZERO
 from gbi_pyro.inference.log_likelihoods import log_likelihoods
 from gbi_pyro.inference.online import StepsAhead
 from gbi_pyro.learning.collapse import CollapseReport, CollapseWarning, report_collapse

@@ -194,6 +194,7 @@ def test_shared_data_are_expanded_to_the_batch_of_the_chain(generator: torch.Gen
     many = hsmm_posterior(initial, transition, emission[0, 0], duration.expand(3, 2, 3, 4))
     assert [tuple(field.shape) for field in numbers(many).values()] == [
         *[(3, 2, 9, 3)] * 3,
+        (3, 2, 9),
         (3, 2),
         (3, 2, 9),
     ]
