@@ -17,7 +17,7 @@ import torch
 
 from gbi_pyro.logjoint import LogJoint, RelaxedModel
 from gbi_pyro.relax import Model
-from gbi_pyro.score import all_masked, sum_to_element
+from gbi_pyro.score import sum_to_element
 from gbi_pyro.sites import TaskSite, TaskSiteError, find_task_sites
 
 T = TypeVar("T")
@@ -108,11 +108,10 @@ def check_model(model: Model, *args: Any, **kwargs: Any) -> ModelReport:
         joint = attempt(check, lambda: run.log_joint(lambda s: s.uniform(), order=1))
         note(check, "model", True, "data are finite, and the model takes mixtures of tasks")
         check = "reach of the task"
-        masked = all_masked(joint.factors.values())
-        if not masked:
-            attempt(check, lambda: run.likelihood_gradient(joint))
-        for name in sites:
-            note(check, name, None if masked else True, _MASKED if masked else _REACH)
+        attempt(check, lambda: run.likelihood_gradient(joint))
+        for name, site in joint.sites.items():
+            hidden = joint.hidden(site)
+            note(check, name, None if hidden else True, _MASKED if hidden else _REACH)
         check = "influence between elements"
         for name, site in sites.items():
             if site.batch_shape.numel() == 1:

@@ -6,7 +6,7 @@ of q. Every inference of the library is built from runs of :class:`RelaxedModel`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -74,6 +74,11 @@ class LogJoint:
         """How many dimensions the plates take, over all factors."""
         return max(f.log_prob.ndim for f in self.factors.values())
 
+    def hidden(self, site: TaskSite) -> bool:
+        """Whether a task site has data, and all of them are masked: its posterior is its prior."""
+        masks = [f.mask for f in self.factors.values() if f.is_data and f.belongs(site)]
+        return bool(masks) and not any(m is None or bool(m.any()) for m in masks)
+
     def num_observations(self, site: TaskSite) -> Tensor:
         """Return how many observed values each element of a task site explains: ``batch_shape``."""
         inside = [f for n, f in self.factors.items() if n != site.name and f.belongs(site)]
@@ -106,6 +111,10 @@ class RelaxedModel:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not callable(self.model):
+            raise TypeError(
+                f"model should be a Pyro model, a callable; got a {type(self.model).__name__}"
+            )
         self.passes: Passes = getattr(self.model, "passes_used", Passes())
 
     def count(self, **used: int) -> None:
@@ -162,7 +171,7 @@ class RelaxedModel:
         """Return the gradient at the point of a run, for each task site: ``batch_shape + (K,)``.
 
         It leaves out the site's own prior, which is linear in q: its part of dl/dq is log pi
-        itself, for the caller to add. One backward pass.
+        itself, for the caller to add. It is zero where all data are masked. One backward pass.
 
         Raises:
             TaskSiteError: when a task does not reach the rest of the log joint, or the gradient
@@ -176,24 +185,27 @@ class RelaxedModel:
         if not rest:
             raise no_data(names[0])
         connected = [term for term in rest if term.requires_grad]
-        if not connected:
-            raise unreached(names[0])
-        found = torch.autograd.grad(
-            torch.stack(connected).sum(), values, allow_unused=True, create_graph=create_graph
-        )
+        gradients: dict[str, Tensor] = {}
+        found: Sequence[Tensor | None] = [None] * len(names)
+        if connected:
+            total = torch.stack(connected).sum()
+            found = torch.autograd.grad(total, values, allow_unused=True, create_graph=create_graph)
         self.count(backward=1)
         for name, g in zip(names, found, strict=True):
             if g is None:
-                raise unreached(name)
+                if not joint.hidden(joint.sites[name]):
+                    raise unreached(name)
+                g = torch.zeros_like(joint.values[name])
+            gradients[name] = g
             if not bool(g.isfinite().all()):
                 raise TaskSiteError(
                     f"the gradient at task site {name!r} has NaN or infinite elements; expected "
                     "finite numbers: the likelihood is zero or undefined at this point of the "
                     "simplex. Look at the scales and the support of the observed sites"
                 )
-            if not bool(g.any()):
+            if not bool(g.any()) and not joint.hidden(joint.sites[name]):
                 self._check_reach(joint, joint.sites[name])
-        return dict(zip(names, found, strict=True))
+        return gradients
 
     def _check_reach(self, joint: LogJoint, site: TaskSite) -> None:
         # A gradient of zero everywhere may be chance (data right in the middle of two tasks): the
@@ -247,6 +259,10 @@ def relaxed_log_joint(
     >>> round(joint.prior.item(), 4)  # .5 log .25 + .5 log .75
     -0.837
     """
+    if not isinstance(values, Mapping):
+        raise TypeError(
+            f"values should be points by the name of their site, got a {type(values).__name__}"
+        )
 
     def point(site: TaskSite) -> Tensor:
         if site.name not in values:

@@ -105,18 +105,6 @@ def num_observations(factors: Iterable[Factor]) -> float:
     )
 
 
-def all_masked(factors: Iterable[Factor]) -> bool:
-    """Whether a run has data, and all of them are masked: the posterior is the prior.
-
-    A bare factor that moves with the tasks counts as data that are not masked.
-    """
-    rest = [f for f in factors if not f.is_task]
-    data = [f.mask for f in rest if f.is_data]
-    if not data or any(m is None or bool(m.any()) for m in data):
-        return False
-    return not any(f.log_prob.requires_grad for f in rest if not f.is_data)
-
-
 def sum_to_element(terms: list[Tensor], site: TaskSite, nesting: int) -> Tensor:
     """Sum terms over every plate dimension that the elements of a task site do not have.
 

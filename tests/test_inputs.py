@@ -14,6 +14,7 @@ from torch import nn
 
 from gbi_pyro import (
     AutoTaskGuide,
+    BayesFilter,
     Calibration,
     Enumeration,
     GradientEM,
@@ -341,3 +342,26 @@ def test_a_calibration_of_few_elements_says_so(generator: torch.Generator) -> No
         calibrate(OneStepGradient()(model, x[:3]), reverse)
     with pytest.raises(ValueError, match=r"no positive.*is the sign or the data"):
         calibrate(OneStepGradient()(model, x), Enumeration()(model, 2 - x))
+
+
+def test_options_of_an_inference_are_not_the_model() -> None:
+    with pytest.raises(TypeError, match=r"chunk_size.*Enumeration\(\)\(model, \*args\)"):
+        Enumeration(lambda x: None)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"infer should be an inference.*int"):
+        BayesFilter(3, torch.zeros(1), torch.zeros(1, 1))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"model should be a Pyro model.*str"):
+        Enumeration()("model")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"points by the name of their site.*Tensor"):
+        relaxed_log_joint(lambda: None, torch.zeros(2))  # type: ignore[arg-type]
+
+
+def test_a_chain_may_be_given_as_arrays() -> None:
+    def model(x: torch.Tensor) -> None:
+        with pyro.plate("time", len(x)):
+            z = pyro.sample("z", dist.OneHotCategorical(torch.ones(2)), infer={"task": True})
+            pyro.sample("x", dist.Normal(z @ torch.tensor([0.0, 1.0]), 1.0), obs=x)
+
+    x, initial, stay = torch.randn(5), np.log([0.5, 0.5]), np.log([[0.9, 0.1], [0.1, 0.9]])
+    found = BayesFilter(Enumeration(), initial, stay)(model, x)  # type: ignore[arg-type]
+    args = torch.from_numpy(initial), torch.from_numpy(stay)
+    torch.testing.assert_close(found.probs(), BayesFilter(Enumeration(), *args)(model, x).probs())

@@ -223,3 +223,19 @@ def test_a_mask_of_another_shape_is_named() -> None:
     x = torch.zeros(2)
     with pytest.raises(TaskSiteError, match=r"mask of site 'x_observed' has shape \(3,\).*\(2,\)"):
         OneStepGradient()(by_obs_mask, x, torch.tensor([True, False, True]))
+
+
+def test_one_of_two_sites_may_have_all_its_data_masked() -> None:
+    def model(hidden: bool) -> None:
+        for name, seen in (("a", True), ("b", not hidden)):
+            with pyro.plate(f"plate_{name}", 2):
+                prior = dist.OneHotCategorical(torch.tensor([0.3, 0.7]))
+                z = pyro.sample(name, prior, infer={"task": True})
+                with poutine.mask(mask=torch.tensor([seen, seen])):
+                    mean = z @ torch.tensor([0.0, 1.0])
+                    pyro.sample(f"x_{name}", dist.Normal(mean, 1.0), obs=torch.tensor([0.0, 1.0]))
+
+    both, one = OneStepGradient()(model, False), OneStepGradient()(model, True)
+    torch.testing.assert_close(one.probs("a"), both.probs("a"))
+    torch.testing.assert_close(one.probs("b"), torch.tensor([[0.3, 0.7]] * 2))
+    torch.testing.assert_close(Enumeration()(model, True).probs("b"), one.probs("b"))

@@ -47,7 +47,7 @@ def best_path(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor)
     initial, transition, emission = _flat(log_initial, log_transition, log_emission, batch)
     path = np.empty(emission.shape[:-1], dtype=np.int64)
     kernel.best_path(initial, transition, emission, path)
-    return torch.from_numpy(path).reshape([*batch, path.shape[-1]])
+    return torch.from_numpy(path).reshape([*batch, emission.shape[1]])
 
 
 class _Chain(torch.autograd.Function):
@@ -104,9 +104,8 @@ def _solve(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor) ->
 
 
 def _batch_shape(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor) -> torch.Size:
-    return torch.broadcast_shapes(
-        log_initial.shape[:-1], log_transition.shape[:-3], log_emission.shape[:-2]
-    )
+    leading = log_initial.shape[:-1], log_transition.shape[:-3], log_emission.shape[:-2]
+    return torch.Size(torch.broadcast_shapes(*leading))
 
 
 def _flat(
@@ -135,7 +134,7 @@ def _counts(
     q = smoothed.exp() * weight[..., None, None]
     batch = q.shape[:-2]
     moves, shared = log_transition.shape[-3:], log_transition.shape[:-3].numel() == 1
-    _, transition, _ = _flat(*args, batch)
+    _, transition, _ = _flat(log_initial, log_transition, log_emission, batch)
     counts = np.zeros((1 if shared else batch.numel(), *moves))
     f, p, s, w = (
         np.ascontiguousarray(x.double().exp().numpy() if e else x.double().numpy()).reshape(
@@ -164,8 +163,9 @@ def _through_log_space(
     again = torch.is_grad_enabled()
     with torch.enable_grad():
         inputs = args if again else tuple(a.detach().requires_grad_() for a in args)
-        one_step = inputs[0].new_zeros((inputs[0].shape[-1], 1))
-        found = log_space.solve(*inputs, one_step)
+        initial, transition, emission = inputs
+        one_step = initial.new_zeros((initial.shape[-1], 1))
+        found = log_space.solve(initial, transition, emission, one_step)
         outputs = (*found[:4], found.step_log_evidence.sum(-1))
         wanted = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None]
         needed = [x for x in inputs if x.requires_grad]

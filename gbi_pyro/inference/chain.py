@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from gbi_pyro._arrays import as_tensor
 from gbi_pyro.inference.hmm import hmm_posterior, hsmm_posterior
 from gbi_pyro.inference.log_likelihoods import log_likelihoods
 from gbi_pyro.inference.paths import ChainJoint
@@ -47,6 +48,14 @@ class BayesFilter:
     time: str | None = None
 
     def __post_init__(self) -> None:
+        if not callable(self.infer):
+            raise TypeError(
+                "infer should be an inference of single steps, such as OneStepGradient(); got a "
+                f"{type(self.infer).__name__}"
+            )
+        for name in ("log_initial", "log_transition", "log_duration"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, as_tensor(value, name))
         if self.output not in ("filtered", "predicted", "smoothed"):
             raise ValueError(
                 f"output must be 'filtered', 'predicted' or 'smoothed', got {self.output!r}"

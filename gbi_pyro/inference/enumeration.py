@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gbi_pyro.inference._elimination import Axes, eliminate
 from gbi_pyro.inference._independence import check_broadcast, check_independent
+from gbi_pyro.inference._options import check_numbers
 from gbi_pyro.inference._task_tables import Group, depend, score, stack
 from gbi_pyro.logjoint import LogJoint, RelaxedModel
 from gbi_pyro.posterior import Objective, TaskPosterior, detached, entropy
@@ -64,6 +65,8 @@ class Enumeration:
     check: bool = True
 
     def __post_init__(self) -> None:
+        whole = ("max_joint",) if self.chunk_size is None else ("chunk_size", "max_joint")
+        check_numbers(self, "temperature", integers=whole)
         if self.chunk_size is not None and self.chunk_size < 1:
             raise ValueError(f"chunk_size must be at least 1 or None, got {self.chunk_size}")
         if not self.temperature > 0:

@@ -14,7 +14,6 @@ from gbi_pyro.inference.calibration import Calibration
 from gbi_pyro.logjoint import LogJoint, RelaxedModel
 from gbi_pyro.posterior import TaskPosterior, detached
 from gbi_pyro.relax import Model
-from gbi_pyro.score import all_masked
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ class OneStepGradient:
         run = RelaxedModel(model, args, kwargs)
         joint = run.log_joint(lambda site: site.uniform(), order=self.order)
         run.count(forward=1)
-        gradients = data_gradient(run, joint, create_graph=self.order == 2)
+        gradients = run.likelihood_gradient(joint, create_graph=self.order == 2)
         if self.order == 2:
             gradients = {n: _second_order(run, joint, g, n) for n, g in gradients.items()}
         log_probs = {
@@ -126,15 +125,6 @@ class OneStepGradient:
         if self.calibration is None:
             return ()
         return self.calibration if isinstance(self.calibration, tuple) else (self.calibration,)
-
-
-def data_gradient(
-    run: RelaxedModel, joint: LogJoint, *, create_graph: bool = False
-) -> dict[str, Tensor]:
-    """Return the gradient of the likelihood at each task site: zero where all data are masked."""
-    if all_masked(joint.factors.values()):
-        return {name: torch.zeros_like(q) for name, q in joint.values.items()}
-    return run.likelihood_gradient(joint, create_graph=create_graph)
 
 
 def _describe(calibration: Calibration) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from gbi_pyro.inference._options import check_numbers
-from gbi_pyro.inference.gradient import data_gradient
 from gbi_pyro.logjoint import LogJoint, RelaxedModel
 from gbi_pyro.posterior import TaskPosterior, detached
 from gbi_pyro.relax import Model, as_point, check_names, check_value
@@ -114,7 +113,7 @@ class IterativeGradient:
             run.count(forward=1)
             if isinstance(self.start, Mapping):
                 check_names(self.start, joint.sites)
-            gradients = data_gradient(run, joint)
+            gradients = run.likelihood_gradient(joint)
             if optimiser is None and self.optim != "mirror":
                 make = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[self.optim]
                 optimiser = make(list(states.values()), lr=self.rate, maximize=True)
