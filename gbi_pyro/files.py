@@ -43,7 +43,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.replace(target)
     except OSError as error:
         if error.errno is not None:  # a full disk comes without the name of the file
-            error.filename, error.filename2 = str(target), None
+            error.filename = str(target)
         raise
     finally:
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Damaged files are refused in words or set aside, by every reader; see ``benchmarks.mutations``."""
+"""Damaged files are refused in words or set aside by every reader: ``benchmarks.mutations``."""
 
 from benchmarks.mutations import READERS, fuzz
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -198,11 +199,28 @@ def save_inference_data(data: az.InferenceData, path: str | os.PathLike[str]) ->
         data: what ``to_inference_data`` returned.
         path: the file, usually ``*.nc``; opens with ``arviz.from_netcdf``. Folders are made.
 
+    Raises:
+        OSError: where the file cannot be written.
+
     Example:
         >>> save_inference_data(data, "runs/toy/posterior.nc")  # doctest: +SKIP
     """
+    import h5netcdf
+    from xarray.backends import H5NetCDFStore
+
+    # In memory first: where a disk is full, HDF5 raises while it frees its objects, or crashes.
+    buffer = io.BytesIO()
+    with h5netcdf.File(buffer, "w") as file:
+        file.attrs.update(data.attrs)
+        for group in data.groups():
+            packed = {
+                name: {"zlib": True}
+                for name, variable in data[group].variables.items()
+                if variable.dtype.kind in "biufc"
+            }
+            data[group].dump_to_store(H5NetCDFStore(file, group=group, mode="a"), encoding=packed)
     with replacing(path) as temporary:
-        data.to_netcdf(str(temporary), engine="h5netcdf")
+        temporary.write_bytes(buffer.getvalue())
 
 
 def _refuse(options: Mapping[str, object], belong_to: str) -> None:
