@@ -160,9 +160,9 @@ class TaskPosterior:
 
         Elements that are no steps, all their data masked, are left out (see ``padding``).
 
-        The columns are the index within each plate, called by its name (a dimension of size 1 that
-        no plate declares is left out); ``task``, the most probable task; ``p_0`` .. ``p_{K-1}``,
-        the probabilities; ``entropy``, in nats.
+        The columns are the index within each plate, called by its name (of a subsample the index in
+        the whole; a dimension of size 1 that no plate declares is left out); ``task``, the most
+        probable task; ``p_0`` .. ``p_{K-1}``, the probabilities; ``entropy``, in nats.
 
         Args:
             site: which task site; the only one if there is one.
@@ -194,7 +194,7 @@ class TaskPosterior:
             )
         index = np.unravel_index(np.arange(np.prod(shape, dtype=int)), shape) if shape else ()
         dims = {
-            dim: steps
+            dim: steps if plate is None or plate.indices is None else np.array(plate.indices)[steps]
             for dim, plate, size, steps in zip(where.dims, where.plates, shape, index, strict=True)
             if plate or size > 1
         }

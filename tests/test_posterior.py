@@ -1,11 +1,13 @@
 import math
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro_models import normal
 from torch import Tensor
 
-from gbi_pyro import TaskPosterior, TaskSiteError
+from gbi_pyro import Enumeration, TaskPosterior, TaskSiteError
 from gbi_pyro.posterior import Objective, detached, entropy
 from gbi_pyro.sites import Plate, TaskSite
 
@@ -180,3 +182,21 @@ def test_columns_of_a_data_frame_have_different_names(
     posterior = posterior_in_plates(torch.full((3, 2), 0.5).log(), plate)
     with pytest.raises(ValueError, match=message):
         posterior.to_dataframe(names=names)
+
+
+def test_rows_of_a_subsample_keep_their_indices() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("trial", 30, subsample=torch.tensor([3, 10, 20])):
+            z = pyro.sample("z", dist.OneHotCategorical(torch.ones(2)), infer={"task": True})
+            pyro.sample("x", dist.Normal(z @ torch.tensor([0.0, 1.0]), 1.0), obs=x)
+
+    frame = Enumeration()(model, torch.zeros(3)).to_dataframe()
+    assert frame["trial"].tolist() == [3, 10, 20]
+
+
+def test_no_draws_are_an_empty_batch_and_fewer_are_refused() -> None:
+    site = TaskSite("z", torch.full((4, 3), 1 / 3).log(), (None,))
+    posterior = TaskPosterior({"z": site.log_prior}, {"z": site}, "example")
+    assert posterior.sample(0)["z"].shape == (0, 4)
+    with pytest.raises(ValueError, match="n should be a number of draws"):
+        posterior.sample(-1)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gbi_pyro.posterior import TaskPosterior
-from gbi_pyro.sites import unknown_site
+from gbi_pyro.sites import UNKNOWN, unknown_site
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -187,8 +187,9 @@ class Layout:
                     f"{name!r}, as result has; got {tuple(log_prob.shape)}: infer both for the "
                     "same data"
                 )
-            dim = f"{name}_task"
-            variables[name] = (*self.result.sites[name].dims, dim), to_numpy(log_prob.exp())
+            dim, padding = f"{name}_task", self.result.padding(name).unsqueeze(-1)
+            shown = to_numpy(log_prob.exp().masked_fill(padding.to(log_prob.device), math.nan))
+            variables[name] = (*self.result.sites[name].dims, dim), shown
             coords[dim] = self.coordinate(name)
         return self.dataset(variables, coords)
 
@@ -210,13 +211,13 @@ class Layout:
         return self.dataset(variables)
 
     def tasks(self, draws: Mapping[str, Tensor]) -> xr.Dataset | None:
-        """Return drawn task ids."""
-        return self.dataset(
-            {
-                name: ((*SAMPLE_DIMS, *self.result.sites[name].dims), to_numpy(ids.unsqueeze(0)))
-                for name, ids in draws.items()
-            }
-        )
+        """Return drawn task ids, ``UNKNOWN`` where an element is padding."""
+        variables = {}
+        for name, ids in draws.items():
+            padding = self.result.padding(name).to(ids.device)
+            shown = to_numpy(ids.masked_fill(padding, UNKNOWN).unsqueeze(0))
+            variables[name] = (*SAMPLE_DIMS, *self.result.sites[name].dims), shown
+        return self.dataset(variables)
 
     def labels(self, labels: Mapping[str, Tensor]) -> xr.Dataset | None:
         """Return true task ids."""

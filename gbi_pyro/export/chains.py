@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gbi_pyro.inference.hmm import HMMPosterior
+from gbi_pyro.inference.paths import ChainJoint
 from gbi_pyro.learning.online_em import OnlineEMRun
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.sites import Plate, TaskSite
@@ -42,7 +43,11 @@ def chain_posteriors(chain: HMMPosterior) -> tuple[TaskPosterior, TaskPosterior]
     evidence = chain.log_evidence.detach()
     smoothed, filtered = (
         TaskPosterior(
-            {SITE: log_probs.detach()}, sites, f"exact chain, {name}", log_evidence=evidence
+            {SITE: log_probs.detach()},
+            sites,
+            f"exact chain, {name}",
+            log_evidence=evidence,
+            joint=ChainJoint(SITE, chain.paths, -1) if name == "smoothed" else None,
         )
         for name, log_probs in (("smoothed", chain.log_smoothed), ("filtered", chain.log_filtered))
     )

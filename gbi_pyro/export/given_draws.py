@@ -109,6 +109,12 @@ class GivenDraws:
     def __post_init__(self) -> None:
         if self.chunk_size is not None and self.chunk_size < 1:
             raise ValueError(f"chunk_size must be at least 1 or None, got {self.chunk_size}")
+        if not isinstance(self.infer, Enumeration):
+            raise TypeError(
+                f"infer should be Enumeration(...), got a {type(self.infer).__name__}: what is "
+                "averaged over draws is the exact posterior of independent elements. For a chain "
+                "run the filter at each draw, poutine.condition(model, data={...})"
+            )
         if self.infer.temperature != 1:
             raise ValueError(
                 "infer should be Enumeration with temperature = 1; got temperature = "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,9 +50,11 @@ def to_inference_data(
 
     The groups, each present if there is something to put in it:
 
-    - ``posterior``: task ids drawn from q(z | x), each element on its own, also in a chain, whose
-      steps hang together; chain, draw and the site's plates.
-    - ``task_probs``: q(z = k | x); the site's plates and ``<site>_task``, labelled by name.
+    - ``posterior``: task ids drawn from q(z | x), paths of a smoothed chain, else each element on
+      its own; -1 where all data are masked (``TaskPosterior.padding``); chain, draw and the site's
+      plates.
+    - ``task_probs``: q(z = k | x), NaN there; the site's plates and ``<site>_task``, labelled by
+      name.
     - ``exact_task_probs``: the same for the exact posterior; ``filtered_task_probs``: of an
       ``HMMPosterior``, whose ``task_probs`` are smoothed.
     - ``log_likelihood``: ``log_evidence``, the *marginal* log p(x_i) with tasks summed out, never
@@ -142,7 +143,7 @@ def to_inference_data(
         posterior, n = result, NUM_DRAWS if num_draws is None else num_draws
         if n < 0:
             raise ValueError(f"num_draws should be 0 or more; got {n}")
-        tasks = _draw_tasks(result, n, generator)
+        tasks = result.sample(n, generator=generator)
         if model is not None:
             found = posterior_predictive(result, tasks, model, args, generator=generator)
             observed = {**found.observed, **(observed or {})}
@@ -227,13 +228,6 @@ def _refuse(options: Mapping[str, object], belong_to: str) -> None:
     given = [name for name, value in options.items() if value is not None]
     if given:
         raise ValueError(f"{' and '.join(given)} should be left out: only {belong_to} may have it")
-
-
-def _draw_tasks(result: TaskPosterior, n: int, generator: torch.Generator) -> dict[str, Tensor]:
-    here = {name: value.detach().to(generator.device) for name, value in result.log_probs.items()}
-    if n == 0:  # which multinomial refuses
-        return {name: value.new_empty((0, *value.shape[:-1])) for name, value in here.items()}
-    return replace(result, log_probs=here).sample(n, generator=generator)
 
 
 def _log_likelihood(layout: Layout, given: Tensor | None, draws: int) -> xr.Dataset | None:

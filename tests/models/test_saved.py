@@ -98,7 +98,11 @@ def test_files_have_the_mode_of_any_other(tmp_path: Path) -> None:
     ("name", "into", "words"),
     [
         ("other", None, "should be a network of .*, among linear, lstm; got 'other'"),
-        ("linear", None, "should be a network of this gbi_pyro .* got a torch.*Linear .*: build it"),
+        (
+            "linear",
+            None,
+            "should be a network of this gbi_pyro .* got a torch.*Linear .*: build it",
+        ),
         ("linear", nn.Linear(2, 3), r"weights of Linear; got others: bias .* for .*: build"),
         ("linear", nn.Linear(2, 2, bias=False), "bias .* for absent"),
         ("linear", nn.Linear(2, 2).double(), "float32.* for .*float64"),
