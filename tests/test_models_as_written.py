@@ -467,3 +467,76 @@ def test_padding_is_what_comes_after_the_last_observed_step(generator):
     assert torch.equal(alone.padding(), ~real)
     nothing = Enumeration()(Sessions(), x, torch.zeros_like(real))
     assert not nothing.padding().any()
+
+
+# Plates beside each other, under one task only, and in a loop
+
+
+def test_plates_side_by_side_are_summed_by_name():
+    """Two pairs and three of them, beside each other on one dimension: by hand, element by element.
+
+    p(b) = .45 * p(b | a = 0) + .55 * p(b | a = 1) for each.
+    """
+    share, X
+
+    def model(b, d):
+        for plate, task, data, x in (("first", "a", "b", b), ("second", "c", "d", d)):
+            with pyro.plate(plate, len(x), dim=-1):
+                z = pyro.sample(task, dist.OneHotCategorical(share), infer=TASK)
+                pyro.sample(data, dist.Categorical(z @ table), obs=x)
+
+    b, d = torch.tensor([0, 1]), torch.tensor([0, 0, 1])
+    for infer in (Enumeration(), Enumeration(chunk_size=2)):
+        found = infer(model, b, d)
+        each = share @ table
+        assert found.total_log_evidence == pytest.approx(
+            each.log()[torch.cat([b, d])].sum().item(), abs=1e-12
+        )
+        expected = share * table[:, d].T
+        torch.testing.assert_close(found.probs("c"), expected / expected.sum(-1, keepdim=True))
+
+
+def test_a_plate_under_the_second_task_only():
+    def model(x):
+        z = pyro.sample("z", dist.OneHotCategorical(torch.ones(2)), infer=TASK)
+        if z[..., 1].all():
+            with pyro.plate("trial", len(x)):
+                pyro.sample("x", dist.Normal(1.0, 1.0), obs=x)
+        else:
+            pyro.sample("x", dist.Normal(0.0, 1.0).expand([len(x)]).to_event(1), obs=x)
+
+    x = torch.tensor([0.2, 0.9, 1.4])
+    log_odds = (dist.Normal(1.0, 1.0).log_prob(x) - dist.Normal(0.0, 1.0).log_prob(x)).sum()
+    torch.testing.assert_close(Enumeration()(model, x).probs()[1], log_odds.sigmoid())
+
+
+def test_a_task_under_another_task_only_is_refused():
+    def model(x):
+        z = pyro.sample("z", dist.OneHotCategorical(torch.ones(2)), infer=TASK)
+        mean = 0.0
+        if z[..., 1].all():
+            mean = pyro.sample("w", dist.OneHotCategorical(torch.ones(2)), infer=TASK) @ MEANS
+        pyro.sample("x", dist.Normal(mean, 1.0), obs=x)
+
+    with pytest.raises(TaskSiteError, match=r"\['z'\] under the first tasks and \['z', 'w'\]"):
+        Enumeration()(model, torch.tensor(0.3))
+
+
+def test_a_loop_over_a_plate_is_advised_to_be_one():
+    def model(x):
+        for i in pyro.plate("trial", len(x)):
+            z = pyro.sample(f"z{i}", dist.OneHotCategorical(torch.ones(2)), infer=TASK)
+            pyro.sample(f"x{i}", dist.Normal(z @ MEANS, 1.0), obs=x[i])
+
+    x = torch.randn(5)
+    expected = Enumeration()(mixture_with_even_prior, x).probs()
+    found = Enumeration()(model, x)
+    torch.testing.assert_close(torch.stack([found.probs(f"z{i}") for i in range(5)]), expected)
+    with pytest.raises(TaskSiteError, match=r"\(20 sites\).*in place of a loop"):
+        Enumeration()(model, torch.randn(20))
+
+
+def mixture_with_even_prior(x):
+    with pyro.plate("trial", len(x)):
+        z = pyro.sample("z", dist.OneHotCategorical(torch.ones(2)), infer=TASK)
+        pyro.sample("x", dist.Normal(z @ MEANS, 1.0), obs=x)
