@@ -477,7 +477,8 @@ def test_plates_side_by_side_are_summed_by_name():
 
     p(b) = .45 * p(b | a = 0) + .55 * p(b | a = 1) for each.
     """
-    share, X
+    share = torch.tensor([0.45, 0.55], dtype=F64)
+    table = torch.tensor([[0.6, 0.4], [0.4, 0.6]], dtype=F64)
 
     def model(b, d):
         for plate, task, data, x in (("first", "a", "b", b), ("second", "c", "d", d)):
