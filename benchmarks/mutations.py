@@ -231,7 +231,8 @@ WEIGHTS = ("weights.safetensors", "weights.json")
 RUN = ("config.json", "metrics.json", "posterior.nc", "run.json")
 READERS = (
     Reader("compare", write_run, RUN, read_run),
-    Reader("written wrongly", write_run, (*RUN[:-1], *WEIGHTS), read_resealed, exact=False),
+    # Not posterior.nc: HDF5 hangs on some damaged files, so none is given to it unchecked.
+    Reader("written wrongly", write_run, (*RUN[:2], *WEIGHTS), read_resealed, exact=False),
     Reader("weights", write_run, (*WEIGHTS, "run.json"), read_weights),
     Reader("publish", write_run, ("table.md", "config.json", "metrics.json"), read_published),
     Reader(
