@@ -30,13 +30,15 @@ if TYPE_CHECKING:
         IterativeGradient,
         OneStepGradient,
         OnlineGradient,
+        TaskChain,
+        TaskPrior,
         calibrate,
         hmm_posterior,
         hsmm_posterior,
         log_likelihoods,
         stepwise,
     )
-    from gbi_pyro.learning import GradientEM, OnlineEM, TaskChain, TaskPrior, clamped_loss
+    from gbi_pyro.learning import GradientEM, OnlineEM, clamped_loss
     from gbi_pyro.logjoint import relaxed_log_joint
     from gbi_pyro.posterior import TaskPosterior
     from gbi_pyro.relax import clamp_tasks
@@ -54,13 +56,15 @@ _NAMES = {
         "IterativeGradient",
         "OneStepGradient",
         "OnlineGradient",
+        "TaskChain",
+        "TaskPrior",
         "calibrate",
         "hmm_posterior",
         "hsmm_posterior",
         "log_likelihoods",
         "stepwise",
     ),
-    "learning": ("GradientEM", "OnlineEM", "TaskChain", "TaskPrior", "clamped_loss"),
+    "learning": ("GradientEM", "OnlineEM", "clamped_loss"),
     "logjoint": ("relaxed_log_joint",),
     "posterior": ("TaskPosterior",),
     "relax": ("clamp_tasks",),

@@ -20,6 +20,7 @@ from gbi_pyro import (
     check_model,
     hmm_posterior,
 )
+from gbi_pyro.inference.task_chain import log_pairwise
 from gbi_pyro.learning import CollapseWarning
 
 TASK = {"task": True}
@@ -448,9 +449,8 @@ def test_draws_of_a_smoothed_chain_are_paths_and_those_of_a_filter_are_not(gener
     share = drawn.double().mean(0)
     tolerance = 5 * (0.25 / 4000) ** 0.5
     assert (share - smoothed.probs()[..., 1]).abs().max() < tolerance
-    e = gbi.learning.task_prior.log_pairwise
     found = hmm_posterior(HALF, STICKY, gbi.log_likelihoods(Enumeration()(Sessions(), x, real)))
-    pairs = e(found, STICKY).exp()
+    pairs = log_pairwise(found, STICKY).exp()
     expected = 1 - pairs.diagonal(dim1=-2, dim2=-1).sum(-1)  # (2, 11)
     switches = (drawn.diff(dim=-1) != 0).double().mean(0)
     assert (switches - expected).abs().max() < tolerance

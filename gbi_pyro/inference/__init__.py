@@ -4,6 +4,7 @@ Every inference is called as ``infer(model, *args) -> TaskPosterior``: one gradi
 steps, enumeration, exact chains, amortised networks; calibration of the cheap ones.
 """
 
+from gbi_pyro.inference._counts import Counts, Explained
 from gbi_pyro.inference.autoguide import AutoTaskGuide
 from gbi_pyro.inference.calibration import Calibration, calibrate
 from gbi_pyro.inference.centroid import NearestCentroid, fit_centroids
@@ -16,14 +17,18 @@ from gbi_pyro.inference.log_likelihoods import log_likelihoods
 from gbi_pyro.inference.online import OnlineGradient, OnlineRun, StepsAhead
 from gbi_pyro.inference.recogniser import Dream, Recogniser, dream, forward_kl_loss, reverse_kl_loss
 from gbi_pyro.inference.stepwise import CarriesState, stepwise
+from gbi_pyro.inference.task_chain import TaskChain, log_pairwise
+from gbi_pyro.inference.task_prior import TaskPrior
 
 __all__ = [
     "AutoTaskGuide",
     "BayesFilter",
     "Calibration",
     "CarriesState",
+    "Counts",
     "Dream",
     "Enumeration",
+    "Explained",
     "HMMPosterior",
     "IterativeGradient",
     "NearestCentroid",
@@ -32,6 +37,8 @@ __all__ = [
     "OnlineRun",
     "Recogniser",
     "StepsAhead",
+    "TaskChain",
+    "TaskPrior",
     "calibrate",
     "dream",
     "fit_centroids",
@@ -39,6 +46,7 @@ __all__ = [
     "hmm_posterior",
     "hsmm_posterior",
     "log_likelihoods",
+    "log_pairwise",
     "reverse_kl_loss",
     "stepwise",
 ]

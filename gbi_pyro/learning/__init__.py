@@ -17,23 +17,18 @@ from gbi_pyro.learning.m_step import TaskTable, mixture_log_joint, task_table
 from gbi_pyro.learning.num_tasks import TaskChoice, Trained, choose_num_tasks, one_standard_error
 from gbi_pyro.learning.online_em import OnlineEM, OnlineEMRun, OnlineEMStep
 from gbi_pyro.learning.restarts import Restarts, best_of, window_labels
-from gbi_pyro.learning.task_prior import Counts, Explained, TaskChain, TaskPrior, log_pairwise
 from gbi_pyro.learning.weights import clamped_loss
 
 __all__ = [
     "CollapseReport",
     "CollapseWarning",
-    "Counts",
     "EMStep",
-    "Explained",
     "GradientEM",
     "OnlineEM",
     "OnlineEMRun",
     "OnlineEMStep",
     "Restarts",
-    "TaskChain",
     "TaskChoice",
-    "TaskPrior",
     "TaskTable",
     "Trained",
     "best_of",
@@ -42,7 +37,6 @@ __all__ = [
     "clamped_loss",
     "dwell_times",
     "find_collapse",
-    "log_pairwise",
     "match_labels",
     "mixture_log_joint",
     "one_standard_error",

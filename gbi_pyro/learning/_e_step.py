@@ -8,11 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gbi_pyro.inference._counts import Counts
 from gbi_pyro.inference.log_likelihoods import log_likelihoods
 from gbi_pyro.inference.paths import ChainJoint
+from gbi_pyro.inference.task_chain import TaskChain
+from gbi_pyro.inference.task_prior import TaskPrior
 from gbi_pyro.learning.labels import clamp_log_likelihoods
 from gbi_pyro.learning.m_step import several_sites
-from gbi_pyro.learning.task_prior import Counts, TaskChain, TaskPrior
 from gbi_pyro.posterior import TaskPosterior, trailing
 from gbi_pyro.sites import UNKNOWN, TaskSite, check_labels
 

@@ -10,11 +10,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from gbi_pyro.inference._counts import Counts
 from gbi_pyro.inference.enumeration import Enumeration
+from gbi_pyro.inference.task_chain import TaskChain
+from gbi_pyro.inference.task_prior import TaskPrior
 from gbi_pyro.learning._e_step import EStep, explain
 from gbi_pyro.learning.collapse import CollapseReport, CollapseWarning, find_collapse
 from gbi_pyro.learning.m_step import TaskTable, mixture_log_joint, task_table
-from gbi_pyro.learning.task_prior import Counts, TaskChain, TaskPrior
 from gbi_pyro.learning.weights import check_gradients
 from gbi_pyro.logjoint import Passes
 from gbi_pyro.posterior import TaskPosterior

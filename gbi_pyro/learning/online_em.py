@@ -15,11 +15,12 @@ from torch import Tensor
 
 from gbi_pyro._arrays import as_tensor
 from gbi_pyro.inference._chain_log_space import LOG_ZERO
+from gbi_pyro.inference._counts import Counts
 from gbi_pyro.inference.log_likelihoods import log_likelihoods
 from gbi_pyro.inference.online import StepsAhead
+from gbi_pyro.inference.task_chain import TaskChain
 from gbi_pyro.learning.collapse import CollapseReport, CollapseWarning, report_collapse
 from gbi_pyro.learning.m_step import task_table
-from gbi_pyro.learning.task_prior import Counts, TaskChain
 from gbi_pyro.learning.weights import check_gradients
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.relax import Model

@@ -14,7 +14,7 @@ from gbi_pyro.inference.enumeration import Enumeration
 from gbi_pyro.inference.gradient import OneStepGradient
 from gbi_pyro.inference.hmm import hmm_posterior
 from gbi_pyro.inference.stepwise import stepwise
-from gbi_pyro.learning.task_prior import TaskChain
+from gbi_pyro.inference.task_chain import TaskChain
 from gbi_pyro.models.language import LanguageLSTM
 from studies.language.config import LanguageConfig
 from studies.language.texts import Texts, windows_of_each

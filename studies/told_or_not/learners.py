@@ -9,13 +9,14 @@ from typing import Protocol
 import torch
 
 from gbi_pyro.data.switching import Stream
+from gbi_pyro.inference._counts import Counts
 from gbi_pyro.inference.enumeration import Enumeration
 from gbi_pyro.inference.stepwise import stepwise
+from gbi_pyro.inference.task_chain import TaskChain
 from gbi_pyro.learning.collapse import CollapseWarning
 from gbi_pyro.learning.em import GradientEM
 from gbi_pyro.learning.labels import match_labels
 from gbi_pyro.learning.restarts import window_labels
-from gbi_pyro.learning.task_prior import Counts, TaskChain
 from gbi_pyro.learning.weights import clamped_loss
 from gbi_pyro.models.sequence import SequenceLSTM
 from studies.core.training import descend

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from gbi_pyro.data.switching import Stream
+from gbi_pyro.inference.task_chain import TaskChain
 from gbi_pyro.learning.labels import match_labels
-from gbi_pyro.learning.task_prior import TaskChain
 from gbi_pyro.posterior import TaskPosterior
 from studies.core.streams import exact_filter, exact_predictions
 from studies.told_or_not.config import ToldOrNotConfig, generator

@@ -10,7 +10,7 @@ from torch import Tensor
 from gbi_pyro.inference.chain import BayesFilter
 from gbi_pyro.inference.enumeration import Enumeration
 from gbi_pyro.inference.stepwise import stepwise
-from gbi_pyro.learning.task_prior import TaskChain
+from gbi_pyro.inference.task_chain import TaskChain
 from gbi_pyro.models.sequence import SequenceLSTM
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.sites import Plate, TaskSite

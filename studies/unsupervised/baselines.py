@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from gbi_pyro.inference.hmm import HMMPosterior, hmm_posterior
+from gbi_pyro.inference.task_chain import log_pairwise
 from gbi_pyro.learning.labels import clamp_log_likelihoods
 from gbi_pyro.learning.restarts import window_labels
-from gbi_pyro.learning.task_prior import log_pairwise
 from gbi_pyro.learning.weights import clamped_loss
 from studies.core.training import descend
 from studies.unsupervised.config import UnsupervisedConfig

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from gbi_pyro.inference.enumeration import Enumeration
+from gbi_pyro.inference.task_chain import TaskChain
 from gbi_pyro.learning.collapse import find_collapse
 from gbi_pyro.learning.em import GradientEM
 from gbi_pyro.learning.m_step import task_table
 from gbi_pyro.learning.num_tasks import one_standard_error
 from gbi_pyro.learning.restarts import window_labels
-from gbi_pyro.learning.task_prior import TaskChain
 from studies.core.protocol import Report
 from studies.unsupervised.config import UnsupervisedConfig, generator
 from studies.unsupervised.networks import SideBySide, first_means

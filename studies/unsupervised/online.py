@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from gbi_pyro.inference.gradient import OneStepGradient
+from gbi_pyro.inference.task_chain import TaskChain
 from gbi_pyro.learning.collapse import CollapseWarning
 from gbi_pyro.learning.online_em import OnlineEM, OnlineEMRun
-from gbi_pyro.learning.task_prior import TaskChain
 from studies.core.protocol import Report
 from studies.unsupervised.baselines import GaussianHMM, baum_welch, with_labels
 from studies.unsupervised.config import UnsupervisedConfig, generator

@@ -9,11 +9,11 @@ import torch
 
 from gbi_pyro.inference.gradient import OneStepGradient
 from gbi_pyro.inference.stepwise import stepwise
+from gbi_pyro.inference.task_chain import TaskChain
 from gbi_pyro.learning.collapse import CollapseWarning
 from gbi_pyro.learning.em import GradientEM
 from gbi_pyro.learning.labels import match_labels
 from gbi_pyro.learning.restarts import window_labels
-from gbi_pyro.learning.task_prior import TaskChain
 from gbi_pyro.models.sequence import SequenceLSTM
 from studies.core.protocol import Report
 from studies.unsupervised.config import UnsupervisedConfig, generator

@@ -13,7 +13,7 @@ from torch import nn
 from gbi_pyro.export.inference_data import to_inference_data
 from gbi_pyro.inference.chain import BayesFilter
 from gbi_pyro.inference.enumeration import Enumeration
-from gbi_pyro.learning.task_prior import TaskChain
+from gbi_pyro.inference.task_chain import TaskChain
 from studies.core.protocol import Found, Part, Study
 from studies.core.streams import exact_filter
 from studies.core.table import Row

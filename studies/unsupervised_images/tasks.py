@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from gbi_pyro.inference.gradient import OneStepGradient
+from gbi_pyro.inference.task_prior import TaskPrior
 from gbi_pyro.learning.collapse import CollapseReport, find_collapse
 from gbi_pyro.learning.em import GradientEM, Infer
 from gbi_pyro.learning.labels import match_labels
-from gbi_pyro.learning.task_prior import TaskPrior
 from gbi_pyro.sites import UNKNOWN
 from studies.unsupervised_images.code_mixture import (
     CodeMixture,

@@ -22,7 +22,8 @@ from gbi_pyro import (
     stepwise,
 )
 from gbi_pyro.data import SwitchingStream
-from gbi_pyro.learning import CollapseWarning, GradientEM, TaskChain, TaskPrior
+from gbi_pyro.inference import TaskChain, TaskPrior
+from gbi_pyro.learning import CollapseWarning, GradientEM
 from gbi_pyro.models import SequenceLSTM
 
 F64 = torch.float64

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from gbi_pyro import Enumeration, OneStepGradient, TaskPosterior, hmm_posterior
 from gbi_pyro.data import SwitchingStream
-from gbi_pyro.learning import CollapseWarning, OnlineEM, TaskChain, match_labels
+from gbi_pyro.inference import TaskChain
+from gbi_pyro.learning import CollapseWarning, OnlineEM, match_labels
 from gbi_pyro.models import SequenceLSTM
 
 F64 = torch.float64

@@ -10,7 +10,7 @@ import torch
 
 from gbi_pyro import Enumeration, GradientEM, OneStepGradient
 from gbi_pyro.data.images import load_images
-from gbi_pyro.learning.task_prior import TaskPrior
+from gbi_pyro.inference.task_prior import TaskPrior
 from gbi_pyro.learning.weights import clamped_loss
 from gbi_pyro.models.affine_head import pca_basis
 from gbi_pyro.relax import clamp_tasks

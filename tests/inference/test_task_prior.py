@@ -6,7 +6,7 @@ from pyro_models import normal, random_log_prior
 from torch import Tensor
 
 from gbi_pyro import hmm_posterior
-from gbi_pyro.learning import Counts, TaskChain, TaskPrior, log_pairwise
+from gbi_pyro.inference import Counts, TaskChain, TaskPrior, log_pairwise
 
 F64 = torch.float64
 
