@@ -20,7 +20,7 @@ from gbi_pyro.inference._counts import (
     times_log,
     where_allowed,
 )
-from gbi_pyro.inference.hmm import HMMPosterior, hmm_posterior
+from gbi_pyro.inference.hmm import HMMPosterior, hmm_posterior, hsmm_posterior
 from gbi_pyro.posterior import entropy
 
 STARTS = ("uniform", "stationary")
@@ -141,7 +141,8 @@ class TaskChain:
         # pi (A - 1) = 0 and sum pi = 1: the last of the K dependent equations makes way.
         equations = torch.cat([(A - torch.eye(K).to(A)).mT[:-1], A.new_ones(1, K)])
         unit = torch.eye(K).to(A)[-1]
-        return torch.linalg.solve(equations, unit).clamp_min(0.0).log().log_softmax(-1)
+        pi: Tensor = torch.linalg.solve(equations, unit)
+        return pi.clamp_min(0.0).log().log_softmax(-1)
 
     def _check_inputs(self, K: int) -> None:
         if self.of not in ("left", "entered"):
@@ -158,7 +159,7 @@ class TaskChain:
         if slopes.ndim != 3 or slopes.shape[1:] != (K, K) or inputs.shape[-1:] != slopes.shape[:1]:
             raise ValueError(
                 f"slopes should be (D, {K}, {K}) and inputs (..., T, D), got {tuple(slopes.shape)} "
-                f"and {tuple(inputs.shape)}: a last dimension of the D inputs, unsqueeze(-1) for one"
+                f"and {tuple(inputs.shape)}: one input takes unsqueeze(-1)"
             )
         if not bool(inputs.isfinite().all()):
             raise ValueError("inputs should be finite: fill what is missing or padded, with 0 say")
@@ -177,7 +178,7 @@ class TaskChain:
 
     @property
     def transitions(self) -> Tensor:
-        """Log A, ``(K, K)``; where inputs drive it from each step to the next, (..., T - 1, K, K)."""
+        """Log A, ``(K, K)``; where inputs drive it ``(..., T - 1, K, K)``."""
         if self.slopes is None or self.inputs is None:
             return self.log_transition
         u = self.inputs[..., :-1, :] if self.of == "left" else self.inputs[..., 1:, :]
