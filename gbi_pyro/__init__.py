@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gbi_pyro import data, export, inference, learning, metrics, models, plots
     from gbi_pyro.check import check_model
+    from gbi_pyro.data import Sessions
     from gbi_pyro.export import to_inference_data
     from gbi_pyro.inference import (
         AutoTaskGuide,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 _PACKAGES = ("data", "export", "inference", "learning", "metrics", "models", "plots")
 _NAMES = {
     "check": ("check_model",),
+    "data": ("Sessions",),
     "export": ("to_inference_data",),
     "inference": (
         "AutoTaskGuide",
@@ -84,6 +86,7 @@ __all__ = [
     "OneStepGradient",
     "OnlineEM",
     "OnlineGradient",
+    "Sessions",
     "TaskChain",
     "TaskPosterior",
     "TaskPrior",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +16,17 @@ from gbi_pyro.sites import TaskSite, TaskSiteError, unknown_site
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+class PaddedSessions(Protocol):
+    """What a posterior needs of sessions; see ``gbi_pyro.data.Sessions``."""
+
+    @property
+    def mask(self) -> Tensor:
+        """Which steps are real, not padding: ``(S, T)``."""
+
+    def to_frame(self, values: Mapping[str, Any]) -> pd.DataFrame:
+        """Return values ``(S, T)`` as a data frame in the order of the table's rows."""
 
 
 class Objective(NamedTuple):
@@ -154,7 +165,12 @@ class TaskPosterior:
         return {name: draws[name] for name in self.log_probs}
 
     def to_dataframe(
-        self, site: str | None = None, *, names: Sequence[str] | None = None
+        self,
+        site: str | None = None,
+        *,
+        names: Sequence[str] | None = None,
+        sessions: PaddedSessions | None = None,
+        time: str | None = None,
     ) -> pd.DataFrame:
         """Return one row for each element of a site, the last plate counting fastest.
 
@@ -164,14 +180,23 @@ class TaskPosterior:
         the whole; a dimension of size 1 that no plate declares is left out); ``task``, the most
         probable task; ``p_0`` .. ``p_{K-1}``, the probabilities; ``entropy``, in nats.
 
+        With ``sessions`` there is a row for each row of their table instead, in its order and with
+        its index; the columns that name a session, and the one that orders its steps, take the
+        place of the plates' indices. Steps without data are rows as well.
+
         Args:
             site: which task site; the only one if there is one.
             names: K names of the tasks, for ``task`` and the columns ``p_<name>``.
+            sessions: the ``gbi_pyro.Sessions`` that the model was called with: those of the plate,
+                in its order (of a subsample ``sessions.select(...)``).
+            time: with sessions the name of the plate over time; without it the plate that a chain
+                ran along, or the one named ``"time"``.
 
         Raises:
-            TaskSiteError: for an unknown site, or none where there are several.
-            ValueError: for names that are not K different ones, and for a plate that is called like
-                another column.
+            TaskSiteError: for an unknown site, or none where there are several; with sessions, for
+                a site that is not in two plates, over sessions and over time.
+            ValueError: for names that are not K different ones; for a plate, or a column of the
+                sessions, that is called like another column; for sessions of other sizes.
 
         >>> from gbi_pyro.sites import Plate
         >>> log_probs = torch.tensor([[0.75, 0.25], [0.5, 0.5]]).log()
@@ -192,17 +217,32 @@ class TaskPosterior:
             raise ValueError(
                 f"names should be {K} different names, one for each task of {name!r}; got {tasks}"
             )
+        if sessions is not None:
+            log_probs = self._by_session(name, time)
+        elif time is not None:
+            raise ValueError(f"time has an effect with sessions=... alone; got {time!r}: drop it")
+        rows = log_probs.reshape(-1, K)
+        columns = {
+            "task": rows.argmax(-1).numpy(),
+            **{f"p_{task}": p.numpy() for task, p in zip(tasks, rows.exp().T, strict=True)},
+            "entropy": entropy(rows).numpy(),
+        }
+        if sessions is not None:
+            if (found := log_probs.shape[:2]) != (wanted := sessions.mask.shape):
+                raise ValueError(
+                    f"task site {name!r} has {found[0]} sessions of {found[1]} steps; the sessions "
+                    f"given are {wanted[0]}, of up to {wanted[1]} steps: give those that the model "
+                    "was called with, of a part sessions.select(...)"
+                )
+            frame = sessions.to_frame({c: v.reshape(wanted) for c, v in columns.items()})
+            frame["task"] = [tasks[k] for k in frame["task"]]
+            return frame
+        columns["task"] = [tasks[k] for k in columns["task"]]
         index = np.unravel_index(np.arange(np.prod(shape, dtype=int)), shape) if shape else ()
         dims = {
             dim: steps if plate is None or plate.indices is None else np.array(plate.indices)[steps]
             for dim, plate, size, steps in zip(where.dims, where.plates, shape, index, strict=True)
             if plate or size > 1
-        }
-        rows = log_probs.reshape(-1, K)
-        columns = {
-            "task": [tasks[k] for k in rows.argmax(-1)],
-            **{f"p_{task}": p.numpy() for task, p in zip(tasks, rows.exp().T, strict=True)},
-            "entropy": entropy(rows).numpy(),
         }
         if clash := dims.keys() & columns.keys():
             raise ValueError(
@@ -211,6 +251,21 @@ class TaskPosterior:
             )
         kept = ~self.padding(name).cpu().numpy().flatten()
         return pd.DataFrame({**dims, **columns})[kept].reset_index(drop=True)
+
+    def _by_session(self, name: str, time: str | None) -> Tensor:
+        """Return the log probabilities of a site in plates over sessions and time, (S, T, K)."""
+        site, log_probs = self.sites[name], self.log_probs[name].detach().cpu()
+        *shape, K = log_probs.shape
+        dims = [d for d, n in enumerate(shape) if site.plates[d] is not None or n > 1]
+        if len(dims) != 2 or any(site.plates[d] is None for d in dims):
+            raise TaskSiteError(
+                f"task site {name!r} lies in {', '.join(map(repr, site.dims)) or 'no plate'}; "
+                "expected two plates, one over sessions and one over time: declare them"
+            )
+        last = len(shape) + site.time_dim(time or self.settings.get("time"))
+        (first,) = (d for d in dims if d != last)
+        by_session = log_probs.movedim((first, last), (0, 1))
+        return by_session.reshape(shape[first], shape[last], K)
 
 
 def trailing(empty: Tensor, dim: int) -> Tensor:

@@ -1,5 +1,6 @@
 import math
 
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -7,7 +8,7 @@ import torch
 from pyro_models import normal
 from torch import Tensor
 
-from gbi_pyro import Enumeration, TaskPosterior, TaskSiteError
+from gbi_pyro import Enumeration, Sessions, TaskPosterior, TaskSiteError
 from gbi_pyro.posterior import Objective, detached, entropy
 from gbi_pyro.sites import Plate, TaskSite
 
@@ -200,3 +201,84 @@ def test_no_draws_are_an_empty_batch_and_fewer_are_refused() -> None:
     assert posterior.sample(0)["z"].shape == (0, 4)
     with pytest.raises(ValueError, match="n should be a number of draws"):
         posterior.sample(-1)
+
+
+# Data frames of sessions
+
+
+ROWS = pd.DataFrame(
+    {"rat": ["b", "a", "b", "b", "c"], "x": [1.0, 2.0, 3.0, 4.0, 5.0]}, list("vwxyz")
+)
+
+
+def sessions_of(df: pd.DataFrame, order: str | None = None) -> Sessions:
+    return Sessions.from_frame(df, by="rat", columns="x", order=order)
+
+
+@pytest.mark.parametrize("plates", [("session", "time"), ("time", "session")])
+def test_a_data_frame_of_sessions_has_the_rows_of_their_table(
+    plates: tuple[str, str], generator: torch.Generator
+) -> None:
+    log_probs = normal(generator, 3, 3, 4).log_softmax(-1)
+    by_session = log_probs if plates[0] == "session" else log_probs.transpose(0, 1)
+    posterior = posterior_in_plates(log_probs.requires_grad_(), *plates)
+    frame = posterior.to_dataframe(sessions=sessions_of(ROWS), names=list("klmn"))
+    assert list(frame) == ["rat", "task", "p_k", "p_l", "p_m", "p_n", "entropy"]
+    pd.testing.assert_frame_equal(frame[["rat"]], ROWS[["rat"]])
+    steps = [(0, 0), (1, 0), (0, 1), (0, 2), (2, 0)]
+    for (_, row), at in zip(frame.iterrows(), steps, strict=True):
+        expected = by_session[at].detach()
+        assert row["task"] == "klmn"[expected.argmax()]
+        assert row["entropy"] == pytest.approx(entropy(expected).item())
+        assert [row[f"p_{k}"] for k in "klmn"] == pytest.approx(expected.exp().tolist())
+
+
+def test_steps_without_data_have_rows_and_an_order_its_column() -> None:
+    df = ROWS.assign(x=math.nan, day=[3, 1, 2, 1, 1])
+    sessions = sessions_of(df, "day")
+    log_probs = torch.arange(1.0, 19.0).reshape(3, 1, 3, 2).log_softmax(-1)
+    plates = (Plate("session", 3, 3), None, Plate("day", 3, 3))
+    site = TaskSite("z", log_probs, plates)
+    nothing = {"z": torch.zeros(3, 1, 3)}
+    posterior = TaskPosterior({"z": log_probs}, {"z": site}, "example", num_observations=nothing)
+    frame = posterior.to_dataframe(sessions=sessions, time="day")
+    assert frame["day"].tolist() == [3, 1, 2, 1, 1]
+    assert frame["p_0"].tolist() == [log_probs.exp()[s, 0, t, 0].item() for s, t in
+                                     [(0, 2), (1, 0), (0, 1), (0, 0), (2, 0)]]  # fmt: skip
+
+
+def test_a_chain_knows_its_plate_over_time(generator: torch.Generator) -> None:
+    log_probs = normal(generator, 3, 3, 2).log_softmax(-1)
+    site = TaskSite("z", log_probs, (Plate("trial", 3, 3), Plate("rat", 3, 3)))
+    chain = TaskPosterior({"z": log_probs}, {"z": site}, "chain", settings={"time": "trial"})
+    alone = TaskPosterior({"z": log_probs}, {"z": site}, "alone")
+    frame = chain.to_dataframe(sessions=sessions_of(ROWS))
+    named = alone.to_dataframe(sessions=sessions_of(ROWS), time="trial")
+    pd.testing.assert_frame_equal(frame, named)
+    assert frame["p_0"].iloc[2] == log_probs[1, 0, 0].exp()
+    with pytest.raises(TaskSiteError, match=r"plates 'trial', 'rat'; expected one.*time=\.\.\."):
+        alone.to_dataframe(sessions=sessions_of(ROWS))
+    with pytest.raises(TaskSiteError, match=r"expected one named 'tim': name the plate"):
+        alone.to_dataframe(sessions=sessions_of(ROWS), time="tim")
+
+
+def test_sessions_that_do_not_fit_a_site_are_refused() -> None:
+    sessions = sessions_of(ROWS)
+    even = torch.full((3, 4, 2), 0.5).log()
+    with pytest.raises(ValueError, match=r"3 sessions of 4 steps; .* are 3, of up to 3 .*select"):
+        posterior_in_plates(even, "session", "time").to_dataframe(sessions=sessions)
+    taken = Sessions.from_frame(ROWS.rename(columns={"rat": "task"}), by="task", columns="x")
+    with pytest.raises(ValueError, match="should not be called 'task', like another"):
+        posterior_in_plates(even[:, :3], "session", "time").to_dataframe(sessions=taken)
+    for posterior, where in (
+        (posterior_in_plates(even[:, 0], "session"), "'session'"),
+        (posterior_in_plates(even[:, :3], "session", None), "'session', 'z_dim_1'"),
+        (posterior_in_plates(even[None], "rat", "session", "time"), "'rat', 'session', 'time'"),
+        (posterior_in_plates(even[0, 0]), "no plate"),
+    ):
+        with pytest.raises(TaskSiteError, match=f"lies in {where}; expected two plates, one over"):
+            posterior.to_dataframe(sessions=sessions)
+    with pytest.raises(
+        ValueError, match=r"time has an effect with sessions=.* got 'time': drop it"
+    ):
+        posterior_in_plates(even, "session", "time").to_dataframe(time="time")

@@ -1,4 +1,4 @@
-"""Data with known tasks: switching streams, bigram languages, and readers of images and texts."""
+"""Sessions of a table, data with known tasks, and readers of images and texts."""
 
 from gbi_pyro.data.batches import TextBatch, balanced_batches, windows
 from gbi_pyro.data.bigram import BigramLanguages, BigramStream
@@ -12,6 +12,7 @@ from gbi_pyro.data.images import (
     load_images,
     normalise_each,
 )
+from gbi_pyro.data.sessions import Sessions
 from gbi_pyro.data.switching import (
     BlockLaw,
     BoundedBlocks,
@@ -42,6 +43,7 @@ __all__ = [
     "GeometricBlocks",
     "ImageSets",
     "Images",
+    "Sessions",
     "Stream",
     "SwitchingStream",
     "TextBatch",
