@@ -12,7 +12,7 @@ import types
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import cattrs
 import click
@@ -243,6 +243,10 @@ def _make_converter() -> cattrs.Converter:
     converter = cattrs.Converter()
     converter.register_unstructure_hook(Tensor, lambda t: t.detach().cpu().numpy())
     converter.register_structure_hook(Tensor, lambda a, _: torch.from_numpy(np.array(a)))
+    converter.register_structure_hook_func(
+        _is_tensor_or_other,
+        lambda a, _: torch.from_numpy(np.array(a)) if isinstance(a, np.ndarray) else a,
+    )
     converter.register_unstructure_hook_func(_is_array, lambda a: a)
     converter.register_structure_hook_func(_is_array, lambda a, _: np.asarray(a))
     scalars = (np.floating, np.integer, np.bool_)
@@ -259,6 +263,11 @@ def _make_converter() -> cattrs.Converter:
         lambda values, kind: kind(*map(converter.structure, values, get_type_hints(kind).values())),
     )
     return converter
+
+
+def _is_tensor_or_other(kind: Any) -> bool:
+    """Whether a type is a union of a tensor with what JSON holds, a text for instance."""
+    return get_origin(kind) in (Union, types.UnionType) and Tensor in get_args(kind)
 
 
 def _is_named_tuple(kind: Any) -> bool:

@@ -1,7 +1,7 @@
 import json
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pytest
@@ -178,3 +178,16 @@ def test_a_configuration_comes_back_equal_with_its_tuples(tmp_path):
         read_config({**about, "config": {**about["config"], "width": 1}}, ToyConfig)
     with pytest.raises(ValueError, match=r"should hold a ToyConfig; got .*sigma"):
         read_config({**about, "config": {**about["config"], "sigma": "much"}}, ToyConfig)
+
+
+@dataclass(frozen=True)
+class Either:
+    value: Tensor | Literal["uniform"]
+
+
+@pytest.mark.parametrize("value", ["uniform", torch.arange(3.0)])
+def test_a_tensor_or_a_text_comes_back_as_it_was(tmp_path, value):
+    Cache(tmp_path).write("a", {}, Either, Either(value), 1.0)
+    found = Cache(tmp_path).read("a", {}, Either)
+    assert type(found.value) is type(value)
+    assert found.value == value if isinstance(value, str) else torch.equal(found.value, value)
