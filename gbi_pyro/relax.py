@@ -112,10 +112,19 @@ class RelaxMessenger(Messenger):
         inferred: whether the points stand for tasks to be inferred. A mask then hides data only:
             each element keeps its prior, and without data its posterior is the prior. Given tasks
             are masked like any data.
+        min_tasks: the smallest K that is not refused.
     """
 
-    def __init__(self, point: Point, *, on_simplex: bool = True, inferred: bool = False) -> None:
+    def __init__(
+        self,
+        point: Point,
+        *,
+        on_simplex: bool = True,
+        inferred: bool = False,
+        min_tasks: int = 2,
+    ) -> None:
         super().__init__()
+        self.min_tasks = min_tasks
         self.point, self.on_simplex, self.inferred = point, on_simplex, inferred
         self.names: list[str] = []  # of all task sites, those left alone too
         self.sites: dict[str, TaskSite] = {}
@@ -124,7 +133,7 @@ class RelaxMessenger(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if not is_task_message(msg):
             return
-        site = read_task_site(msg)
+        site = read_task_site(msg, self.min_tasks)
         self.names.append(site.name)
         value = self.point(site)
         if value is None:

@@ -127,6 +127,26 @@ def sum_to_element(terms: list[Tensor], site: TaskSite, nesting: int) -> Tensor:
     return total.reshape(total.shape[: total.ndim - nesting] + site.batch_shape)
 
 
+def by_element(
+    factors: Mapping[str, Factor], site: TaskSite, nesting: int, lead: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Sum the likelihood and the prior of each element: ``(lead,) + batch_shape`` both.
+
+    Args:
+        factors: of a run.
+        site: its task site.
+        nesting: the number of plate dimensions.
+        lead: how many tasks it tried at once.
+    """
+
+    def summed(terms: list[Tensor]) -> Tensor:
+        return sum_to_element(terms, site, nesting).expand((lead, *site.batch_shape))
+
+    own = {n: f for n, f in factors.items() if f.belongs(site)}
+    likelihood = summed([f.log_prob for n, f in own.items() if n != site.name])
+    return likelihood, summed([own[site.name].log_prob])
+
+
 class ScoreMessenger(Messenger):
     """Effect handler that scores every site of a run and checks the data as they pass."""
 

@@ -174,7 +174,7 @@ def convert_data(msg: Any) -> None:
     msg["value"] = value
 
 
-def read_task_site(msg: Any) -> TaskSite:
+def read_task_site(msg: Any, min_tasks: int = 2) -> TaskSite:
     """Read a marked site from its Pyro message, after its plates have expanded it.
 
     Raises:
@@ -195,7 +195,7 @@ def read_task_site(msg: Any) -> TaskSite:
             "its value can move through the simplex: replace the distribution, and let the task "
             "enter the network by matmul or concatenation"
         )
-    if fn.event_shape[-1] < 2:
+    if fn.event_shape[-1] < min_tasks:
         raise TaskSiteError(
             f"task site {name!r} has K = 1: there is no task to infer; give it at least 2 tasks, "
             "or drop the mark infer={'task': True}"

@@ -13,7 +13,9 @@ from gbi_pyro.inference.enumeration import Enumeration
 from gbi_pyro.inference.gradient import OneStepGradient
 from gbi_pyro.inference.hmm import HMMPosterior, hmm_posterior, hsmm_posterior
 from gbi_pyro.inference.iterative import IterativeGradient
+from gbi_pyro.inference.learned_chain import LearnedChain
 from gbi_pyro.inference.log_likelihoods import log_likelihoods
+from gbi_pyro.inference.marginal import Marginal, marginalize
 from gbi_pyro.inference.online import OnlineGradient, OnlineRun, StepsAhead
 from gbi_pyro.inference.recogniser import Dream, Recogniser, dream, forward_kl_loss, reverse_kl_loss
 from gbi_pyro.inference.stepwise import CarriesState, stepwise
@@ -31,6 +33,8 @@ __all__ = [
     "Explained",
     "HMMPosterior",
     "IterativeGradient",
+    "LearnedChain",
+    "Marginal",
     "NearestCentroid",
     "OneStepGradient",
     "OnlineGradient",
@@ -47,6 +51,7 @@ __all__ = [
     "hsmm_posterior",
     "log_likelihoods",
     "log_pairwise",
+    "marginalize",
     "reverse_kl_loss",
     "stepwise",
 ]

@@ -12,6 +12,7 @@ from gbi_pyro.learning.collapse import (
     report_collapse,
 )
 from gbi_pyro.learning.em import EMStep, GradientEM
+from gbi_pyro.learning.fit_marginal import Fit, fit_marginal
 from gbi_pyro.learning.labels import clamp_log_likelihoods, match_labels
 from gbi_pyro.learning.m_step import TaskTable, mixture_log_joint, task_table
 from gbi_pyro.learning.num_tasks import TaskChoice, Trained, choose_num_tasks, one_standard_error
@@ -23,6 +24,7 @@ __all__ = [
     "CollapseReport",
     "CollapseWarning",
     "EMStep",
+    "Fit",
     "GradientEM",
     "OnlineEM",
     "OnlineEMRun",
@@ -37,6 +39,7 @@ __all__ = [
     "clamped_loss",
     "dwell_times",
     "find_collapse",
+    "fit_marginal",
     "match_labels",
     "mixture_log_joint",
     "one_standard_error",

@@ -12,9 +12,9 @@ from gbi_pyro.relax import Model, Point, RelaxMessenger, points_at
 from gbi_pyro.score import (
     Factor,
     ScoreMessenger,
+    by_element,
     num_observations,
     sum_terms,
-    sum_to_element,
 )
 from gbi_pyro.sites import TaskSite, TaskSiteError, no_task_sites
 
@@ -65,7 +65,7 @@ def task_table(model: Model, args: tuple[Any, ...], chunk_size: int | None = Non
     first, site = _scored(model, args, lambda s: s.corner(0))
     nesting = max(f.log_prob.ndim for f in first.values())
     ones = (1,) * (nesting - len(site.batch_shape))
-    rows = [_by_element(first, site, nesting, 1)]
+    rows = [by_element(first, site, nesting, 1)]
     chunks = torch.arange(1, site.num_tasks).split(chunk_size or 1)
     for tasks in chunks:
         if chunk_size is None:
@@ -73,7 +73,7 @@ def task_table(model: Model, args: tuple[Any, ...], chunk_size: int | None = Non
         else:
             corners = site.corner(tasks).reshape(len(tasks), *ones, *site.log_prior.shape)
         factors, _ = _scored(model, args, points_at({site.name: corners}))
-        rows.append(_by_element(factors, site, nesting, len(tasks)))
+        rows.append(by_element(factors, site, nesting, len(tasks)))
     likelihood, prior = (torch.cat(parts) for parts in zip(*rows, strict=True))
     rest = sum_terms(f for f in first.values() if not f.belongs(site))
     return TaskTable(likelihood, prior, rest, num_observations(first.values()), 1 + len(chunks))
@@ -114,16 +114,3 @@ def several_sites(names: list[str]) -> TaskSiteError:
         f"the model has {len(names)} task sites, {names}; expected one, which EM learns: give the "
         "others as data, or make their combinations the tasks of one site"
     )
-
-
-def _by_element(
-    factors: dict[str, Factor], site: TaskSite, nesting: int, lead: int
-) -> tuple[Tensor, Tensor]:
-    """Sum the likelihood and the prior into each element: ``(lead,) + batch_shape`` both."""
-
-    def summed(terms: list[Tensor]) -> Tensor:
-        return sum_to_element(terms, site, nesting).expand((lead, *site.batch_shape))
-
-    own = {n: f for n, f in factors.items() if f.belongs(site)}
-    likelihood = summed([f.log_prob for n, f in own.items() if n != site.name])
-    return likelihood, summed([own[site.name].log_prob])

@@ -1,0 +1,268 @@
+"""The marginal likelihood of a marked model, tasks summed out, as a Pyro model of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from gbi_pyro.inference.enumeration import Enumeration
+from gbi_pyro.inference.hmm import HMMPosterior
+from gbi_pyro.inference.task_chain import TaskChain
+from gbi_pyro.inference.task_prior import TaskPrior
+from gbi_pyro.relax import Model, Point, RelaxMessenger, points_at
+from gbi_pyro.score import ScoreMessenger, by_element
+from gbi_pyro.sites import TaskSite, TaskSiteError, no_task_sites
+
+Prior = TaskPrior | TaskChain | Callable[..., TaskPrior | TaskChain] | None
+Lengths = Tensor | Callable[..., Tensor] | None
+
+
+class TaskLikelihood(NamedTuple):
+    """What a marked model says of its tasks at its present weights.
+
+    Attributes:
+        log_likelihood: log p(x | z = k), ``batch_shape + (K,)``, differentiable.
+        log_prior: the model's own log pi_k, likewise.
+        site: its task site.
+        frames: Pyro's plates around it, by name.
+    """
+
+    log_likelihood: Tensor
+    log_prior: Tensor
+    site: TaskSite
+    frames: Mapping[str, Any]
+
+
+@dataclass
+class Marginal:
+    """What ``marginalize`` returns: a Pyro model without tasks; see there."""
+
+    model: Model
+    prior: Prior = None
+    lengths: Lengths = None
+    chunk_size: int | None = None
+    check: bool = True
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        """Run the model with its tasks summed out."""
+        prior, found = self._run(args, kwargs)
+        site, dims = found.site, dict.fromkeys(found.frames)
+        if isinstance(prior, TaskChain):
+            time = site.time_dim(prior.time)
+            evidence = _chain_posterior(prior, found).log_evidence.unsqueeze(time)
+            dims.pop(site.dims[time], None)
+        else:
+            own = found.log_prior if prior is None else prior.log_probs.to(found.log_likelihood)
+            evidence = (found.log_likelihood + own).logsumexp(-1)
+        with _InPlates([found.frames[name] for name in dims]):
+            pyro.factor(f"{site.name}_log_evidence", evidence)
+
+    def likelihood(self, *args: Any, **kwargs: Any) -> TaskLikelihood:
+        """Return log p(x | z = k) of each element; the model's other sites appear as usual."""
+        return self._run(args, kwargs)[1]
+
+    def chain_posterior(self, *args: Any, viterbi: bool = True, **kwargs: Any) -> HMMPosterior:
+        """Return the exact posterior of the chain at the present weights, time before the tasks.
+
+        Filtered, predicted, smoothed, log p(x_t | x_1..t-1), Viterbi path, joint draws.
+
+        Raises:
+            ValueError: where the prior is no chain.
+        """
+        with torch.no_grad():
+            prior, found = self._run(args, kwargs)
+            if not isinstance(prior, TaskChain):
+                raise ValueError("prior should be a TaskChain for the posterior of a chain")
+            return _chain_posterior(prior, found, viterbi=viterbi)
+
+    def _run(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[TaskPrior | TaskChain | None, TaskLikelihood]:
+        prior = self.prior
+        if prior is not None and not isinstance(prior, (TaskPrior, TaskChain)):
+            prior = prior(*args, **kwargs)
+        found, values = self._likelihood(args, kwargs)
+        if self.check and found.site.num_tasks > 1 and found.site.batch_shape.numel() > 1:
+            self.check = False  # once: can tasks of elements be tried one by one?
+            with torch.no_grad():
+                Enumeration()(poutine.condition(self.model, data=values), *args, **kwargs)
+        K = found.site.num_tasks
+        if prior is not None and prior.num_tasks != K:
+            raise ValueError(
+                f"prior has {prior.num_tasks} tasks, task site {found.site.name!r} has {K}; make "
+                f"it for K = {K}"
+            )
+        lengths = self.lengths(*args, **kwargs) if callable(self.lengths) else self.lengths
+        if lengths is not None and isinstance(prior, TaskChain):
+            time = found.site.time_dim(prior.time)
+            steps = torch.arange(found.site.batch_shape[time]).reshape(-1, *[1] * (-1 - time))
+            real = (steps < lengths.unsqueeze(time)).unsqueeze(-1)
+            shown = torch.where(real, found.log_likelihood, 0.0)
+            found = found._replace(log_likelihood=shown)
+        return prior, found
+
+    def _likelihood(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[TaskLikelihood, dict[str, Tensor]]:
+        recorded: dict[str, Any] = {}
+        first = _Run(recorded, replays=False)
+        site = self._once(first, lambda s: s.corner(0), args, kwargs)
+        nesting = max(f.log_prob.ndim for f in first.factors.values())
+        ones = (1,) * (nesting - len(site.batch_shape))
+        rows = [by_element(first.factors, site, nesting)]
+        rest = torch.arange(1, site.num_tasks)
+        for tasks in rest.split(self.chunk_size or 1) if len(rest) else ():
+            corners = site.corner(int(tasks[0]))
+            if self.chunk_size is not None:
+                corners = site.corner(tasks).reshape(len(tasks), *ones, *site.log_prior.shape)
+            run = _Run(recorded, replays=True)
+            self._once(run, points_at({site.name: corners}), args, kwargs)
+            rows.append(by_element(run.factors, site, nesting, len(tasks)))
+        likelihood, prior = (torch.cat(parts).movedim(0, -1) for parts in zip(*rows, strict=True))
+        latents = {n: v for n, v in recorded.items() if n in first.latents}
+        return TaskLikelihood(likelihood, prior, site, first.frames), latents
+
+    def _once(
+        self, run: _Run, point: Point, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> TaskSite:
+        with run, RelaxMessenger(point, inferred=True, min_tasks=1) as relax:
+            self.model(*args, **kwargs)
+        if len(relax.sites) != 1:
+            if not relax.sites:
+                raise no_task_sites()
+            raise TaskSiteError(
+                f"the model has {len(relax.sites)} task sites, {list(relax.sites)}; expected one, "
+                "which is summed out: make their combinations the tasks of one site"
+            )
+        site: TaskSite
+        (site,) = relax.sites.values()
+        return site
+
+
+def marginalize(
+    model: Model,
+    prior: Prior = None,
+    lengths: Lengths = None,
+    *,
+    chunk_size: int | None = None,
+    check: bool = True,
+) -> Marginal:
+    r"""Sum the tasks of a marked model out exactly: its marginal, itself a Pyro model.
+
+        log p(x, theta) = log p(theta) + sum_i log sum_z p(z) p(x_i | z, theta)
+
+    It takes the same arguments. Every site stays but the task and the data in its plates, whose
+    place is taken by the factor ``<task>_log_evidence``: one number for each sequence of a chain,
+    else for each element. It is as good for SVI, ``MCMC(NUTS(marginal))`` or an optimiser as any
+    model. The gradient is that of the exact sum, posterior counts, in closed form for a chain.
+
+    Data are given before: ``marginalize(poutine.condition(model, data={...}))``.
+
+    Args:
+        model: a Pyro model with one task site.
+        prior: takes the place of the model's own prior over tasks: a ``TaskPrior``; a ``TaskChain``
+            along the plate of time; or a function of the model's arguments that returns one of
+            them, with ``pyro.sample`` and ``pyro.param`` of its own. None keeps the model's own.
+        lengths: how many steps of each sequence are real, ``batch_shape`` without time, or a
+            function of the arguments; needless where the model masks the others itself.
+        chunk_size: how many tasks are tried in one run, as a leading dimension; see
+            ``Enumeration``.
+        check: whether independence of the elements, given their tasks, is checked by samples, once.
+
+    Raises:
+        TaskSiteError: for several task sites or none, or elements that influence each other.
+        ValueError: for a prior of another K.
+
+    >>> import pyro.distributions as dist
+    >>> pyro.clear_param_store()
+    >>> def model(x):
+    ...     means = pyro.param("means", torch.tensor([0.0, 2.0]))
+    ...     with pyro.plate("time", len(x)):
+    ...         z = pyro.sample("z", dist.OneHotCategorical(torch.ones(2)), infer={"task": True})
+    ...         pyro.sample("x", dist.Normal(z @ means, 1.0), obs=x)
+    >>> marginal = marginalize(model, TaskChain.sticky(2, hazard=0.1))
+    >>> trace = poutine.trace(marginal).get_trace(torch.tensor([0.1, -0.2, 1.9, 2.3]))
+    >>> trace.observation_nodes
+    ['z_log_evidence']
+    >>> round(trace.log_prob_sum().item(), 2)
+    -6.53
+    """
+    if not callable(model):
+        raise TypeError(f"model should be a Pyro model, a callable; got a {type(model).__name__}")
+    return Marginal(model, prior, lengths, chunk_size, check)
+
+
+class _Run(ScoreMessenger):
+    """Effect handler of one run: hides the task and the data in its plates, and scores them.
+
+    Every other site shows itself in the first run, and is repeated in the others.
+    """
+
+    def __init__(self, recorded: dict[str, Any], *, replays: bool) -> None:
+        super().__init__()
+        self.recorded, self.replays = recorded, replays
+        self.frames: dict[str, Any] = {}
+        self.latents: set[str] = set()
+        self._own: set[str] = set()
+        self._task: str | None = None
+
+    def _pyro_param(self, msg: Any) -> None:
+        self._repeat(msg)
+
+    def _pyro_post_param(self, msg: Any) -> None:
+        self.recorded.setdefault(msg["name"], msg["value"])
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if site_is_subsample(msg):
+            self._repeat(msg)
+            return
+        super()._pyro_sample(msg)
+        plates = {f.name: f for f in msg["cond_indep_stack"] if f.vectorized}
+        if msg["infer"].get("task") and msg["is_observed"] and self._task is None:
+            self._task, self.frames = msg["name"], plates
+        inside = self._task is not None and plates.keys() >= self.frames.keys()
+        if (msg["is_observed"] and inside) or msg["name"] in self._hidden:
+            self._own.add(msg["name"])
+            msg["stop"] = True
+        else:
+            self._repeat(msg)
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if msg["name"] in self._own:
+            super()._pyro_post_sample(msg)
+            return
+        self.recorded.setdefault(msg["name"], msg["value"])
+        if not site_is_subsample(msg):
+            self.latents.add(msg["name"])
+
+    def _repeat(self, msg: Any) -> None:
+        if self.replays and msg["name"] in self.recorded:
+            msg["value"], msg["done"], msg["stop"] = self.recorded[msg["name"]], True, True
+
+
+class _InPlates(Messenger):
+    """Effect handler that puts sites into plates that a model has left."""
+
+    def __init__(self, frames: list[Any]) -> None:
+        super().__init__()
+        self.frames = frames
+
+    def _pyro_sample(self, msg: Any) -> None:
+        msg["cond_indep_stack"] = (*msg["cond_indep_stack"], *self.frames)
+        for frame in self.frames:
+            msg["scale"] = msg["scale"] * ((frame.full_size or frame.size) / frame.size)
+
+
+def _chain_posterior(
+    chain: TaskChain, found: TaskLikelihood, *, viterbi: bool = False
+) -> HMMPosterior:
+    time = found.site.time_dim(chain.time) - 1
+    return chain.posterior(found.log_likelihood.double().movedim(time, -2), viterbi=viterbi)
