@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Calibration,
         Enumeration,
         IterativeGradient,
+        LearnedChain,
         OneStepGradient,
         OnlineGradient,
         TaskChain,
@@ -37,9 +38,10 @@ if TYPE_CHECKING:
         hmm_posterior,
         hsmm_posterior,
         log_likelihoods,
+        marginalize,
         stepwise,
     )
-    from gbi_pyro.learning import GradientEM, OnlineEM, clamped_loss
+    from gbi_pyro.learning import GradientEM, OnlineEM, clamped_loss, fit_marginal
     from gbi_pyro.logjoint import relaxed_log_joint
     from gbi_pyro.posterior import TaskPosterior
     from gbi_pyro.relax import clamp_tasks
@@ -56,6 +58,7 @@ _NAMES = {
         "Calibration",
         "Enumeration",
         "IterativeGradient",
+        "LearnedChain",
         "OneStepGradient",
         "OnlineGradient",
         "TaskChain",
@@ -64,9 +67,10 @@ _NAMES = {
         "hmm_posterior",
         "hsmm_posterior",
         "log_likelihoods",
+        "marginalize",
         "stepwise",
     ),
-    "learning": ("GradientEM", "OnlineEM", "clamped_loss"),
+    "learning": ("GradientEM", "OnlineEM", "clamped_loss", "fit_marginal"),
     "logjoint": ("relaxed_log_joint",),
     "posterior": ("TaskPosterior",),
     "relax": ("clamp_tasks",),
@@ -83,6 +87,7 @@ __all__ = [
     "Enumeration",
     "GradientEM",
     "IterativeGradient",
+    "LearnedChain",
     "OneStepGradient",
     "OnlineEM",
     "OnlineGradient",
@@ -98,11 +103,13 @@ __all__ = [
     "data",
     "export",
     "find_task_sites",
+    "fit_marginal",
     "hmm_posterior",
     "hsmm_posterior",
     "inference",
     "learning",
     "log_likelihoods",
+    "marginalize",
     "metrics",
     "models",
     "plots",
