@@ -68,3 +68,34 @@ def median_ratio(
     high = ratios[min(repeats - 1, math.ceil(repeats / 2 + reach))]
     one, many = (median(t) for t in zip(*times, strict=True))
     return one, many, Ratio(median(ratios), low, high)
+
+
+def processor_times(
+    jobs: list[Callable[[], object]], seconds: float, warm_up: int = 2
+) -> list[list[float]]:
+    """Run several jobs in turn, each round beginning with another one.
+
+    Args:
+        jobs: what to run.
+        seconds: about how long all of it may take; there are 3 to 200 rounds.
+        warm_up: rounds before the first one that counts.
+
+    Returns:
+        Seconds of the processor of each job, round by round.
+    """
+    times: list[list[float]] = [[] for _ in jobs]
+    begun = time.perf_counter()
+    gc.collect()
+    gc.disable()
+    try:
+        for i in range(200 + warm_up):
+            if i >= warm_up + 3 and time.perf_counter() - begun > seconds:
+                break
+            for which in (*range(i % len(jobs), len(jobs)), *range(i % len(jobs))):
+                start = time.process_time()
+                jobs[which]()
+                if i >= warm_up:
+                    times[which].append(time.process_time() - start)
+    finally:
+        gc.enable()
+    return times

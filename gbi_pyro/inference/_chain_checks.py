@@ -13,79 +13,97 @@ from gbi_pyro._arrays import as_tensor
 from gbi_pyro.inference._chain_log_space import LOG_ZERO
 from gbi_pyro.sites import simplex_tolerance
 
+Given = Tensor | ArrayLike
 
-def checked(
-    log_initial: Tensor | ArrayLike,
-    log_transition: Tensor | ArrayLike,
-    log_emission: Tensor | ArrayLike,
-    log_duration: Tensor | ArrayLike,
+
+def shaped(
+    log_initial: Given,
+    log_transition: Given,
+    log_emission: Given,
+    log_duration: Given | None = None,
     *,
     per_step: bool,
 ) -> list[Tensor]:
-    """Return the arguments in one dtype on one device, checked, transitions with an axis of steps.
+    """Return the arguments as tensors of shapes that fit, transitions with an axis of steps.
 
     Raises:
-        ValueError: see ``hsmm_posterior``.
+        ValueError: for their shapes and kinds of numbers.
     """
-    given = {
-        "log_initial": log_initial,
-        "log_transition": log_transition,
-        "log_emission": log_emission,
-        "log_duration": log_duration,
-    }
-    args = {name: as_tensor(value, name) for name, value in given.items()}
-    log_initial, log_transition, log_emission, _ = args.values()
-    K = log_initial.shape[-1] if log_initial.dim() else 0
+    initial = as_tensor(log_initial, "log_initial")
+    transition = as_tensor(log_transition, "log_transition")
+    emission = as_tensor(log_emission, "log_emission")
+    args = {"log_initial": initial, "log_transition": transition, "log_emission": emission}
+    if log_duration is not None:
+        args["log_duration"] = as_tensor(log_duration, "log_duration")
+    K = initial.shape[-1] if initial.ndim else 0
     if K == 0:
-        raise ValueError(f"log_initial should be (..., K), K >= 1; got {tuple(log_initial.shape)}")
-    steps = (log_emission.shape[-2] - 1,) if per_step and log_emission.dim() > 1 else ()
+        raise ValueError(f"log_initial should be (..., K), K >= 1; got {tuple(initial.shape)}")
+    steps = (emission.shape[-2] - 1,) if per_step and emission.ndim > 1 else ()
     wanted = {
         "log_initial": (K,),
         "log_transition": (*steps, K, K),
         "log_emission": ("T", K),
         "log_duration": (K, "D"),
     }
+    leading = {}
     for name, value in args.items():
-        tail = value.shape[-len(wanted[name]) :]
-        if len(tail) != len(wanted[name]) or not all(
-            got >= 1 if isinstance(want, str) else got == want
-            for got, want in zip(tail, wanted[name], strict=True)
+        want, shape = wanted[name], tuple(value.shape)
+        split = len(shape) - len(want)
+        if split < 0 or not all(
+            g >= 1 if isinstance(w, str) else g == w
+            for g, w in zip(shape[split:], want, strict=True)
         ):
-            shape = ", ".join(map(str, wanted[name]))
+            expected = ", ".join(map(str, want))
             raise ValueError(
-                f"{name} should have shape (..., {shape}) with T, D >= 1 and K = {K} tasks as in "
-                f"log_initial; got {tuple(value.shape)}: put tasks on the dimensions of size {K}"
+                f"{name} should have shape (..., {expected}) with T, D >= 1 and K = {K} tasks as "
+                f"in log_initial; got {shape}: put tasks on the dimensions of size {K}"
             )
         if not value.is_floating_point():
             raise ValueError(
                 f"{name} should hold log probabilities, floating numbers; got {value.dtype}: take "
                 "the log of probabilities"
             )
+        leading[name] = shape[:split]
+    if not per_step:
+        _check_transition(transition, emission)
+        args["log_transition"] = transition.unsqueeze(-3)
+    if any(lead and lead != leading["log_emission"] for lead in leading.values()):
+        _check_batch(leading)
+    return list(args.values())
+
+
+def checked(args: list[Tensor]) -> list[Tensor]:
+    """Return what ``shaped`` did, its values checked, in one dtype on one device, without -inf.
+
+    Raises:
+        ValueError: for NaN, +inf and rows that are not normalised.
+    """
+    names = "log_initial", "log_transition", "log_emission", "log_duration"
+    found = []
+    for name, value in zip(names, args, strict=False):
         if not (value < math.inf).all():
             raise ValueError(
                 f"{name} should hold log probabilities below +inf; got NaN or +inf: look for a log "
                 "of a negative number or a network that diverged"
             )
         if name != "log_emission":
-            _check_rows(name, value)
+            _check_rows(name, value.squeeze(-3) if name == "log_transition" else value)
         if value.dtype.itemsize < 4:  # half precision: its rows sum to 1 within its rounding
-            args[name] = value.float()
-            if name != "log_emission":
-                args[name] = args[name].log_softmax(-1)
-    if not per_step:
-        _check_transition(log_transition, log_emission)
-        args["log_transition"] = args["log_transition"].unsqueeze(-3)
-    ends = {**wanted, "log_transition": (1, K, K)}
-    batches = {name: tuple(a.shape[: a.dim() - len(ends[name])]) for name, a in args.items()}
+            value = value.float() if name == "log_emission" else value.float().log_softmax(-1)
+        found.append(value)
+    dtype = functools.reduce(torch.promote_types, [a.dtype for a in found])
+    device = args[2].device
+    return [value.to(device, dtype).clamp_min(LOG_ZERO) for value in found]
+
+
+def _check_batch(leading: dict[str, tuple[int, ...]]) -> None:
     try:
-        torch.broadcast_shapes(*batches.values())
+        torch.broadcast_shapes(*leading.values())
     except RuntimeError:
         raise ValueError(
-            f"the leading (batch) dimensions should broadcast; got {batches}: insert dimensions of "
+            f"the leading (batch) dimensions should broadcast; got {leading}: insert dimensions of "
             "size 1 where an argument is shared"
         ) from None
-    dtype = functools.reduce(torch.promote_types, [a.dtype for a in args.values()])
-    return [value.to(log_emission.device, dtype).clamp_min(LOG_ZERO) for value in args.values()]
 
 
 def _check_transition(log_transition: Tensor, log_emission: Tensor) -> None:

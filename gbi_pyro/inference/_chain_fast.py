@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,11 @@ import torch
 from torch import Tensor
 
 from gbi_pyro.inference import _chain_log_space as log_space
+from gbi_pyro.sites import simplex_tolerance
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+_ALONE = torch.Size()
+_DTYPES = torch.float32, torch.float64
 
 
 def solve(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor) -> Outputs | None:
@@ -28,10 +32,10 @@ def solve(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor) -> 
     Returns:
         Log filtered, predicted and smoothed, ``(..., T, K)``; log p(x_t | x_1..t-1), ``(..., T)``;
         and its sum, ``(...)``. None where numbers are too small for it, impossible data included,
-        and on other devices than the CPU.
+        for what is no chain, and on other devices than the CPU.
     """
     args = log_initial, log_transition, log_emission
-    if any(a.device.type != "cpu" for a in args):
+    if not runs_here(*args):
         return None
     if torch.is_grad_enabled() and any(a.requires_grad for a in args):
         found: Any = _Chain.apply(*args)  # type: ignore[no-untyped-call]
@@ -39,15 +43,22 @@ def solve(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor) -> 
     return _solve(*args)
 
 
+def runs_here(*args: Tensor) -> bool:
+    """Whether the compiled code can read the arguments as they are."""
+    dtype = args[0].dtype
+    return dtype in _DTYPES and all(a.is_cpu and a.dtype == dtype for a in args)
+
+
 def best_path(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor) -> Tensor:
     """Return the tasks of the most probable path, ``(..., T)``; arguments as in ``solve``."""
     from gbi_pyro.inference import _chain_kernel as kernel  # late: numba is slow to load
 
-    batch = _batch_shape(log_initial, log_transition, log_emission)
-    initial, transition, emission = _flat(log_initial, log_transition, log_emission, batch)
-    path = np.empty(emission.shape[:-1], dtype=np.int64)
-    kernel.best_path(initial, transition, emission, path)
-    return torch.from_numpy(path).reshape([*batch, emission.shape[1]])
+    args = log_initial, log_transition, log_emission
+    batch = batch_shape(*args)
+    initial, transition, emission = flat(*args, batch)
+    path = torch.empty((*batch, log_emission.shape[-2]), dtype=torch.int64)
+    kernel.best_path(initial, transition, emission, path.numpy().reshape(emission.shape[:-1]))
+    return path
 
 
 class _Chain(torch.autograd.Function):
@@ -66,106 +77,113 @@ class _Chain(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients of the arguments."""
-        args, (filtered, predicted, smoothed) = ctx.saved_tensors[:3], ctx.saved_tensors[3:]
+        args, outputs = ctx.saved_tensors[:3], ctx.saved_tensors[3:]
         total = grads[4]
         if total is None or any(g is not None for g in grads[:4]) or torch.is_grad_enabled():
-            return _through_log_space(args, grads)
-        return _counts(args, filtered, predicted, smoothed, total)
+            return through_log_space(args, grads)
+        return _gradient(args, outputs, total, ctx.needs_input_grad)
 
 
 def _solve(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor) -> Outputs | None:
     from gbi_pyro.inference import _chain_kernel as kernel  # late: numba is slow to load
 
-    batch = _batch_shape(log_initial, log_transition, log_emission)
-    initial, transition, emission = _flat(log_initial, log_transition, log_emission, batch)
-    top = emission.max(-1, keepdims=True)
-    if top.size and top.min() < log_space.LOG_ZERO / 2:  # impossible data, for log space to name
+    args = log_initial, log_transition, log_emission
+    batch, dtype = batch_shape(*args), log_emission.dtype
+    initial, transition, emission = flat(*args, batch)
+    filtered, predicted, smoothed = (np.empty(emission.shape) for _ in range(3))
+    steps, total = np.empty(emission.shape[:-1]), np.empty(len(emission))
+    tolerance = simplex_tolerance(dtype)
+    posterior = filtered, predicted, smoothed, steps, total
+    if not kernel.forward_backward(initial, transition, emission, tolerance, *posterior):
         return None
-    likelihood = np.exp(emission - top)
-    shape = emission.shape
-    filtered, predicted, beta = (np.empty(shape) for _ in range(3))
-    norms = np.empty(shape[:-1])
-    possible = emission > log_space.LOG_ZERO / 2
-    if not kernel.forward_backward(
-        np.exp(initial), np.exp(transition), likelihood, possible, filtered, predicted, beta, norms
-    ):
-        return None
-    predicted /= predicted.sum(-1, keepdims=True)  # rows of A may be off by their rounding
-    with np.errstate(divide="ignore"):
-        log_filtered, log_predicted = np.log(filtered), np.log(predicted)
-        log_smoothed = log_filtered + np.log(beta)
-        steps = np.log(norms) + top[..., 0]
-    dtype = log_emission.dtype
-    f, p, s, by_step, total = (
-        torch.from_numpy(np.asarray(x)).to(dtype).reshape([*batch, *np.shape(x)[1:]])
-        for x in (log_filtered, log_predicted, log_smoothed, steps, steps.sum(-1))
-    )
-    return f, p, s, by_step, total
+    f, p, s, each, sums = (tensor(x, batch, dtype) for x in posterior)
+    return f, p, s, each, sums
 
 
-def _batch_shape(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor) -> torch.Size:
-    leading = log_initial.shape[:-1], log_transition.shape[:-3], log_emission.shape[:-2]
-    return torch.Size(torch.broadcast_shapes(*leading))
+def tensor(value: np.ndarray, batch: torch.Size, dtype: torch.dtype) -> Tensor:
+    """Return a tensor of an array whose first dimension is the batch."""
+    found = torch.from_numpy(value.reshape(batch + value.shape[1:]))
+    return found if dtype == torch.float64 else found.to(dtype)
 
 
-def _flat(
+def batch_shape(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor) -> torch.Size:
+    """Return the shape that the leading dimensions broadcast to."""
+    shape = log_emission.shape[:-2]
+    for other in (log_initial.shape[:-1], log_transition.shape[:-3]):
+        if other and other != shape:
+            shape = torch.Size(torch.broadcast_shapes(shape, other))
+    return shape
+
+
+def flat(
     log_initial: Tensor, log_transition: Tensor, log_emission: Tensor, batch: torch.Size
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return arrays with one dimension for the batch; what the batch shares is kept once."""
-
-    def flat(value: Tensor, rank: int) -> np.ndarray:
-        lead, end = value.shape[: value.ndim - rank], value.shape[value.ndim - rank :]
-        if lead.numel() > 1:
-            value = value.expand(*batch, *end)
-        array: np.ndarray = value.detach().double().reshape(-1, *end).numpy()
-        return np.ascontiguousarray(array)
-
-    emission = log_emission.expand(*batch, *log_emission.shape[-2:])
-    return flat(log_initial, 1), flat(log_transition, 3), flat(emission, 2)
+    if log_emission.shape[:-2] != batch:
+        log_emission = log_emission.expand(*batch, *log_emission.shape[-2:])
+    return (
+        array(log_initial, 1, batch),
+        array(log_transition, 3, batch),
+        array(log_emission, 2, batch),
+    )
 
 
-def _counts(
-    args: tuple[Tensor, ...], filtered: Tensor, predicted: Tensor, smoothed: Tensor, weight: Tensor
-) -> tuple[Tensor, ...]:
+def array(value: Tensor, rank: int, batch: torch.Size) -> np.ndarray:
+    """Return a contiguous array of float64 with one dimension before the last ``rank``."""
+    found: np.ndarray = (value.detach() if value.requires_grad else value).numpy()
+    split = found.ndim - rank
+    lead, end = found.shape[:split], found.shape[split:]
+    if lead != batch and math.prod(lead) > 1:
+        found, lead = np.broadcast_to(found, batch + end), batch
+    found = np.ascontiguousarray(found, dtype=np.float64)
+    return found.reshape(math.prod(lead), *end)
+
+
+def _gradient(
+    args: tuple[Tensor, ...],
+    outputs: tuple[Tensor, ...],
+    weight: Tensor,
+    wanted: tuple[bool, ...],
+) -> tuple[Tensor | None, ...]:
     """Return weighted posterior counts of first tasks, of pairs and of tasks."""
     from gbi_pyro.inference import _chain_kernel as kernel
 
     log_initial, log_transition, log_emission = args
-    q = smoothed.exp() * weight[..., None, None]
-    batch = q.shape[:-2]
-    moves, shared = log_transition.shape[-3:], log_transition.shape[:-3].numel() == 1
-    _, transition, _ = _flat(log_initial, log_transition, log_emission, batch)
-    counts = np.zeros((1 if shared else batch.numel(), *moves))
-    f, p, s, w = (
-        np.ascontiguousarray(x.double().exp().numpy() if e else x.double().numpy()).reshape(
-            -1, *end
-        )
-        for x, e, end in (
-            (filtered, True, q.shape[-2:]),
-            (predicted, True, q.shape[-2:]),
-            (smoothed, True, q.shape[-2:]),
-            (weight, False, ()),
-        )
-    )
-    kernel.pair_counts(np.exp(transition), f, p, s, w, counts)
-    pairs = torch.from_numpy(counts).to(q.dtype)
-    pairs = pairs.reshape(log_transition.shape) if shared else pairs.reshape(*batch, *moves)
+    batch = outputs[0].shape[:-2]
+    transition = array(log_transition, 3, batch)
+    filtered, predicted, smoothed = (array(x, 2, batch) for x in outputs)
+    tasks = np.empty(smoothed.shape)
+    pairs = np.zeros(transition.shape if wanted[1] else (0, *transition.shape[1:]))
+    weights = array(weight, 0, batch)
+    kernel.gradient(transition, predicted, filtered, smoothed, weights, tasks, pairs)
     return (
-        q[..., 0, :].sum_to_size(log_initial.shape),
-        pairs.sum_to_size(log_transition.shape),
-        q.sum_to_size(log_emission.shape),
+        summed(tasks[:, 0], log_initial, batch) if wanted[0] else None,
+        summed(pairs, log_transition, batch) if wanted[1] else None,
+        summed(tasks, log_emission, batch) if wanted[2] else None,
     )
 
 
-def _through_log_space(
+def summed(value: np.ndarray, like: Tensor, batch: torch.Size) -> Tensor:
+    """Return a gradient as a tensor like its argument, summed over what that is shared by."""
+    lead = like.shape[: like.ndim - value.ndim + 1]
+    if lead.numel() == 1 and len(value) > 1:
+        value = value.sum(0)
+    elif lead != batch and lead.numel() > 1:
+        return tensor(value, batch, like.dtype).sum_to_size(like.shape)
+    return torch.from_numpy(value.reshape(like.shape)).to(like.dtype)
+
+
+def through_log_space(
     args: tuple[Tensor, ...], grads: tuple[Tensor | None, ...]
 ) -> tuple[Tensor | None, ...]:
+    """Return the gradients of the arguments, by the recursion in log space."""
     again = torch.is_grad_enabled()
     with torch.enable_grad():
         inputs = args if again else tuple(a.detach().requires_grad_() for a in args)
-        initial, transition, emission = inputs
-        one_step = initial.new_zeros((initial.shape[-1], 1))
-        found = log_space.solve(initial, transition, emission, one_step)
+        chain = [x.clamp_min(log_space.LOG_ZERO) for x in inputs]
+        if len(chain) == 3:  # every block lasts one step
+            chain.append(chain[0].new_zeros((chain[0].shape[-1], 1)))
+        found = log_space.solve(*chain)
         outputs = (*found[:4], found.step_log_evidence.sum(-1))
         wanted = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None]
         needed = [x for x in inputs if x.requires_grad]

@@ -72,8 +72,8 @@ def solve(
 
 def _prepared(
     log_initial: Tensor, log_transition: Tensor, log_emission: Tensor, log_duration: Tensor
-) -> tuple[Tensor, tuple[Tensor, ...], _Blocks]:
-    blocks = _Blocks.from_durations(log_transition, log_duration, log_emission.shape[-2])
+) -> tuple[Tensor, tuple[Tensor, ...], Blocks]:
+    blocks = Blocks.from_durations(log_transition, log_duration, log_emission.shape[-2])
     batch = torch.broadcast_shapes(
         log_emission.shape[:-2], log_initial.shape[:-1], blocks.batch_shape
     )
@@ -105,7 +105,7 @@ def best_path(
 
 
 @dataclass(frozen=True)
-class _Blocks:
+class Blocks:
     """Moves between the states (task, elapsed); a message over them has shape (..., K, D)."""
 
     log_transition: Tensor  # (..., 1 or T - 1, K, K)
@@ -113,7 +113,7 @@ class _Blocks:
     log_stay: Tensor  # log (1 - h_k(d)) for d < D, (..., K, D - 1)
 
     @classmethod
-    def from_durations(cls, log_transition: Tensor, log_duration: Tensor, T: int) -> _Blocks:
+    def from_durations(cls, log_transition: Tensor, log_duration: Tensor, T: int) -> Blocks:
         log_survival = log_duration.flip(-1).logcumsumexp(-1).flip(-1)  # log p(D >= d)
         end, stay = log_duration - log_survival, log_survival.diff()
         # Within T steps no block is seen to last longer than T.
@@ -156,7 +156,7 @@ def _any_elapsed(message: Tensor, reduce: Callable[..., Tensor]) -> Tensor:
 
 
 def _forward(
-    predicted: Tensor, emission: tuple[Tensor, ...], blocks: _Blocks, reduce: Callable[..., Tensor]
+    predicted: Tensor, emission: tuple[Tensor, ...], blocks: Blocks, reduce: Callable[..., Tensor]
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield the state normalised by ``reduce``, its normaliser and the prediction of each step."""
     for t, log_likelihood in enumerate(emission):
@@ -169,7 +169,7 @@ def _forward(
 
 
 def _smooth(
-    states: list[Tensor], norms: list[Tensor], emission: tuple[Tensor, ...], blocks: _Blocks
+    states: list[Tensor], norms: list[Tensor], emission: tuple[Tensor, ...], blocks: Blocks
 ) -> list[Tensor]:
     """Return log p(z_t | x_1..T) of each step, (..., K)."""
     smoothed = [_any_elapsed(states[-1], torch.logsumexp)]

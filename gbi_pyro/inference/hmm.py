@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from gbi_pyro._arrays import as_tensor
+from gbi_pyro.inference import _block_fast as blocks
 from gbi_pyro.inference import _chain_fast as fast
 from gbi_pyro.inference import _chain_log_space as log_space
-from gbi_pyro.inference._chain_checks import check_possible, checked
-from gbi_pyro.inference.paths import Paths
+from gbi_pyro.inference._chain_checks import check_possible, checked, shaped
+from gbi_pyro.inference.paths import BlockPaths, Paths, StatePaths, TaskPaths
 
 
 class HMMPosterior(NamedTuple):
@@ -84,16 +83,16 @@ def hmm_posterior(
         >>> posterior.log_filtered.exp()
         tensor([[0.2500, 0.7500], [0.3000, 0.7000]])
     """
-    log_initial = as_tensor(log_initial, "log_initial")
-    no_durations = torch.zeros((*log_initial.shape[-1:], 1))
-    args = checked(log_initial, log_transition, log_emission, no_durations, per_step=per_step)
-    found = fast.solve(*args[:3])
+    args = shaped(log_initial, log_transition, log_emission, per_step=per_step)
+    found = fast.solve(*args)
+    if found is None:  # wrong, in half precision, of mixed dtypes, or too small
+        args = checked(args)
+        found = fast.solve(*args)
     if found is None:
-        return _in_log_space(args, viterbi)
-    best = fast.best_path(*args[:3]) if viterbi else None
-    log_states = found[0].detach().unsqueeze(-1)
-    paths = Paths(log_states, args[1].detach(), torch.zeros_like(log_states[..., 0, :, :]))
-    return HMMPosterior(*found, best, paths)
+        one_step = args[0].new_zeros((args[0].shape[-1], 1))
+        return _in_log_space([*args, one_step], viterbi)
+    best = fast.best_path(*args) if viterbi else None
+    return HMMPosterior(*found, best, TaskPaths(found[0], args[1].detach().clone()))
 
 
 def hsmm_posterior(
@@ -142,8 +141,17 @@ def hsmm_posterior(
         >>> hsmm_posterior(start.log(), swap.log(), emission.log(), pairs.log()).viterbi
         tensor([1, 1, 0, 0])
     """
-    args = checked(log_initial, log_transition, log_emission, log_duration, per_step=per_step)
-    return _in_log_space(args, viterbi)
+    args = shaped(log_initial, log_transition, log_emission, log_duration, per_step=per_step)
+    solved = blocks.solve(*args)
+    if solved is None:
+        args = checked(args)
+        solved = blocks.solve(*args)
+    if solved is None:
+        return _in_log_space(args, viterbi)
+    found, drawn_from = solved
+    best = blocks.best_path(*args) if viterbi else None
+    laws = args[1].detach().clone(), args[3].detach().clone()
+    return HMMPosterior(*found, best, BlockPaths(*laws, *drawn_from))
 
 
 def _in_log_space(args: list[Tensor], viterbi: bool) -> HMMPosterior:
@@ -157,5 +165,5 @@ def _in_log_space(args: list[Tensor], viterbi: bool) -> HMMPosterior:
         found.step_log_evidence,
         found.step_log_evidence.sum(-1),
         log_space.best_path(*args) if viterbi else None,
-        Paths(found.log_states, log_transition, found.log_end.detach()),
+        StatePaths(found.log_states, log_transition, found.log_end.detach()),
     )
