@@ -380,7 +380,7 @@ def forward_backward(
     return True
 
 
-@njit(**OPTIONS)
+@njit(cache=True, nogil=True, fastmath={"nnan", "nsz"})  # no NaN: maxima of vectors
 def best_path(
     initial: np.ndarray,
     transition: np.ndarray,
@@ -428,12 +428,15 @@ def best_path(
                 for s in range(low, t + 1):
                     top = max(top, score[k, s])
             for k in range(K):
-                origin[k], ended[k] = low, -np.inf
-                for s in range(low, t + 1):
-                    score[k, s] -= top
-                    x = score[k, s] + end[k, D - 1 - t + s]
-                    if x > ended[k]:
-                        origin[k], ended[k] = s, x
+                best_score, here = -np.inf, score[k, low : t + 1]
+                ending = end[k, D - 1 - t + low :]
+                for s in range(len(here)):
+                    here[s] -= top
+                    best_score = max(best_score, here[s] + ending[s])
+                s = 0
+                while here[s] + ending[s] < best_score:
+                    s += 1
+                origin[k], ended[k] = low + s, best_score
         last, s = 0, T - 1
         for k in range(K):
             for r in range(max(0, T - D), T):
