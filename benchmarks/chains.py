@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -48,7 +49,7 @@ def chains(seconds: float, largest: int = LARGEST) -> list[Row]:
                 rivals[name] = make(*chain)
             except ImportError as reason:
                 del makers[name]
-                rows.append(Row.of("", f"chains: {name} skipped", [], note=str(reason)))
+                rows.append(Row.of("", f"chains: {name} skipped", [math.nan], note=str(reason)))
         if not rivals:
             return rows
         ours = partial(hmm_posterior, *chain, viterbi=False)
