@@ -16,7 +16,7 @@ from gbi_pyro.inference.task_chain import TaskChain
 
 @dataclass(frozen=True)
 class LearnedChain:
-    r"""A prior for ``marginalize``: a ``TaskChain`` made of ``pyro.param``s.
+    r"""A prior for ``marginalize``: a ``TaskChain`` whose numbers are ``pyro.param`` sites.
 
     ``<name>_transition`` holds the rows of A, ``<name>_initial`` the start if it is free, and
     ``<name>_slopes``, ``(D, K, K - 1)``, what inputs add to the log odds of going to each task but
