@@ -98,8 +98,8 @@ def fit_marginal(
     optimum.
 
     Args:
-        marginal: a Pyro model, usually by ``marginalize``, whose parameters are ``pyro.param`` sites or
-            those of a network registered by ``pyro.module``.
+        marginal: a Pyro model, usually by ``marginalize``; its parameters are ``pyro.param`` sites
+            or those of a network registered by ``pyro.module``.
         args: what it takes.
         starts: how many; the first begins where the parameters are.
         seed: of the other starts.
