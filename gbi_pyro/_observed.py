@@ -111,9 +111,9 @@ def _replaced(name: str, fn: Any, value: Tensor, keep: Tensor) -> Tensor:
         return value
     # A masked NaN would come back through the gradient (0 * NaN), and Pyro checks the support of
     # masked elements as well.
-    unfit = ~fit & ~keep
-    unfit = unfit.reshape(unfit.shape + (1,) * fn.event_dim)
-    return torch.where(unfit, _stand_in(fn, value), value)
+    unscored = ~fit & ~keep
+    unscored = unscored.reshape(unscored.shape + (1,) * fn.event_dim)
+    return torch.where(unscored, _stand_in(fn, value), value)
 
 
 @torch.no_grad()

@@ -103,7 +103,7 @@ def check_writable(folder: Path) -> None:
     except OSError as error:
         raise OSError(
             f"{folder} should be a folder that can be written to; got {error.strerror or error}: "
-            "name another folder, or make room"
+            "name another folder, or free some space"
         ) from None
 
 

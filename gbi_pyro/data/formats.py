@@ -43,8 +43,8 @@ class Arrays(NamedTuple):
 def unpack(path: str | os.PathLike[str]) -> bytes:
     """Read an IDX file, decompressed if its first bytes, whatever its name, say gzip.
 
-    Of a compressed file no more is expanded than its header announces, and one byte, by which a
-    longer one is told; of one without the header of an IDX file, no more than that header.
+    Of a compressed file no more is expanded than its header announces, and one byte, to recognise
+    a longer one; of one without the header of an IDX file, no more than that header.
 
     Raises:
         ValueError: if the gzip stream is cut short, its own checksum fails, or the header announces

@@ -112,7 +112,7 @@ class Marginal:
     def _likelihood(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[TaskLikelihood, dict[str, Tensor]]:
-        recorded: dict[str, Any] = {}
+        recorded: dict[Any, Any] = {}
         first = _Run(recorded, replays=False)
         site = self._once(first, lambda s: s.corner(0), args, kwargs)
         nesting = max(f.log_prob.ndim for f in first.factors.values())
@@ -206,7 +206,7 @@ class _Run(ScoreMessenger):
     Every other site shows itself in the first run, and is repeated in the others.
     """
 
-    def __init__(self, recorded: dict[str, Any], *, replays: bool) -> None:
+    def __init__(self, recorded: dict[Any, Any], *, replays: bool) -> None:
         super().__init__()
         self.recorded, self.replays = recorded, replays
         self.frames: dict[str, Any] = {}
@@ -240,8 +240,18 @@ class _Run(ScoreMessenger):
             super()._pyro_post_sample(msg)
             return
         self.recorded.setdefault(msg["name"], msg["value"])
-        if not site_is_subsample(msg):
-            self.latents.add(msg["name"])
+        if site_is_subsample(msg):
+            return
+        self.latents.add(msg["name"])
+        with torch.no_grad():
+            here = msg["fn"].log_prob(msg["value"])
+        first = self.recorded.setdefault(("log_prob", msg["name"]), here)
+        if not torch.equal(first, here):
+            raise TaskSiteError(
+                f"site {msg['name']!r} is latent and depends on the task, so that the task cannot "
+                "be summed out beside it; expected data there: give them before, "
+                "marginalize(poutine.condition(model, data={...}))"
+            )
 
     def _repeat(self, msg: Any) -> None:
         if self.replays and msg["name"] in self.recorded:

@@ -22,7 +22,7 @@ from gbi_pyro.metrics.table import Cell, Table, format_number
 
 POSTERIOR = "posterior.nc"
 SEED_FIELDS = frozenset({"seeds", "first_seed"})
-WIDTH_OF_COLUMNS = 100  # characters, below which the columns would leave the names no room
+WIDTH_OF_COLUMNS = 100  # characters, below which the columns would be too narrow for the names
 LARGEST_K_HAT = 0.7  # above it, leave-one-out is unreliable
 COLUMNS = ("quantity", "run", "mean", "reference", "difference", "low", "high", "pairs", "better")
 Quantity = tuple[str, str]

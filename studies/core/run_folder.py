@@ -31,7 +31,7 @@ from studies.core.table import Row, markdown_table
 
 try:
     import fcntl
-except ImportError:  # not on Windows, where two runs in one folder are not told apart
+except ImportError:  # not on Windows, where two runs in one folder are not distinguished
     fcntl = None  # type: ignore[assignment]
 
 PACKAGES = ("gbi-pyro", "pyro-ppl", "torch", "numpy", "arviz", "matplotlib")

@@ -141,7 +141,7 @@ def _run(
     except OSError as error:
         raise OSError(
             f"the results cannot be written ({error}); every finished unit is kept in "
-            f"{cache.folder}: make room and run again, which measures nothing twice"
+            f"{cache.folder}: free some space and run again, which measures nothing twice"
         ) from error
     return StudyResults(rows, folder, [folder / "figures" / p.name for p in drawn], by_part)
 

@@ -220,3 +220,18 @@ def test_what_does_not_fit_is_refused() -> None:
             TaskChain(log_transition=torch.eye(2).log(), **options)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="num_tasks >= 1"):
         LearnedChain(0)
+
+
+def test_data_given_from_outside_are_refused() -> None:
+    """They would count under the first task alone."""
+
+    def model(x: Tensor | None = None) -> None:
+        with pyro.plate("time", 4):
+            z = pyro.sample("z", even(2), infer=TASK)
+            pyro.sample("x", dist.Normal(z @ torch.tensor([0.0, 1.0], dtype=F64), 1.0), obs=x)
+
+    x = torch.tensor([0.1, 0.9, 1.2, -0.3], dtype=F64)
+    with pytest.raises(TaskSiteError, match=r"'x' is latent and depends on the task.*before"):
+        poutine.condition(marginalize(model), data={"x": x})()
+    before = log_joint(marginalize(poutine.condition(model, data={"x": x})))
+    torch.testing.assert_close(before, log_joint(marginalize(model), x))
