@@ -103,6 +103,14 @@ class Marginal:
         lengths = self.lengths(*args, **kwargs) if callable(self.lengths) else self.lengths
         if lengths is not None and isinstance(prior, TaskChain):
             time = found.site.time_dim(prior.time)
+            batch = list(found.site.batch_shape)
+            T = batch.pop(time)
+            if list(lengths.shape) != batch or bool(((lengths < 0) | (lengths > T)).any()):
+                raise ValueError(
+                    f"lengths should be {tuple(batch)} numbers of steps from 0 to {T}, one for each "
+                    f"sequence of task site {found.site.name!r}; got shape {tuple(lengths.shape)}, "
+                    f"{lengths.min()} to {lengths.max()}"
+                )
             steps = torch.arange(found.site.batch_shape[time]).reshape(-1, *[1] * (-1 - time))
             real = (steps < lengths.unsqueeze(time)).unsqueeze(-1)
             shown = torch.where(real, found.log_likelihood, 0.0)

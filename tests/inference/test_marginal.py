@@ -191,6 +191,11 @@ def test_what_does_not_fit_is_refused() -> None:
         marginalize(sessions, TaskChain.sticky(3, 0.1))(x)
     with pytest.raises(TypeError, match="model should be a Pyro model"):
         marginalize(3)  # type: ignore[arg-type]
+    for lengths in (torch.tensor([3, 3, 3]), torch.tensor(3), torch.tensor([3, 4])):
+        with pytest.raises(
+            ValueError, match=r"lengths should be \(2,\) numbers of steps from 0 to 3"
+        ):
+            marginalize(sessions, CHAIN, lengths)(x)
     with pytest.raises(ValueError, match="prior should be a TaskChain"):
         marginalize(sessions).chain_posterior(x)
 
