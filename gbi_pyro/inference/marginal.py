@@ -107,8 +107,8 @@ class Marginal:
             T = batch.pop(time)
             if list(lengths.shape) != batch or bool(((lengths < 0) | (lengths > T)).any()):
                 raise ValueError(
-                    f"lengths should be {tuple(batch)} numbers of steps from 0 to {T}, one for each "
-                    f"sequence of task site {found.site.name!r}; got shape {tuple(lengths.shape)}, "
+                    f"lengths should be {tuple(batch)} numbers of steps from 0 to {T}, one for "
+                    f"each sequence of {found.site.name!r}; got shape {tuple(lengths.shape)}, "
                     f"{lengths.min()} to {lengths.max()}"
                 )
             steps = torch.arange(found.site.batch_shape[time]).reshape(-1, *[1] * (-1 - time))
