@@ -158,7 +158,7 @@ class RelaxedModel:
         ):
             self.model(*self.args, **self.kwargs)
         if freeze and in_training:
-            raise _in_training(in_training[0])
+            raise runs_in_training(in_training[0])
         if not relax.sites:
             raise no_task_sites()
         sites = {n: _scaled(s, score.factors[n].scale) for n, s in relax.sites.items()}
@@ -224,7 +224,8 @@ class RelaxedModel:
         raise unreached(site.name)
 
 
-def _in_training(layer: nn.Module) -> TaskSiteError:
+def runs_in_training(layer: nn.Module) -> TaskSiteError:
+    """Return the error for a network whose layers run as in training."""
     return TaskSiteError(
         f"the model ran a {type(layer).__name__} in training mode, which depends on chance or on "
         "the rest of the batch; expected the network as it will be used: call eval() first"

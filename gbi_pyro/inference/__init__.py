@@ -9,6 +9,7 @@ from gbi_pyro.inference.autoguide import AutoTaskGuide
 from gbi_pyro.inference.calibration import Calibration, calibrate
 from gbi_pyro.inference.centroid import NearestCentroid, fit_centroids
 from gbi_pyro.inference.chain import BayesFilter
+from gbi_pyro.inference.chain_posterior import ChainPosterior
 from gbi_pyro.inference.enumeration import Enumeration
 from gbi_pyro.inference.gradient import OneStepGradient
 from gbi_pyro.inference.hmm import HMMPosterior, hmm_posterior, hsmm_posterior
@@ -27,6 +28,7 @@ __all__ = [
     "BayesFilter",
     "Calibration",
     "CarriesState",
+    "ChainPosterior",
     "Counts",
     "Dream",
     "Enumeration",

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
 from gbi_pyro._arrays import as_tensor
-from gbi_pyro.inference.hmm import hmm_posterior, hsmm_posterior
+from gbi_pyro.inference.chain_posterior import ChainPosterior, Output, along_chain, check_output
 from gbi_pyro.inference.log_likelihoods import log_likelihoods
-from gbi_pyro.inference.paths import ChainJoint
+from gbi_pyro.inference.task_chain import TaskChain
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.relax import Model
 
@@ -44,7 +44,7 @@ class BayesFilter:
     log_initial: Tensor = field(repr=False)
     log_transition: Tensor = field(repr=False)
     log_duration: Tensor | None = field(default=None, repr=False)
-    output: Literal["filtered", "predicted", "smoothed"] = "filtered"
+    output: Output = "filtered"
     time: str | None = None
 
     def __post_init__(self) -> None:
@@ -56,37 +56,12 @@ class BayesFilter:
         for name in ("log_initial", "log_transition", "log_duration"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, as_tensor(value, name))
-        if self.output not in ("filtered", "predicted", "smoothed"):
-            raise ValueError(
-                f"output must be 'filtered', 'predicted' or 'smoothed', got {self.output!r}"
-            )
+        check_output(self.output)
 
-    def __call__(self, model: Model, *args: Any, **kwargs: Any) -> TaskPosterior:
+    def __call__(self, model: Model, *args: Any, **kwargs: Any) -> ChainPosterior:
         """Infer the task site of ``model`` called with ``args`` and ``kwargs``."""
         steps = self.infer(model, *args, **kwargs)
-        name = steps.site_name()
-        time = steps.sites[name].time_dim(self.time) - 1  # tasks are the last dimension
-        log_likelihood = log_likelihoods(steps).movedim(time, -2)
-        initial, transition = (
-            v.to(log_likelihood) for v in (self.log_initial, self.log_transition)
+        chain = TaskChain(
+            self.log_initial, self.log_transition, log_duration=self.log_duration, time=self.time
         )
-        if self.log_duration is None:
-            result = hmm_posterior(initial, transition, log_likelihood, viterbi=False)
-        else:
-            duration = self.log_duration.to(log_likelihood)
-            result = hsmm_posterior(initial, transition, log_likelihood, duration, viterbi=False)
-        return replace(
-            steps,
-            log_probs={name: getattr(result, f"log_{self.output}").movedim(-2, time)},
-            method=f"{steps.method}, {self.output}",
-            settings={
-                **steps.settings,
-                "chain": self.output,
-                "time": steps.sites[name].dims[time + 1],
-            },
-            log_evidence=None if steps.log_evidence is None else result.log_evidence,
-            objective=None,
-            points={},
-            path={},
-            joint=ChainJoint(name, result.paths, time + 1) if self.output == "smoothed" else None,
-        )
+        return along_chain(steps, chain, log_likelihoods(steps), self.output)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import pyro
@@ -13,10 +13,13 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from gbi_pyro.inference.chain_posterior import ChainPosterior, Output, along_chain, check_output
 from gbi_pyro.inference.enumeration import Enumeration
-from gbi_pyro.inference.hmm import HMMPosterior
 from gbi_pyro.inference.task_chain import TaskChain
 from gbi_pyro.inference.task_prior import TaskPrior
+from gbi_pyro.logjoint import LogJoint, Passes, runs_in_training
+from gbi_pyro.posterior import TaskPosterior
+from gbi_pyro.purity import pure
 from gbi_pyro.relax import Model, Point, RelaxMessenger, points_at
 from gbi_pyro.score import ScoreMessenger, by_element
 from gbi_pyro.sites import TaskSite, TaskSiteError, no_task_sites
@@ -33,12 +36,16 @@ class TaskLikelihood(NamedTuple):
         log_prior: the model's own log pi_k, likewise.
         site: its task site.
         frames: Pyro's plates around it, by name.
+        num_observations: how many observed values each element explains, ``batch_shape``.
+        passes: the compute used.
     """
 
     log_likelihood: Tensor
     log_prior: Tensor
     site: TaskSite
     frames: Mapping[str, Any]
+    num_observations: Tensor
+    passes: Passes
 
 
 @dataclass
@@ -57,7 +64,7 @@ class Marginal:
         site, dims = found.site, dict.fromkeys(found.frames)
         if isinstance(prior, TaskChain):
             time = site.time_dim(prior.time)
-            evidence = _chain_posterior(prior, found).log_evidence.unsqueeze(time)
+            evidence = _chain_evidence(prior, found)
             dims.pop(site.dims[time], None)
         else:
             own = found.log_prior if prior is None else prior.log_probs.to(found.log_likelihood)
@@ -69,19 +76,60 @@ class Marginal:
         """Return log p(x | z = k) of each element; the model's other sites appear as usual."""
         return self._run(args, kwargs)[1]
 
-    def chain_posterior(self, *args: Any, viterbi: bool = True, **kwargs: Any) -> HMMPosterior:
-        """Return the exact posterior of the chain at the present weights, time before the tasks.
+    def infer(
+        self, *args: Any, output: Output = "smoothed", **kwargs: Any
+    ) -> TaskPosterior | ChainPosterior:
+        """Return the exact posterior over the tasks at the present weights.
 
-        Filtered, predicted, smoothed, log p(x_t | x_1..t-1), Viterbi path, joint draws.
+        Of a chain it also gives the other outputs, log p(x_t | x_1..t-1), the most probable path
+        and joint draws; without one each element's posterior stands alone.
+
+        Args:
+            args: what the model takes.
+            output: of a chain, see ``BayesFilter``.
+            kwargs: what the model takes.
 
         Raises:
-            ValueError: where the prior is no chain.
+            TaskSiteError: for latent sites without a value, see ``condition``.
+            ValueError: for another output than ``"smoothed"`` without a chain, and for data that no
+                task can have made.
         """
-        with torch.no_grad():
+        check_output(output)
+        with pure(self.model) as in_training, torch.no_grad(), poutine.trace() as outside:
             prior, found = self._run(args, kwargs)
-            if not isinstance(prior, TaskChain):
-                raise ValueError("prior should be a TaskChain for the posterior of a chain")
-            return _chain_posterior(prior, found, viterbi=viterbi)
+        if in_training:
+            raise runs_in_training(in_training[0])
+        rest = outside.trace.nodes.items()
+        latents = [
+            name
+            for name, node in rest
+            if node["type"] == "sample" and not (node["is_observed"] or site_is_subsample(node))
+        ]
+        if latents:
+            raise TaskSiteError(
+                f"the marginal has latent sites, {', '.join(map(repr, latents))}; expected a value "
+                "for each, one draw or an estimate: marginal.condition(values).infer(...)"
+            )
+        elements = _elements(found, prior, float(outside.trace.log_prob_sum()))
+        if isinstance(prior, TaskChain):
+            return along_chain(elements, prior, found.log_likelihood.double(), output)
+        if output != "smoothed":
+            raise ValueError(
+                f"output={output!r} is of a chain; this prior has none: leave output out, or give "
+                "a TaskChain"
+            )
+        return elements
+
+    def condition(self, values: Mapping[str, Tensor]) -> Marginal:
+        """Return the marginal at values of its latent sites, draws or estimates.
+
+        Args:
+            values: by the name of their site; names of other sites have no effect.
+        """
+        prior = self.prior
+        if callable(prior):
+            prior = poutine.condition(prior, data=values)
+        return replace(self, model=poutine.condition(self.model, data=values), prior=prior)
 
     def _run(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -93,7 +141,8 @@ class Marginal:
         if self.check and found.site.num_tasks > 1 and found.site.batch_shape.numel() > 1:
             self.check = False  # once: can tasks of elements be tried one by one?
             with torch.no_grad():
-                Enumeration()(poutine.condition(self.model, data=values), *args, **kwargs)
+                tried = Enumeration()(poutine.condition(self.model, data=values), *args, **kwargs)
+            found = found._replace(passes=found.passes._replace(check=sum(tried.passes)))
         K = found.site.num_tasks
         if prior is not None and prior.num_tasks != K:
             raise ValueError(
@@ -101,6 +150,11 @@ class Marginal:
                 f"it for K = {K}"
             )
         lengths = self.lengths(*args, **kwargs) if callable(self.lengths) else self.lengths
+        if lengths is not None and not isinstance(prior, TaskChain):
+            raise ValueError(
+                "lengths are those of sequences, which belong to a chain, but the prior is none: "
+                "give a TaskChain, or mask the data in the model, poutine.mask(mask=...)"
+            )
         if lengths is not None and isinstance(prior, TaskChain):
             time = found.site.time_dim(prior.time)
             batch = list(found.site.batch_shape)
@@ -113,8 +167,10 @@ class Marginal:
                 )
             steps = torch.arange(found.site.batch_shape[time]).reshape(-1, *[1] * (-1 - time))
             real = (steps < lengths.unsqueeze(time)).unsqueeze(-1)
-            shown = torch.where(real, found.log_likelihood, 0.0)
-            found = found._replace(log_likelihood=shown)
+            found = found._replace(
+                log_likelihood=torch.where(real, found.log_likelihood, 0.0),
+                num_observations=found.num_observations * real.squeeze(-1),
+            )
         return prior, found
 
     def _likelihood(
@@ -136,7 +192,9 @@ class Marginal:
             rows.append(by_element(run.factors, site, nesting, len(tasks)))
         likelihood, prior = (torch.cat(parts).movedim(0, -1) for parts in zip(*rows, strict=True))
         latents = {n: v for n, v in recorded.items() if n in first.latents}
-        return TaskLikelihood(likelihood, prior, site, first.frames), latents
+        seen = LogJoint(first.factors, {site.name: site}, {}).num_observations(site)
+        passes = Passes(forward=site.num_tasks)
+        return TaskLikelihood(likelihood, prior, site, first.frames, seen, passes), latents
 
     def _once(
         self, run: _Run, point: Point, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -279,8 +337,35 @@ class _InPlates(Messenger):
             msg["scale"] = msg["scale"] * ((frame.full_size or frame.size) / frame.size)
 
 
-def _chain_posterior(
-    chain: TaskChain, found: TaskLikelihood, *, viterbi: bool = False
-) -> HMMPosterior:
-    time = found.site.time_dim(chain.time) - 1
-    return chain.posterior(found.log_likelihood.double().movedim(time, -2), viterbi=viterbi)
+def _chain_evidence(chain: TaskChain, found: TaskLikelihood) -> Tensor:
+    time = found.site.time_dim(chain.time)
+    by_time = found.log_likelihood.double().movedim(time - 1, -2)
+    return chain.posterior(by_time).log_evidence.unsqueeze(time)
+
+
+def _elements(
+    found: TaskLikelihood, prior: TaskPrior | TaskChain | None, log_outside: float
+) -> TaskPosterior:
+    """Return the posterior of each element on its own; a chain takes the model's prior for now."""
+    site, likelihood = found.site.detached(), found.log_likelihood.double()
+    if isinstance(prior, TaskPrior):
+        site = replace(site, log_prior=prior.log_probs.expand(site.log_prior.shape))
+        joint = likelihood + site.log_prior
+    else:
+        joint = likelihood + found.log_prior
+    evidence = joint.logsumexp(-1)
+    if not isinstance(prior, TaskChain) and bool(evidence.isneginf().any()):
+        raise ValueError(
+            f"no task of {site.name!r} can have made the data of element "
+            f"{tuple(evidence.isneginf().nonzero()[0].tolist())}: expected a log likelihood above "
+            "-inf under one task at least; look at the prior and the supports"
+        )
+    return TaskPosterior(
+        {site.name: joint.log_softmax(-1)},
+        {site.name: site},
+        "marginal",
+        passes=found.passes,
+        num_observations={site.name: found.num_observations},
+        log_evidence=evidence,
+        log_outside=log_outside,
+    )

@@ -142,8 +142,8 @@ def test_steps_beyond_the_length_of_a_session_do_not_count(generator: torch.Gene
         marginalize(sessions, CHAIN), x[1:, :4]
     )
     torch.testing.assert_close(by_lengths, short + 0.1 * (pyro.param("means") ** 2).sum())
-    found = marginalize(sessions, CHAIN, lambda x: lengths).chain_posterior(x)
-    assert found.log_smoothed.shape == (2, 7, 2)
+    found = marginalize(sessions, CHAIN, lambda x: lengths).infer(x)
+    assert torch.equal(found.padding(), torch.arange(7) >= lengths.unsqueeze(-1))
 
 
 def test_one_task_is_no_switching_at_all(generator: torch.Generator) -> None:
@@ -196,8 +196,8 @@ def test_what_does_not_fit_is_refused() -> None:
             ValueError, match=r"lengths should be \(2,\) numbers of steps from 0 to 3"
         ):
             marginalize(sessions, CHAIN, lengths)(x)
-    with pytest.raises(ValueError, match="prior should be a TaskChain"):
-        marginalize(sessions).chain_posterior(x)
+    with pytest.raises(ValueError, match="lengths are those of sequences"):
+        marginalize(sessions, lengths=torch.tensor([3, 3]))(x)
 
     def two(x: Tensor) -> None:
         pyro.sample("a", even(2), infer=TASK)
