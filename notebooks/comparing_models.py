@@ -165,7 +165,7 @@ print(
 STREAM = (
     gbi.data.SwitchingStream()
 )  # means .2 and .8, noise .1, a switch every 33 steps
-CHAIN = STREAM.log_initial, STREAM.log_transition
+CHAIN = gbi.TaskChain(STREAM.log_initial, STREAM.log_transition)
 SEEDS = range(2 if FAST else 5)
 KINDS = ("conditioned", "unconditioned", "shuffled labels")
 
@@ -197,7 +197,7 @@ def held_out(network, x):
     if network.num_tasks is None:
         steps = dist.Normal(network.mean(x, None), network.sigma).log_prob(x)
         return steps.mean(-1)
-    infer = gbi.BayesFilter(gbi.Enumeration(), *CHAIN)
+    infer = gbi.BayesFilter(gbi.Enumeration(), CHAIN)
     return infer(gbi.stepwise(network, x)).log_evidence / x.shape[1]
 
 

@@ -164,16 +164,13 @@ HAZARD = 1 / 25
 stream, spoken = languages.sample_switching(1, 200, HAZARD, draw)
 cut = gbi.stepwise(conditioned, other)
 one_word = gbi.calibrate(gbi.OneStepGradient()(cut), gbi.Enumeration()(cut))
-sticky = gbi.TaskChain.sticky(K, HAZARD)
-chain = sticky.log_initial, sticky.log_transition
-truth = gbi.hmm_posterior(
-    *(c.double() for c in chain), languages.log_likelihood(stream)
-)
+chain = gbi.TaskChain.sticky(K, HAZARD)
+truth = chain.posterior(languages.log_likelihood(stream))
 figure = Figure(figsize=(11, 6.5), layout="constrained")
 axes = iter(figure.subplots(4, 1, sharex=True))
 for output in ("filtered", "smoothed"):
     step = gbi.OneStepGradient(calibration=one_word)
-    reader = gbi.BayesFilter(step, *chain, output=output)
+    reader = gbi.BayesFilter(step, chain, output)
     read = reader(gbi.stepwise(conditioned, stream + MARKS)).logits()
     read, best = read.double().log_softmax(-1), getattr(truth, f"log_{output}")
     for name, log_probs in (("one step", read), ("exact", best)):

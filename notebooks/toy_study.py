@@ -34,9 +34,9 @@ MEANS, SIGMA, HAZARD = (0.2, 0.8), 0.2, 0.03
 # %%
 stream = gbi.data.SwitchingStream(MEANS, SIGMA, gbi.data.GeometricBlocks(HAZARD))
 x, z = stream.sample(16, 60 if FAST else 120, draw)
-chain = stream.log_initial, stream.log_transition
+chain = gbi.TaskChain(stream.log_initial, stream.log_transition)
 generator = gbi.models.SwitchingGaussian(torch.tensor(MEANS), SIGMA)
-exact = gbi.BayesFilter(gbi.Enumeration(), *chain)(generator, x)
+exact = gbi.BayesFilter(gbi.Enumeration(), chain)(generator, x)
 print(f"{exact.method}: {exact.passes.forward} forward passes for all steps at once")
 
 # %% [markdown]
@@ -45,7 +45,7 @@ print(f"{exact.method}: {exact.passes.forward} forward passes for all steps at o
 # three it is not, as the lesson *Your own model* shows.
 
 # %%
-one_step = gbi.BayesFilter(gbi.OneStepGradient(), *chain)(generator, x)
+one_step = gbi.BayesFilter(gbi.OneStepGradient(), chain)(generator, x)
 difference = gbi.metrics.agreement(exact, one_step).max_difference
 print(f"largest difference from the exact posterior: {difference:.1e}")
 
@@ -148,7 +148,7 @@ for kind in KINDS:
 network, plain = (trained[kind][0][0] for kind in KINDS)
 steps = gbi.stepwise(network, x)
 gradients = gbi.OneStepGradient()(steps).logits()
-filtered = gbi.BayesFilter(gbi.OneStepGradient(), *chain)(steps)
+filtered = gbi.BayesFilter(gbi.OneStepGradient(), chain)(steps)
 kl = gbi.metrics.agreement(exact, filtered).kl
 print(f"KL(exact || one step of the network) = {kl:.1e} nats per step")
 log_odds = [q[..., 1] - q[..., 0] for q in (stream.log_emission(x), gradients)]

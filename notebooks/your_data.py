@@ -199,10 +199,9 @@ print(
 # of tasks is. It comes close to the exact posterior:
 
 # %%
-chain = em.prior.log_initial, em.prior.log_transition
-one_step = gbi.BayesFilter(
-    gbi.OneStepGradient(), *chain, output="smoothed", time="trial"
-)(model, *data)
+one_step = gbi.BayesFilter(gbi.OneStepGradient(), em.prior, output="smoothed")(
+    model, *data
+)
 second = truth[truth.session == "tuesday"]
 probs, best = (q.probs()[1, : len(second)] for q in (one_step, exact))
 found = gbi.metrics.agreement(best.log(), probs.log())

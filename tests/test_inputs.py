@@ -348,7 +348,9 @@ def test_options_of_an_inference_are_not_the_model() -> None:
     with pytest.raises(TypeError, match=r"chunk_size.*Enumeration\(\)\(model, \*args\)"):
         Enumeration(lambda x: None)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"infer should be an inference.*int"):
-        BayesFilter(3, torch.zeros(1), torch.zeros(1, 1))  # type: ignore[arg-type]
+        BayesFilter(3, TaskChain.sticky(2, 0.1))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"chain should be a TaskChain.*TaskChain\(log_initial"):
+        BayesFilter(Enumeration(), torch.zeros(1))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"model should be a Pyro model.*str"):
         Enumeration()("model")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"points by the name of their site.*Tensor"):
@@ -362,6 +364,6 @@ def test_a_chain_may_be_given_as_arrays() -> None:
             pyro.sample("x", dist.Normal(z @ torch.tensor([0.0, 1.0]), 1.0), obs=x)
 
     x, initial, stay = torch.randn(5), np.log([0.5, 0.5]), np.log([[0.9, 0.1], [0.1, 0.9]])
-    found = BayesFilter(Enumeration(), initial, stay)(model, x)  # type: ignore[arg-type]
-    args = torch.from_numpy(initial), torch.from_numpy(stay)
-    torch.testing.assert_close(found.probs(), BayesFilter(Enumeration(), *args)(model, x).probs())
+    found = BayesFilter(Enumeration(), TaskChain(initial, stay))(model, x)  # type: ignore[arg-type]
+    chain = TaskChain(torch.from_numpy(initial), torch.from_numpy(stay))
+    torch.testing.assert_close(found.probs(), BayesFilter(Enumeration(), chain)(model, x).probs())

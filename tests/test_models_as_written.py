@@ -15,6 +15,7 @@ from gbi_pyro import (
     Enumeration,
     GradientEM,
     OneStepGradient,
+    TaskChain,
     TaskSiteError,
     calibrate,
     check_model,
@@ -33,6 +34,7 @@ F64 = torch.float64
 TONES = torch.tensor([[0.1, 0.2, 0.3], [0.7, 0.6, 0.5]], dtype=F64)
 STICKY = torch.tensor([[0.95, 0.05], [0.05, 0.95]], dtype=F64).log()
 HALF = torch.tensor([0.5, 0.5], dtype=F64).log()
+CHAIN = TaskChain(HALF, STICKY)
 
 
 def tones(y):
@@ -46,7 +48,7 @@ def test_a_chain_runs_over_the_plate_of_time_wherever_it_is(generator):
     y = torch.bernoulli(torch.full((6, 3), 0.4, dtype=F64), generator=generator)
     log_likelihood = (y[:, None] * TONES.log() + (1 - y[:, None]) * (1 - TONES).log()).sum(-1)
     expected = hmm_posterior(HALF, STICKY, log_likelihood)
-    found = BayesFilter(Enumeration(), HALF, STICKY, output="smoothed")(tones, y)
+    found = BayesFilter(Enumeration(), CHAIN, output="smoothed")(tones, y)
     torch.testing.assert_close(found.logits().squeeze(-2), expected.log_smoothed)
     torch.testing.assert_close(found.log_evidence.sum(), expected.log_evidence.sum())
 
@@ -68,7 +70,7 @@ def test_time_and_sequences_may_change_places(order, generator):
         STICKY,
         dist.Normal(torch.tensor([-1.0, 1.0], dtype=F64), 1.0).log_prob(x.unsqueeze(-1)),
     )
-    found = BayesFilter(Enumeration(), HALF, STICKY)(model, data).logits()
+    found = BayesFilter(Enumeration(), CHAIN)(model, data).logits()
     found = found if order == "time last" else found.transpose(0, 1)
     torch.testing.assert_close(found, expected.log_filtered)
 
@@ -81,11 +83,11 @@ def test_several_candidates_for_time_are_listed(generator):
 
     x = torch.randn(3, 4, generator=generator)
     with pytest.raises(TaskSiteError, match=r"row.*column.*time="):
-        BayesFilter(Enumeration(), HALF, STICKY)(model, x)
-    found = BayesFilter(Enumeration(), HALF, STICKY, time="row")(model, x)
+        BayesFilter(Enumeration(), CHAIN)(model, x)
+    found = BayesFilter(Enumeration(), CHAIN, time="row")(model, x)
     assert found.logits().shape == (3, 4, 2)
     with pytest.raises(TaskSiteError, match="hours"):
-        BayesFilter(Enumeration(), HALF, STICKY, time="hours")(model, x)
+        BayesFilter(Enumeration(), CHAIN, time="hours")(model, x)
 
 
 def test_a_transition_for_each_step_is_not_taken_for_one_of_each_sequence():
@@ -443,7 +445,7 @@ def test_collapse_does_not_count_padding(generator):
 
 def test_draws_of_a_smoothed_chain_are_paths_and_those_of_a_filter_are_not(generator):
     x, real = padded(generator, 12)
-    smoothed = BayesFilter(Enumeration(), HALF, STICKY, output="smoothed")(Sessions(), x, real)
+    smoothed = BayesFilter(Enumeration(), CHAIN, output="smoothed")(Sessions(), x, real)
     drawn = smoothed.sample(4000, generator=generator)["z"]
     assert drawn.shape == (4000, 2, 12)
     share = drawn.double().mean(0)
@@ -454,12 +456,12 @@ def test_draws_of_a_smoothed_chain_are_paths_and_those_of_a_filter_are_not(gener
     expected = 1 - pairs.diagonal(dim1=-2, dim2=-1).sum(-1)  # (2, 11)
     switches = (drawn.diff(dim=-1) != 0).double().mean(0)
     assert (switches - expected).abs().max() < tolerance
-    assert BayesFilter(Enumeration(), HALF, STICKY)(Sessions(), x, real).joint is None
+    assert BayesFilter(Enumeration(), CHAIN)(Sessions(), x, real).joint is None
 
 
 def test_padding_is_what_comes_after_the_last_observed_step(generator):
     x, real = padded(generator, 12)
-    found = BayesFilter(Enumeration(), HALF, STICKY, output="smoothed")(Sessions(), x, real)
+    found = BayesFilter(Enumeration(), CHAIN, output="smoothed")(Sessions(), x, real)
     expected = torch.arange(12) >= torch.tensor([[10], [7]])
     assert torch.equal(found.padding(), expected)
     assert len(found.to_dataframe()) == 17

@@ -20,7 +20,7 @@ from pyro.infer import TraceEnum_ELBO
 from pyro.ops.indexing import Vindex
 from torch import Tensor, nn
 
-from gbi_pyro import BayesFilter, Enumeration
+from gbi_pyro import BayesFilter, Enumeration, TaskChain
 from gbi_pyro.posterior import TaskPosterior
 
 TASK = {"task": True}
@@ -104,7 +104,8 @@ def tone_rates(generator: torch.Generator) -> Tensor:
 
 
 def smoother(A: Tensor) -> BayesFilter:
-    return BayesFilter(Enumeration(), A[0].log(), A.log(), output="smoothed", time="time")
+    chain = TaskChain(A[0].log(), A.log())
+    return BayesFilter(Enumeration(), chain, output="smoothed", time="time")
 
 
 def pyro_tones(y: Tensor, A: Tensor, P: Tensor, lengths: Tensor) -> None:

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
+import torch
 
-from gbi_pyro._arrays import as_tensor
 from gbi_pyro.inference.chain_posterior import ChainPosterior, Output, along_chain, check_output
 from gbi_pyro.inference.log_likelihoods import log_likelihoods
 from gbi_pyro.inference.task_chain import TaskChain
 from gbi_pyro.posterior import TaskPosterior
+from gbi_pyro.purity import pure
 from gbi_pyro.relax import Model
 
 
@@ -27,23 +27,30 @@ class BayesFilter:
 
     Args:
         infer: inference of the model's single steps, for example ``OneStepGradient()``.
-        log_initial: log p(z_1), ``(K,)``.
-        log_transition: log p(z_t | z_t-1), ``(K, K)``; between blocks if there is a duration.
-        log_duration: log p(block lasts d steps), ``(K, D)``, for explicit block lengths.
+        chain: the prior over tasks: a ``TaskChain``, or a function of the model's arguments that
+            returns one, such as a ``LearnedChain``.
         output: ``"filtered"``, p(z_t | x_1..t); ``"predicted"``, p(z_t | x_1..t-1), the
             transition applied and x_t not yet seen; or ``"smoothed"``, p(z_t | all x).
-        time: the name of the plate over time; without it the plate named ``"time"``, or the only
-            plate of the task site.
+        time: the name of the plate over time; that of the chain without it.
 
     Raises:
+        TypeError: for what is no inference, or no chain.
         TaskSiteError: when the task has no plate over time, or several that may be it.
-        ValueError: for a chain that does not fit; see ``hsmm_posterior``.
+        ValueError: for a chain that does not fit.
+
+    >>> import pyro, pyro.distributions as dist
+    >>> from gbi_pyro import Enumeration
+    >>> def model(x):
+    ...     with pyro.plate("time", len(x)):
+    ...         z = pyro.sample("z", dist.OneHotCategorical(torch.ones(2)), infer={"task": True})
+    ...         pyro.sample("x", dist.Normal(z @ torch.tensor([0.0, 1.0]), 0.5), obs=x)
+    >>> filtered = BayesFilter(Enumeration(), TaskChain.sticky(2, hazard=0.1))
+    >>> filtered(model, torch.tensor([0.1, -0.2, 0.9, 1.2])).mode()
+    tensor([0, 0, 0, 1])
     """
 
     infer: Callable[..., TaskPosterior]
-    log_initial: Tensor = field(repr=False)
-    log_transition: Tensor = field(repr=False)
-    log_duration: Tensor | None = field(default=None, repr=False)
+    chain: TaskChain | Callable[..., TaskChain] = field(repr=False)
     output: Output = "filtered"
     time: str | None = None
 
@@ -53,15 +60,19 @@ class BayesFilter:
                 "infer should be an inference of single steps, such as OneStepGradient(); got a "
                 f"{type(self.infer).__name__}"
             )
-        for name in ("log_initial", "log_transition", "log_duration"):
-            if (value := getattr(self, name)) is not None:
-                object.__setattr__(self, name, as_tensor(value, name))
+        if not (isinstance(self.chain, TaskChain) or callable(self.chain)):
+            raise TypeError(
+                "chain should be a TaskChain, or a function of the model's arguments that returns "
+                f"one; got a {type(self.chain).__name__}: of tensors make "
+                "TaskChain(log_initial, log_transition)"
+            )
         check_output(self.output)
 
     def __call__(self, model: Model, *args: Any, **kwargs: Any) -> ChainPosterior:
         """Infer the task site of ``model`` called with ``args`` and ``kwargs``."""
+        chain = self.chain
+        if not isinstance(chain, TaskChain):
+            with pure(chain), torch.no_grad():
+                chain = chain(*args, **kwargs)
         steps = self.infer(model, *args, **kwargs)
-        chain = TaskChain(
-            self.log_initial, self.log_transition, log_duration=self.log_duration, time=self.time
-        )
-        return along_chain(steps, chain, log_likelihoods(steps), self.output)
+        return along_chain(steps, chain, log_likelihoods(steps), self.output, self.time)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,16 +11,17 @@ from torch import Tensor
 from gbi_pyro.data.switching import SwitchingStream
 from gbi_pyro.inference.calibration import Calibration, calibrate
 from gbi_pyro.inference.chain import BayesFilter
+from gbi_pyro.inference.chain_posterior import Output
 from gbi_pyro.inference.enumeration import Enumeration
 from gbi_pyro.inference.gradient import OneStepGradient
 from gbi_pyro.inference.stepwise import stepwise
+from gbi_pyro.inference.task_chain import TaskChain
 from gbi_pyro.logjoint import Passes
 from gbi_pyro.metrics.agreement import kl
 from gbi_pyro.models.sequence import SequenceLSTM
 from gbi_pyro.models.switching import SwitchingGaussian
 from gbi_pyro.posterior import TaskPosterior
 
-Output = Literal["filtered", "predicted", "smoothed"]
 ESTIMATES = ("one step", "second order", "calibrated", "K forward passes")
 
 
@@ -35,9 +36,8 @@ def in_filter(
     output: Output = "filtered",
 ) -> BayesFilter:
     """Put an inference of single steps into the Bayes filter of a stream's own chain."""
-    return BayesFilter(
-        infer, stream.log_initial, stream.log_transition, stream.log_duration, output=output
-    )
+    law = stream.log_initial, stream.log_transition
+    return BayesFilter(infer, TaskChain(*law, log_duration=stream.log_duration), output)
 
 
 def exact_filter(stream: SwitchingStream, x: Tensor) -> TaskPosterior:

@@ -12,7 +12,6 @@ from gbi_pyro.inference.calibration import calibrate
 from gbi_pyro.inference.chain import BayesFilter
 from gbi_pyro.inference.enumeration import Enumeration
 from gbi_pyro.inference.gradient import OneStepGradient
-from gbi_pyro.inference.hmm import hmm_posterior
 from gbi_pyro.inference.stepwise import stepwise
 from gbi_pyro.inference.task_chain import TaskChain
 from gbi_pyro.models.language import LanguageLSTM
@@ -53,8 +52,7 @@ def read_stream(config: LanguageConfig, texts: Texts, network: LanguageLSTM) -> 
     fit, _ = windows_of_each(texts.sets.dev, config.piece, each, seed=1)
     steps = stepwise(network, fit)
     calibration = calibrate(OneStepGradient()(steps), Enumeration()(steps))
-    sticky = TaskChain.sticky(K, 1 / config.piece)
-    chain = sticky.log_initial, sticky.log_transition
+    chain = TaskChain.sticky(K, 1 / config.piece)
     words = stepwise(network, tokens)
     probs = {}
     for output in OUTPUTS:
@@ -62,11 +60,10 @@ def read_stream(config: LanguageConfig, texts: Texts, network: LanguageLSTM) -> 
             ("one step, calibrated", OneStepGradient(calibration=calibration)),
             ("enumeration", Enumeration()),
         ):
-            found = BayesFilter(infer, *chain, output=output)(words)
+            found = BayesFilter(infer, chain, output)(words)
             probs[f"{name}, {output}"] = found.probs()[0]
     if texts.emission is not None:
-        initial, transition = (c.double() for c in chain)
-        exact = hmm_posterior(initial, transition, texts.emission(tokens)[0])
+        exact = chain.posterior(texts.emission(tokens)[0])
         probs["exact chain, filtered"] = exact.log_filtered.exp()
         probs["exact chain, smoothed"] = exact.log_smoothed.exp()
     return Stream(labels, probs)

@@ -66,5 +66,5 @@ class Predictor:
         They are the filter's own posterior of that past, so that the prediction of x_t remains one
         from x before t; carried at maximum entropy the network would be where it never learned.
         """
-        infer = BayesFilter(Enumeration(check=False), chain.log_initial, chain.log_transition)
+        infer = BayesFilter(Enumeration(check=False), chain)
         return infer, infer(stepwise(self.network, x)).probs()

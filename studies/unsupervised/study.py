@@ -86,7 +86,7 @@ class UnsupervisedStudy(Study[UnsupervisedConfig]):
         draw = generator(config.first_seed, "held out")
         x, z = stream.sample(config.test_sequences, config.length, draw)
         chain = TaskChain.sticky(stream.num_tasks, first.hazard)
-        infer = BayesFilter(Enumeration(check=False), chain.log_initial, chain.log_transition)
+        infer = BayesFilter(Enumeration(check=False), chain)
         return to_inference_data(
             infer(self.networks(found)["few_labels"], x),
             observed={"x": x},

@@ -16,7 +16,7 @@ from pyro import poutine
 from pyro_models import TASK
 from torch import Tensor
 
-from gbi_pyro import BayesFilter, Enumeration, Sessions
+from gbi_pyro import BayesFilter, Enumeration, Sessions, TaskChain
 
 SETTINGS = {"deadline": None, "derandomize": True, "database": None}
 MISSING = [None, math.nan, pd.NA]
@@ -260,7 +260,7 @@ def test_padding_changes_no_number(df: pd.DataFrame, output: Any) -> None:
     sessions = read(df)
     infer: Any = Enumeration()
     if output is not None:
-        infer = BayesFilter(infer, LOG_INITIAL, LOG_TRANSITION, output=output)
+        infer = BayesFilter(infer, TaskChain(LOG_INITIAL, LOG_TRANSITION), output)
     together = infer(model, sessions["x"], sessions.observed["x"])
     frame = together.to_dataframe(sessions=sessions)
     evidence = 0.0

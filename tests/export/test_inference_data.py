@@ -217,7 +217,7 @@ def test_a_result_of_another_kind_is_refused() -> None:
 def test_a_chain_has_one_evidence_per_sequence(stream: tuple[Tensor, Tensor]) -> None:
     x, _ = stream
     toy = SwitchingStream(sigma=0.3)
-    result = BayesFilter(Enumeration(), toy.log_initial, toy.log_transition)(per_step, x)
+    result = BayesFilter(Enumeration(), TaskChain(toy.log_initial, toy.log_transition))(per_step, x)
     found = to_inference_data(result).log_likelihood["log_evidence"]
     assert found.dims == ("chain", "draw", "sequence")
     np.testing.assert_array_equal(found[0, 0], result.log_evidence)

@@ -10,11 +10,12 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from gbi_pyro import BayesFilter, Enumeration, hmm_posterior, plots, to_inference_data
+from gbi_pyro import BayesFilter, Enumeration, TaskChain, hmm_posterior, plots, to_inference_data
 from gbi_pyro.export import GivenDraws
 
 HALF = torch.tensor([0.5, 0.5]).log()
 STICKY = torch.tensor([[0.95, 0.05], [0.05, 0.95]]).log()
+CHAIN = TaskChain(HALF, STICKY)
 
 
 def sessions(x: Tensor, real: Tensor) -> None:
@@ -40,7 +41,7 @@ def test_there_is_no_task_where_there_is_no_step(generator: torch.Generator) -> 
     x = torch.randn(2, 8, generator=generator)
     real = torch.arange(8) < torch.tensor([[8], [5]])
     real[0, 2] = False  # missing, and still a step
-    found = BayesFilter(Enumeration(), HALF, STICKY, output="smoothed")(sessions, x, real)
+    found = BayesFilter(Enumeration(), CHAIN, output="smoothed")(sessions, x, real)
     data = to_inference_data(found, sessions, (x, real))
     padding = ~(torch.arange(8) < torch.tensor([[8], [5]])).numpy()
     for ids in data.posterior["z"].values[0]:
@@ -54,4 +55,4 @@ def test_there_is_no_task_where_there_is_no_step(generator: torch.Generator) -> 
 
 def test_chains_are_not_enumerated_as_independent_elements() -> None:
     with pytest.raises(TypeError, match=r"infer should be Enumeration.*BayesFilter"):
-        GivenDraws({}, infer=BayesFilter(Enumeration(), HALF, STICKY))  # type: ignore[arg-type]
+        GivenDraws({}, infer=BayesFilter(Enumeration(), CHAIN))  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from pyro_models import TASK, gaussian, gaussian_scores, normal
 from scipy.stats import chi2
 from torch import Tensor, nn
 
-from gbi_pyro import BayesFilter, Enumeration, OneStepGradient, TaskSiteError
+from gbi_pyro import BayesFilter, Enumeration, OneStepGradient, TaskChain, TaskSiteError
 from gbi_pyro.inference import NearestCentroid, fit_centroids
 from gbi_pyro.logjoint import Passes
 from gbi_pyro.metrics import kl
@@ -77,9 +77,9 @@ def test_inside_the_bayes_filter_it_is_evidence_like_any_other(generator: torch.
             pyro.sample("x", dist.Normal(z @ means, 0.3), obs=x)
 
     x = normal(generator, 3, 20)
-    chain = (torch.tensor([0.5, 0.5]).log(), torch.tensor([[0.9, 0.1], [0.1, 0.9]]).log())
+    chain = TaskChain.sticky(2, hazard=0.1)
     nearest = NearestCentroid(lambda x: x.unsqueeze(-1), means.unsqueeze(-1), 0.3**2)
-    found, exact = (BayesFilter(infer, *chain)(model, x) for infer in (nearest, Enumeration()))
+    found, exact = (BayesFilter(infer, chain)(model, x) for infer in (nearest, Enumeration()))
     torch.testing.assert_close(found.logits(), exact.logits(), rtol=0, atol=1e-10)
 
 

@@ -8,6 +8,7 @@ from gbi_pyro import (
     BayesFilter,
     Enumeration,
     OneStepGradient,
+    TaskChain,
     TaskSiteError,
     clamped_loss,
     hmm_posterior,
@@ -36,11 +37,12 @@ def model_of(stream: SwitchingStream, log_prior: Tensor | None = None) -> Switch
 
 
 def filters(infer: Infer, stream: SwitchingStream) -> dict[str, BayesFilter]:
-    chain = stream.log_initial, stream.log_transition, stream.log_duration
+    law = stream.log_initial, stream.log_transition
+    chain = TaskChain(*law, log_duration=stream.log_duration)
     return {
-        "filtered": BayesFilter(infer, *chain),
-        "predicted": BayesFilter(infer, *chain, output="predicted"),
-        "smoothed": BayesFilter(infer, *chain, output="smoothed"),
+        "filtered": BayesFilter(infer, chain),
+        "predicted": BayesFilter(infer, chain, output="predicted"),
+        "smoothed": BayesFilter(infer, chain, output="smoothed"),
     }
 
 
@@ -67,9 +69,8 @@ def test_enumeration_inside_the_filter_is_the_exact_posterior(
 def test_without_a_duration_it_is_the_ordinary_chain(generator: torch.Generator) -> None:
     stream = SwitchingStream(means=(0.2, 0.8), sigma=0.3, blocks=GeometricBlocks(0.2))
     x = stream.sample(2, 30, generator, dtype=F64).x
-    found = BayesFilter(Enumeration(), stream.log_initial, stream.log_transition)(
-        model_of(stream), x
-    )
+    chain = TaskChain(stream.log_initial, stream.log_transition)
+    found = BayesFilter(Enumeration(), chain)(model_of(stream), x)
     truth = hmm_posterior(stream.log_initial, stream.log_transition, stream.log_emission(x))
     torch.testing.assert_close(found.logits(), truth.log_filtered, rtol=0, atol=1e-10)
 
@@ -101,7 +102,7 @@ def test_tempered_steps_are_tempered_likelihoods_whatever_the_models_prior(
     stream = SwitchingStream(means=(0.2, 0.8), sigma=0.3)
     x = stream.sample(2, 20, generator, dtype=F64).x
     model = model_of(stream, torch.tensor([0.9, 0.1], dtype=F64).log())
-    found = BayesFilter(infer, stream.log_initial, stream.log_transition)(model, x)
+    found = BayesFilter(infer, TaskChain(stream.log_initial, stream.log_transition))(model, x)
     tempered = stream.log_emission(x) / 2
     truth = hmm_posterior(stream.log_initial, stream.log_transition, tempered)
     torch.testing.assert_close(found.logits(), truth.log_filtered, rtol=0, atol=1e-10)
@@ -115,7 +116,8 @@ def test_a_task_that_the_model_forbids_never_occurs(generator: torch.Generator) 
     emission = stream.log_emission(x)
     emission[..., 1] = -torch.inf
     truth = hmm_posterior(stream.log_initial, stream.log_transition, emission)
-    found = BayesFilter(Enumeration(), stream.log_initial, stream.log_transition)(model, x)
+    chain = TaskChain(stream.log_initial, stream.log_transition)
+    found = BayesFilter(Enumeration(), chain)(model, x)
     torch.testing.assert_close(found.probs(), truth.log_filtered.exp(), rtol=0, atol=1e-10)
     evidence = found.log_evidence
     assert evidence is not None
@@ -150,22 +152,22 @@ def test_a_single_task_makes_no_chain() -> None:
         z = pyro.sample("z", dist.OneHotCategorical(torch.ones(2) / 2), infer={"task": True})
         pyro.sample("x", dist.Normal(z @ torch.tensor([0.0, 1.0]), 1.0), obs=x)
 
-    chain = torch.full((2,), 0.5).log(), torch.full((2, 2), 0.5).log()
+    chain = TaskChain.sticky(2, 0.5)
     with pytest.raises(TaskSiteError, match="declare a plate over time"):
-        BayesFilter(OneStepGradient(), *chain)(model, torch.tensor(0.3))
+        BayesFilter(OneStepGradient(), chain)(model, torch.tensor(0.3))
 
 
 def test_a_chain_of_other_tasks_is_refused(generator: torch.Generator) -> None:
-    chain = torch.full((3,), 1 / 3).log(), torch.full((3, 3), 1 / 3).log()
+    chain = TaskChain.sticky(3, 0.1)
     model = SwitchingGaussian(torch.tensor([0.2, 0.8]), 0.1)
     with pytest.raises(ValueError, match="chain has 3 tasks, task site 'z' has 2"):
-        BayesFilter(Enumeration(), *chain)(model, torch.zeros(2, 4))
+        BayesFilter(Enumeration(), chain)(model, torch.zeros(2, 4))
 
 
 def test_what_it_gives_is_named() -> None:
-    chain = torch.full((2,), 0.5).log(), torch.full((2, 2), 0.5).log()
+    chain = TaskChain.sticky(2, 0.5)
     with pytest.raises(ValueError, match="output must be 'filtered', 'predicted' or 'smoothed'"):
-        BayesFilter(Enumeration(), *chain, output="smooth")
+        BayesFilter(Enumeration(), chain, output="smooth")
 
 
 @pytest.mark.slow

@@ -18,7 +18,6 @@ from gbi_pyro import (
     TaskChain,
     TaskPrior,
     TaskSiteError,
-    hmm_posterior,
     to_inference_data,
 )
 from gbi_pyro.inference import ChainPosterior, marginalize
@@ -50,8 +49,7 @@ def path_weights(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def filtered(output: str, x: Tensor) -> ChainPosterior:
-    initial, transition = CHAIN.log_initial, CHAIN.log_transition
-    return BayesFilter(Enumeration(), initial, transition, output=output)(time_first, x)  # type: ignore[arg-type]
+    return BayesFilter(Enumeration(), CHAIN, output)(time_first, x)  # type: ignore[arg-type]
 
 
 def marginal(output: str, x: Tensor) -> ChainPosterior:
@@ -227,8 +225,7 @@ def test_what_does_not_fit_is_refused() -> None:
 
 def test_without_the_evidence_of_steps_there_is_none_of_the_chain() -> None:
     x = torch.zeros(4, 2, dtype=F64)
-    chain = CHAIN.log_initial, CHAIN.log_transition
-    found = BayesFilter(OneStepGradient(), *chain)(time_first, x)
+    found = BayesFilter(OneStepGradient(), CHAIN)(time_first, x)
     assert found.step_log_evidence is None
-    exact = hmm_posterior(*chain, dist.Normal(MEANS, 1.0).log_prob(x.T.unsqueeze(-1)))
+    exact = CHAIN.posterior(dist.Normal(MEANS, 1.0).log_prob(x.T.unsqueeze(-1)))
     torch.testing.assert_close(found.log_filtered.movedim(0, 1), exact.log_filtered)

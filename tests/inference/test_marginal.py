@@ -41,7 +41,7 @@ def test_its_log_density_is_the_evidence_of_everything(generator: torch.Generato
     x = torch.randn(3, 6, dtype=F64, generator=generator)
     alone = Enumeration()(sessions, x).total_log_evidence
     assert log_joint(marginalize(sessions), x).item() == pytest.approx(alone)
-    chain = BayesFilter(Enumeration(), CHAIN.log_initial, CHAIN.log_transition)(sessions, x)
+    chain = BayesFilter(Enumeration(), CHAIN)(sessions, x)
     found = log_joint(marginalize(sessions, CHAIN), x)
     assert found.item() == pytest.approx(chain.total_log_evidence)
     prior = TaskPrior(torch.tensor([0.3, 0.7]).log())
@@ -92,7 +92,7 @@ def test_its_sites_are_those_of_the_model_but_the_task_and_its_data(
     assert [f.name for f in factor["cond_indep_stack"]] == ["subject"]
     latents = {n: trace.nodes[n]["value"] for n in trace.stochastic_nodes}
     given = poutine.condition(model, data=latents)
-    by_hand = BayesFilter(Enumeration(), CHAIN.log_initial, CHAIN.log_transition)(given, x)
+    by_hand = BayesFilter(Enumeration(), CHAIN)(given, x)
     trace.compute_log_prob()
     torch.testing.assert_close(
         trace.nodes["z_log_evidence"]["log_prob"].squeeze(-1), by_hand.log_evidence

@@ -96,10 +96,8 @@ def test_a_chain_at_any_dimension_agrees_with_every_path(
     smoothed = torch.einsum("sp,ptk->tsk", log_joint.softmax(-1), q)
     found = BayesFilter(
         Enumeration(),
-        chain.log_initial,
-        chain.log_transition,
+        chain,
         output="smoothed",
-        time=chain.time if chain.time != "time" else None,
     )(model)
     (site,) = found.sites.values()
     order = [p.name for p in site.plates if p]

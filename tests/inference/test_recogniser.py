@@ -11,7 +11,14 @@ from pyro_models import TASK, gaussian, gaussian_scores, normal
 from scipy.stats import chi2
 from torch import Tensor, nn
 
-from gbi_pyro import AutoTaskGuide, BayesFilter, Enumeration, TaskPosterior, TaskSiteError
+from gbi_pyro import (
+    AutoTaskGuide,
+    BayesFilter,
+    Enumeration,
+    TaskChain,
+    TaskPosterior,
+    TaskSiteError,
+)
 from gbi_pyro.inference import Recogniser, dream, forward_kl_loss, reverse_kl_loss
 from gbi_pyro.logjoint import Passes
 from gbi_pyro.metrics import kl
@@ -173,8 +180,8 @@ def test_it_serves_wherever_an_inference_does(generator: torch.Generator) -> Non
 
     x = normal(generator, 3, 20)
     recogniser = Recogniser(lambda x: dist.Normal(means, 0.3).log_prob(x.unsqueeze(-1)))
-    chain = (torch.tensor([0.5, 0.5]).log(), torch.tensor([[0.9, 0.1], [0.1, 0.9]]).log())
-    found, exact = (BayesFilter(infer, *chain)(model, x) for infer in (recogniser, Enumeration()))
+    chain = TaskChain.sticky(2, hazard=0.1)
+    found, exact = (BayesFilter(infer, chain)(model, x) for infer in (recogniser, Enumeration()))
     torch.testing.assert_close(found.logits(), exact.logits(), rtol=0, atol=1e-10)
     with torch.random.fork_rng():
         assert AutoTaskGuide(model, recogniser)(x)["z"].shape == (3, 20, 2)

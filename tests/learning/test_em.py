@@ -78,12 +78,7 @@ E_STEPS: dict[str, Callable[..., TaskPosterior]] = {
     "one step": OneStepGradient(),
     "second order": OneStepGradient(order=2),
     "iterative": IterativeGradient(num_steps=3),
-    "filter": BayesFilter(
-        Enumeration(),
-        TaskChain.sticky(3, 0.05).log_initial,
-        TaskChain.sticky(3, 0.05).log_transition,
-        output="smoothed",
-    ),
+    "filter": BayesFilter(Enumeration(), TaskChain.sticky(3, 0.05), output="smoothed"),
 }
 
 
@@ -355,7 +350,7 @@ def test_a_callable_cuts_as_well(generator: torch.Generator) -> None:
     chain = TaskChain.sticky(2, 0.05)
 
     def e_step(model: Any, x: Tensor) -> TaskPosterior:
-        inner = BayesFilter(OneStepGradient(), chain.log_initial, chain.log_transition)
+        inner = BayesFilter(OneStepGradient(), chain)
         return inner(stepwise(model, x))
 
     network = SequenceLSTM(2, 8, generator=generator).double()
@@ -491,7 +486,7 @@ def test_options_that_do_not_fit_are_errors(generator: torch.Generator) -> None:
     with pytest.raises(ValueError, match="log evidences, which this E-step does not know"):
         make(e_step=OneStepGradient(), monotone=True).step(x)
     chain = TaskChain.sticky(2, 0.1)
-    filtered = BayesFilter(Enumeration(), chain.log_initial, chain.log_transition)
+    filtered = BayesFilter(Enumeration(), chain)
     with pytest.raises(ValueError, match="BayesFilter already"):
         make(e_step=filtered, prior=chain).step(x)
     with pytest.raises(ValueError, match="prior has 3 tasks, task site 'z' has 2"):

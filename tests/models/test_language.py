@@ -6,7 +6,7 @@ import pyro.poutine as poutine
 import pytest
 import torch
 
-from gbi_pyro import BayesFilter, Enumeration, OneStepGradient, clamped_loss, stepwise
+from gbi_pyro import BayesFilter, Enumeration, OneStepGradient, TaskChain, clamped_loss, stepwise
 from gbi_pyro.models import CONDITIONERS, Conditioning, LanguageLSTM, Words
 from gbi_pyro.models.language import START
 
@@ -151,8 +151,8 @@ def test_word_by_word_evidence_has_a_task_for_every_word(words: torch.Tensor) ->
     )
     torch.testing.assert_close(exact.logits(), by_hand.log_softmax(-1))
     stay = torch.tensor([[0.9, 0.05, 0.05], [0.05, 0.9, 0.05], [0.05, 0.05, 0.9]]).double()
-    chain = torch.full((K,), 1 / K).double().log(), stay.log()
-    filtered = BayesFilter(OneStepGradient(), *chain)(cut).logits()
+    chain = TaskChain("uniform", stay.log())
+    filtered = BayesFilter(OneStepGradient(), chain)(cut).logits()
     torch.testing.assert_close(filtered.logsumexp(-1), torch.zeros(SEQUENCES, STEPS).double())
 
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from gbi_pyro import BayesFilter, Enumeration, OneStepGradient, plots, to_inference_data
+from gbi_pyro import BayesFilter, Enumeration, OneStepGradient, TaskChain, plots, to_inference_data
 from gbi_pyro.data.switching import SwitchingStream
 from gbi_pyro.metrics.agreement import log_odds
 from gbi_pyro.metrics.credible import credible_coverage
@@ -169,9 +169,9 @@ def test_the_posterior_from_inference_data_is_that_of_the_result(
 ) -> None:
     toy, x, z = stream
     model = SwitchingGaussian(torch.tensor(toy.means), toy.sigma)
-    chain = toy.log_initial, toy.log_transition
-    estimate = BayesFilter(OneStepGradient(temperature=2.0), *chain)(model, x)
-    exact = BayesFilter(Enumeration(), *chain)(model, x)
+    chain = TaskChain(toy.log_initial, toy.log_transition)
+    estimate = BayesFilter(OneStepGradient(temperature=2.0), chain)(model, x)
+    exact = BayesFilter(Enumeration(), chain)(model, x)
     data = to_inference_data(estimate, labels={"z": z}, exact=exact)
     one = plots.task_probs(data, task=1, sequence=1)
     other = plots.task_probs(estimate.probs(), exact.probs(), z, task=1, sequence=1)
