@@ -47,6 +47,7 @@ class Factor:
         is_task: whether it is the prior of a task.
         mask: which entries count, if some do not.
         scale: the user's scale, by which ``log_prob`` is multiplied.
+        value: what was scored, masked elements that cannot be replaced.
     """
 
     log_prob: Tensor
@@ -56,6 +57,7 @@ class Factor:
     is_task: bool
     mask: Tensor | None = None
     scale: Tensor | float = 1.0
+    value: Tensor | None = None
 
     @property
     def num_terms(self) -> Tensor:
@@ -255,7 +257,7 @@ class ScoreMessenger(Messenger):
         is_data = has_value and not infer.get("task")
         plates = {f.name: f.dim for f in msg["cond_indep_stack"] if f.vectorized}
         self.factors[name] = Factor(
-            log_prob, total, plates, is_data, bool(infer.get("task")), keep, scale
+            log_prob, total, plates, is_data, bool(infer.get("task")), keep, scale, value
         )
 
     def _log_prob(self, msg: Any, fn: Any, value: Tensor) -> Tensor:

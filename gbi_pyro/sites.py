@@ -19,6 +19,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.subsample_messenger import SubsampleMessenger
+from pyro.poutine.util import is_validation_enabled
 from torch import Tensor
 from torch.distributions import Independent, OneHotCategorical
 
@@ -223,11 +224,12 @@ def _log_prior(prior: OneHotCategorical) -> Tensor:
     logits = prior.logits
     smallest = torch.finfo(logits.dtype).eps
     lowest = math.log(smallest) * (1 + 1e-6)
-    if bool(logits.detach().amin() > math.log(smallest) * (1 - 1e-6)):
+    checks = is_validation_enabled()  # where it is off nothing waits for a value
+    if checks and bool(logits.detach().amin() > math.log(smallest) * (1 - 1e-6)):
         return logits
     probs = prior.probs.detach()
     clamped = (probs < smallest) & (logits >= lowest)
-    return torch.where(clamped, probs.log(), logits) if bool(clamped.any()) else logits
+    return torch.where(clamped, probs.log(), logits) if not checks or clamped.any() else logits
 
 
 def unknown_site(name: str, known: list[str]) -> TaskSiteError:

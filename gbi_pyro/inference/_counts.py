@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from numpy.typing import ArrayLike
+from pyro.poutine.util import is_validation_enabled
 from torch import Tensor
 
 from gbi_pyro._arrays import as_tensor
@@ -83,8 +84,13 @@ def forbid(log_probs: Tensor, tasks: list[int]) -> Tensor:
 
 
 def checked_log_probs(name: str, value: Tensor | ArrayLike, ndim: int) -> Tensor:
-    """Return log probabilities in float64: a few numbers, whose rows should sum to 1 exactly."""
+    """Return log probabilities in float64: a few numbers, whose rows should sum to 1 exactly.
+
+    Checked where Pyro's validation is on.
+    """
     value = as_tensor(value, name)
+    if not is_validation_enabled():
+        return value.double().log_softmax(-1)
     total = torch.tensor(1.0)
     if value.ndim == ndim and value.shape[-1] and value.is_floating_point():
         total = value.double().logsumexp(-1)

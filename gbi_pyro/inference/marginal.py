@@ -21,7 +21,7 @@ from gbi_pyro.logjoint import LogJoint, Passes, runs_in_training
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.purity import pure
 from gbi_pyro.relax import Model, Point, RelaxMessenger, points_at
-from gbi_pyro.score import ScoreMessenger, by_element
+from gbi_pyro.score import Factor, ScoreMessenger, by_element
 from gbi_pyro.sites import TaskSite, TaskSiteError, no_task_sites
 
 Prior = TaskPrior | TaskChain | Callable[..., TaskPrior | TaskChain] | None
@@ -46,6 +46,26 @@ class TaskLikelihood(NamedTuple):
     frames: Mapping[str, Any]
     num_observations: Tensor
     passes: Passes
+
+
+class FirstRun(NamedTuple):
+    """A checked run of a marked model, which others repeat at other parameters.
+
+    Attributes:
+        factors: the terms of its task and of the data in the task's plates, by name.
+        site: its task site.
+        frames: Pyro's plates around it, by name.
+        indices: those of every plate, by name.
+        time: the name of a chain's plate over time, where the chain has one.
+        real: which steps are real, ``batch_shape + (1,)``; None for all.
+    """
+
+    factors: Mapping[str, Factor]
+    site: TaskSite
+    frames: Mapping[str, Any]
+    indices: Mapping[str, Tensor]
+    time: str | None
+    real: Tensor | None
 
 
 @dataclass
@@ -75,6 +95,20 @@ class Marginal:
     def likelihood(self, *args: Any, **kwargs: Any) -> TaskLikelihood:
         """Return log p(x | z = k) of each element; the model's other sites appear as usual."""
         return self._run(args, kwargs)[1]
+
+    def terms(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the log evidence of each sequence of a chain, else of each element, ``(n,)``.
+
+        Of a single sequence that of each step, log p(x_t | x_1..t-1).
+        """
+        prior, found = self._run(args, kwargs)
+        if isinstance(prior, TaskChain):
+            time = found.site.time_dim(prior.time) - 1
+            posterior = prior.posterior(found.log_likelihood.double().movedim(time, -2))
+            several = posterior.log_evidence.numel() > 1
+            return (posterior.log_evidence if several else posterior.step_log_evidence).flatten()
+        own = found.log_prior if prior is None else prior.log_probs.to(found.log_likelihood)
+        return (found.log_likelihood + own).logsumexp(-1).flatten()
 
     def infer(
         self, *args: Any, output: Output = "smoothed", **kwargs: Any
@@ -149,29 +183,53 @@ class Marginal:
                 f"prior has {prior.num_tasks} tasks, task site {found.site.name!r} has {K}; make "
                 f"it for K = {K}"
             )
-        lengths = self.lengths(*args, **kwargs) if callable(self.lengths) else self.lengths
-        if lengths is not None and not isinstance(prior, TaskChain):
-            raise ValueError(
-                "lengths are those of sequences, which belong to a chain, but the prior is none: "
-                "give a TaskChain, or mask the data in the model, poutine.mask(mask=...)"
-            )
-        if lengths is not None and isinstance(prior, TaskChain):
-            time = found.site.time_dim(prior.time)
-            batch = list(found.site.batch_shape)
-            T = batch.pop(time)
-            if list(lengths.shape) != batch or bool(((lengths < 0) | (lengths > T)).any()):
-                raise ValueError(
-                    f"lengths should be {tuple(batch)} numbers of steps from 0 to {T}, one for "
-                    f"each sequence of {found.site.name!r}; got shape {tuple(lengths.shape)}, "
-                    f"{lengths.min()} to {lengths.max()}"
-                )
-            steps = torch.arange(found.site.batch_shape[time]).reshape(-1, *[1] * (-1 - time))
-            real = (steps < lengths.unsqueeze(time)).unsqueeze(-1)
+        real = self._real(prior, found.site, args, kwargs)
+        if real is not None:
             found = found._replace(
                 log_likelihood=torch.where(real, found.log_likelihood, 0.0),
                 num_observations=found.num_observations * real.squeeze(-1),
             )
         return prior, found
+
+    def _real(
+        self,
+        prior: TaskPrior | TaskChain | None,
+        site: TaskSite,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> Tensor | None:
+        """Return which steps ``lengths`` leaves, ``batch_shape + (1,)``; None for all."""
+        lengths = self.lengths(*args, **kwargs) if callable(self.lengths) else self.lengths
+        if lengths is None:
+            return None
+        if not isinstance(prior, TaskChain):
+            raise ValueError(
+                "lengths are those of sequences, which belong to a chain, but the prior is none: "
+                "give a TaskChain, or mask the data in the model, poutine.mask(mask=...)"
+            )
+        time = site.time_dim(prior.time)
+        batch = list(site.batch_shape)
+        T = batch.pop(time)
+        if list(lengths.shape) != batch or bool(((lengths < 0) | (lengths > T)).any()):
+            raise ValueError(
+                f"lengths should be {tuple(batch)} numbers of steps from 0 to {T}, one for "
+                f"each sequence of {site.name!r}; got shape {tuple(lengths.shape)}, "
+                f"{lengths.min()} to {lengths.max()}"
+            )
+        steps = torch.arange(T).reshape(-1, *[1] * (-1 - time))
+        return (steps < lengths.unsqueeze(time)).unsqueeze(-1)
+
+    def first_run(self, *args: Any, **kwargs: Any) -> FirstRun:
+        """Run the model once, at its first task, and return what other runs repeat."""
+        prior, recorded = self.prior, dict[Any, Any]()
+        if callable(prior):
+            prior = prior(*args, **kwargs)
+        run = _Run(recorded, replays=False)
+        site = self._once(run, lambda s: s.corner(0), args, kwargs)
+        indices = {name: recorded[name] for name in run.subsamples}
+        time = prior.time if isinstance(prior, TaskChain) else None
+        real = self._real(prior, site, args, kwargs)
+        return FirstRun(run.factors, site, run.frames, indices, time, real)
 
     def _likelihood(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -277,6 +335,7 @@ class _Run(ScoreMessenger):
         self.recorded, self.replays = recorded, replays
         self.frames: dict[str, Any] = {}
         self.latents: set[str] = set()
+        self.subsamples: set[str] = set()
         self._own: set[str] = set()
         self._task: str | None = None
 
@@ -288,6 +347,7 @@ class _Run(ScoreMessenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         if site_is_subsample(msg):
+            self.subsamples.add(msg["name"])
             self._repeat(msg)
             return
         super()._pyro_sample(msg)
