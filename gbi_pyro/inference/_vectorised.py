@@ -106,10 +106,9 @@ class Vectorised:
                 outside = [f.total for f in run.factors.values()]
             tasks = torch.eye(self.first.site.num_tasks, dtype=self.first.site.log_prior.dtype)
             at_task = partial(self._at_task, values)
-            out_dims: Any = (None, -1, -1)
-            by_task = torch.func.vmap(at_task, out_dims=out_dims, randomness="same")
+            by_task = torch.func.vmap(at_task, out_dims=(0, -1, -1), randomness="same")
             rest, likelihood, own = by_task(tasks)
-        total = sum(outside, rest)
+        total = sum(outside, rest[0])
         if isinstance(prior, TaskChain):
             return total, likelihood, own, *_numbers_of(prior)
         return total, likelihood, own if prior is None else prior.log_probs.expand_as(own)
@@ -235,7 +234,10 @@ class _Swapped(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        args, kwargs = tree_map_only(
-            Tensor, lambda t: self.others.get(id(t), t), (args, kwargs or {})
-        )
+        kwargs = kwargs or {}
+        # Pyro tells by it what is a parameter.
+        if func != Tensor.requires_grad.__get__:  # type: ignore[attr-defined]
+            args, kwargs = tree_map_only(
+                Tensor, lambda t: self.others.get(id(t), t), (args, kwargs)
+            )
         return func(*args, **kwargs)
