@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -9,7 +10,7 @@ import json
 import math
 import time
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -23,6 +24,7 @@ from torch import Tensor
 from gbi_pyro.files import replacing
 
 Record = TypeVar("Record")
+TOGETHER = "written together.npz"  # not the name of a record: those have no spaces
 ABOUT = "about"  # the entry of a file that holds everything but the arrays, as JSON
 ARRAY, FLOAT, PAIRS = "array", "float", "pairs"
 DIGEST = 32  # bytes of the SHA-256 that ends a file
@@ -89,8 +91,41 @@ class Cache:
         key = {"name": name, "settings": settings}
         return write_record(self._path(name), key, record, value, seconds)
 
+    @contextlib.contextmanager
+    def together(self, names: Sequence[str]) -> Iterator[None]:
+        """Have the records that the body writes count once all of them are there.
+
+        Seeds that run side by side in one tensor differ in the last digits from a seed that runs
+        alone: after a kill between two of their records none is reused.
+
+        Args:
+            names: of the records.
+        """
+        if len(names) < 2:
+            yield
+            return
+        path = self.folder / TOGETHER
+        write_record(path, {}, _Group, _Group(list(names)))
+        yield
+        path.unlink()
+
+    def remove_unfinished(self) -> None:
+        """Remove records that an earlier run should have written together, and did not."""
+        path = self.folder / TOGETHER
+        if found := read_record(path, {}, _Group):
+            for name in found[0].names:
+                self._path(name).unlink(missing_ok=True)
+            path.unlink()
+
     def _path(self, name: str) -> Path:
         return self.folder / f"{_as_file_name(name)}.npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Group:
+    """The names of records that are written together."""
+
+    names: list[str]
 
 
 def write_record(

@@ -98,6 +98,7 @@ def _run(
 ) -> StudyResults:
     start = time.perf_counter()
     cache = Cache(folder / "pieces")
+    cache.remove_unfinished()
     study.checkpoints = folder / "checkpoints"
     progress("choices on validation seeds")
     study.prepare(cache, detail)
@@ -119,10 +120,13 @@ def _run(
             progress(f"{part.name}: finished earlier")
         todo += units
     for unit, by_seed, seconds in _measured(todo, jobs, progress, detail):
-        for seed, record in zip(unit.seeds, by_seed, strict=True):
-            name, settings = _name(unit.part, seed), _settings(study, unit.part, seed)
-            kept = cache.write(name, settings, unit.part.record, record, seconds / len(unit.seeds))
-            records[unit.part.name, seed] = kept
+        part, each = unit.part, seconds / len(unit.seeds)
+        names = [_name(part, seed) for seed in unit.seeds]
+        with cache.together(names):
+            for seed, name, record in zip(unit.seeds, names, by_seed, strict=True):
+                settings = _settings(study, part, seed)
+                kept = cache.write(name, settings, part.record, record, each)
+                records[part.name, seed] = kept
     progress("table, figures and files")
     by_part = {part.name: [records[part.name, seed] for seed in seeds] for part in parts}
     rows, posterior = targets_first(study.table(by_part)), study.posterior(by_part)

@@ -22,6 +22,7 @@ from gbi_pyro.data.text import (
     encode,
     read_corpora,
 )
+from gbi_pyro.inference.task_chain import TaskChain
 from studies.language.config import LanguageConfig
 
 MARKS = (UNKNOWN, END)
@@ -187,10 +188,5 @@ def bigram_texts(updates: int) -> Texts:
 
 def stationary(transition: Tensor) -> Tensor:
     """Return the distribution p with p = p T of each chain, ``(K, V)``, from ``(K, V, V)``."""
-    num_words = transition.shape[-1]
-    equations = transition.mT - torch.eye(num_words, dtype=transition.dtype)
-    equations = torch.cat([equations, torch.ones_like(equations[:, :1])], 1)  # and sums to one
-    right = torch.zeros_like(equations[..., :1])
-    right[:, -1] = 1
-    found: Tensor = torch.linalg.lstsq(equations, right).solution.squeeze(-1).clamp_min(0)
-    return found / found.sum(-1, keepdim=True)
+    starts = [TaskChain("stationary", chain.log()).log_initial for chain in transition]
+    return torch.stack(starts).exp()

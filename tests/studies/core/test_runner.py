@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from studies.core.cache import Cache
 from studies.core.protocol import Found, Part, Report, Seeds, Study
 from studies.core.runner import num_stages, run
 from studies.core.seeds import Roles
@@ -105,6 +106,32 @@ def test_other_settings_or_choices_measure_anew(tmp_path, other):
     run(Drawn(Config(seeds=2)), tmp_path)
     run(other, tmp_path)
     assert len(other.measured) == 3
+
+
+@pytest.mark.parametrize("written", range(3))
+def test_a_block_that_was_not_written_whole_is_measured_again_side_by_side(
+    tmp_path, monkeypatch, written
+):
+    """With other seeds beside it, or none, a seed has other last digits."""
+    undisturbed = Drawn(Config(seeds=6))
+    run(undisturbed, tmp_path / "undisturbed")
+
+    def full(cache: Cache, name: str, *args: Any) -> Any:
+        if name == f"in blocks, seed {written}":
+            raise OSError("no space left")
+        return write(cache, name, *args)
+
+    write = Cache.write
+    monkeypatch.setattr(Cache, "write", full)
+    with pytest.raises(OSError, match="no space"):
+        run(Drawn(Config(seeds=6)), tmp_path)
+    monkeypatch.undo()
+    study = Drawn(Config(seeds=6))
+    run(study, tmp_path)
+    in_blocks = [s for s in undisturbed.measured if len(s) > 1]
+    assert study.measured == in_blocks == [(0, 1, 2, 3), (4, 5)]
+    run(again := Drawn(Config(seeds=6)), tmp_path)
+    assert again.measured == []
 
 
 def test_other_seeds_share_those_in_common(tmp_path):
