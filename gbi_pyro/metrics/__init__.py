@@ -47,7 +47,7 @@ from gbi_pyro.metrics.prequential import (
     fewest_nats,
     prequential_code,
 )
-from gbi_pyro.metrics.ranks import RankHistogram, rank_histogram
+from gbi_pyro.metrics.ranks import RankHistogram, RankTest, rank_histogram, rank_test
 from gbi_pyro.metrics.recalibration import (
     NoTemperatureError,
     fit_temperature,
@@ -89,6 +89,7 @@ __all__ = [
     "NoTemperatureError",
     "OnlineLearner",
     "RankHistogram",
+    "RankTest",
     "ReliabilityTable",
     "RiskCoverage",
     "SBCCheck",
@@ -132,6 +133,7 @@ __all__ = [
     "paired_bootstrap",
     "prequential_code",
     "rank_histogram",
+    "rank_test",
     "reliability_table",
     "risk_coverage",
     "run_sbc",

@@ -1,4 +1,4 @@
-"""Rank histogram of true tasks in their posteriors: flat if they are calibrated."""
+"""Ranks of true tasks and of true numbers in their posteriors: even if these are calibrated."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import torch
 from numpy.typing import ArrayLike
-from scipy.stats import binom
+from scipy.stats import binom, kstest
 from torch import Tensor
 
+from gbi_pyro._arrays import as_tensor
 from gbi_pyro.metrics._validate import check_level, checked_forecast
 
 
@@ -76,3 +77,72 @@ def rank_histogram(
     n, tail = len(y), 0.5 - level / 2
     ends = [torch.full((bins,), binom.ppf(p, n, 1 / bins) / n).double() for p in (tail, 1 - tail)]
     return RankHistogram(edges[:-1], edges[1:], below.diff(dim=-1).mean(0), *ends)
+
+
+class RankTest(NamedTuple):
+    """The verdict of ``rank_test``; both p-values are uncorrected.
+
+    Attributes:
+        ranks: of the true numbers, uniform on [0, 1] if the posteriors are calibrated, (N,).
+        location: p-value of the test for posteriors that are too high or too low.
+        spread: p-value of the test for posteriors that are too wide or too narrow.
+    """
+
+    ranks: Tensor
+    location: float
+    spread: float
+
+    @property
+    def p_value(self) -> float:
+        """Of both together (Bonferroni): twice the smaller, at most 1."""
+        return min(1.0, 2 * min(self.location, self.spread))
+
+
+def rank_test(
+    draws: Tensor | ArrayLike,
+    truth: Tensor | ArrayLike,
+    *,
+    generator: torch.Generator | None = None,
+) -> RankTest:
+    """Test whether each true number can be one more draw from its posterior.
+
+    The simulation-based calibration of numbers: a parameter, or any function of task, parameter and
+    data (Modrák et al. 2023, arXiv:2211.02383), such as the number of switches of a drawn path. Of
+    L independent draws, l smaller than the true number and m equal to it,
+
+        u = (l + v (m + 1)) / (L + 1), v uniform on [0, 1],
+
+    is uniform if they come from the exact posterior (Talts et al. 2018, arXiv:1804.06788, with ties
+    broken at random). u and abs(2 u - 1) are compared with that by exact Kolmogorov-Smirnov tests.
+
+    Args:
+        draws: from the posterior of each simulation, (N, L); those of MCMC thinned until they are
+            independent.
+        truth: the numbers that the simulations were drawn with, (N,).
+        generator: breaks ties; a new one with seed 0 without it.
+
+    Raises:
+        ValueError: for other shapes, or numbers that are NaN.
+
+    Example:
+        >>> draw = torch.Generator().manual_seed(0)
+        >>> truth, draws = torch.randn(300, generator=draw), torch.randn(300, 9, generator=draw)
+        >>> rank_test(draws, truth).p_value > 0.01, rank_test(0.5 * draws, truth).spread < 0.01
+        (True, True)
+    """
+    values, true = as_tensor(draws, "draws").cpu(), as_tensor(truth, "truth").cpu()
+    if values.ndim != 2 or not values.numel() or true.shape != values.shape[:1]:
+        raise ValueError(
+            "draws should be (N, L), L draws from each of N posteriors, and truth (N,); got "
+            f"{tuple(values.shape)} and {tuple(true.shape)}"
+        )
+    if missing := int(values.isnan().sum() + true.isnan().sum()):
+        raise ValueError(f"draws and truth should be numbers; got {missing} that are NaN")
+    if generator is None:
+        generator = torch.Generator().manual_seed(0)
+    true = true.unsqueeze(-1)
+    smaller, equal = (values < true).sum(-1), (values == true).sum(-1)
+    ties = torch.rand(len(true), generator=generator, dtype=torch.float64)
+    ranks = (smaller + ties * (equal + 1)) / (values.shape[1] + 1)
+    tests = (kstest(u.numpy(), "uniform") for u in (ranks, (2 * ranks - 1).abs()))
+    return RankTest(ranks, *(float(test.pvalue) for test in tests))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gbi_pyro.metrics import rank_histogram
+from gbi_pyro.metrics import rank_histogram, rank_test
 
 
 @pytest.fixture
@@ -84,3 +84,37 @@ def test_invalid_options_are_named(options: dict, message: str) -> None:
     half = torch.tensor([[0.5, 0.5]]).log()
     with pytest.raises(ValueError, match=message):
         rank_histogram(half, **{"labels": [0], **options})
+
+
+def test_ranks_of_numbers_are_uniform_with_ties_and_without(generator: torch.Generator) -> None:
+    """theta ~ Normal(0, 1), x ~ Normal(theta, 1): the posterior is Normal(x / 2, 1 / 2)."""
+    theta = torch.randn(1000, generator=generator, dtype=torch.float64)
+    x = theta + torch.randn(1000, generator=generator, dtype=torch.float64)
+    noise = torch.randn(1000, 20, generator=generator, dtype=torch.float64)
+    exact = x[:, None] / 2 + noise / 2**0.5
+    for draws, truth in ((exact, theta), (exact.round(), theta.round()), (0 * exact, 0 * theta)):
+        assert rank_test(draws, truth, generator=generator).p_value > 0.01
+    shifted, wide = rank_test(exact + 0.3, theta), rank_test(x[:, None] / 2 + noise, theta)
+    assert shifted.location < 1e-4
+    assert shifted.ranks.mean() < 0.5  # draws too high: true numbers rank low
+    assert wide.spread < 1e-4
+    assert rank_test(x[:, None] / 2 + 0.4 * noise, theta).spread < 1e-4
+    # The prior itself is calibrated; a quantity of parameter and data sees that it is no posterior.
+    assert rank_test(noise, theta).p_value > 0.01
+    assert rank_test(-((noise - x[:, None]) ** 2), -((theta - x) ** 2)).p_value < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("draws", "truth", "message"),
+    [
+        (torch.zeros(3), torch.zeros(3), r"L draws from each .*got \(3,\) and \(3,\)"),
+        (torch.zeros(3, 0), torch.zeros(3), r"got \(3, 0\)"),
+        (torch.zeros(3, 2), torch.zeros(2), r"truth \(N,\); got"),
+        (torch.full((3, 2), torch.nan), torch.zeros(3), "6 that are NaN"),
+    ],
+)
+def test_numbers_that_cannot_be_ranked_are_named(
+    draws: Tensor, truth: Tensor, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        rank_test(draws, truth)
