@@ -22,6 +22,7 @@ from gbi_pyro.sites import TaskSite, TaskSiteError, is_task_message
 DRAW_PLATE = "_draws_of_other_sites"
 Draws: TypeAlias = MCMC | Mapping[str, Tensor]
 Data = Literal["keep", "hide", "redraw"]
+Drawn = Literal["scored", "given", "latent"]
 
 
 class AtDraws(Messenger):
@@ -32,13 +33,19 @@ class AtDraws(Messenger):
         nesting: how many dimensions the model's own plates take, if the draws lie in a plate
             outside them; None for a single draw without.
         data: whether data are scored, left out of the score, or drawn anew.
+        drawn: whether the values are scored like data, given without a score, or remain latent, as
+            a sampler sees them.
     """
 
     def __init__(
-        self, values: Mapping[str, Tensor], nesting: int | None = None, data: Data = "keep"
+        self,
+        values: Mapping[str, Tensor],
+        nesting: int | None = None,
+        data: Data = "keep",
+        drawn: Drawn = "scored",
     ) -> None:
         super().__init__()
-        self.values, self.nesting, self.data = values, nesting, data
+        self.values, self.nesting, self.data, self.drawn = values, nesting, data, drawn
         self.found: list[str] = []
 
     @property
@@ -79,7 +86,9 @@ class AtDraws(Messenger):
             else:
                 rank = value.ndim - 1 - msg["fn"].event_dim
                 value = value.reshape(len(value), *(1,) * (self.nesting - rank), *value.shape[1:])
-            msg["value"], msg["is_observed"], msg["done"] = value, True, True
+            msg["value"], msg["is_observed"], msg["done"] = value, self.drawn != "latent", True
+            if self.drawn == "given":
+                msg["mask"] = False
             self.found.append(name)
 
 
@@ -132,7 +141,7 @@ def look(
             outside the plates of the tasks.
         ValueError: for no draws, or different numbers of them.
     """
-    values = _by_chain(draws)
+    values = by_chain(draws)
     at = AtDraws({name: value[0, :1] for name, value in values.items()})
     joint = RelaxedModel(at.around(model), args, kwargs).log_joint(lambda s: s.corner(0))
     if not at.found:
@@ -172,7 +181,7 @@ def is_data(msg: Any) -> bool:
     )
 
 
-def _by_chain(draws: Draws) -> dict[str, Tensor]:
+def by_chain(draws: Draws) -> dict[str, Tensor]:
     """Return draws as ``(C, S) + shape``, checked."""
     if isinstance(draws, MCMC):
         values = dict(draws.get_samples(group_by_chain=True))
@@ -219,16 +228,23 @@ def subsamples(nodes: Mapping[str, Any]) -> dict[str, list[int]]:
 
 
 def _check_data_inside(joint: LogJoint, drawn: list[str]) -> None:
-    loose = [
-        name
-        for name, factor in joint.factors.items()
-        if name not in drawn
-        and factor.is_data
-        and not any(factor.belongs(site) for site in joint.sites.values())
-    ]
+    refuse_outside(
+        [
+            name
+            for name, factor in joint.factors.items()
+            if name not in drawn
+            and factor.is_data
+            and not any(factor.belongs(site) for site in joint.sites.values())
+        ],
+        list(joint.sites),
+    )
+
+
+def refuse_outside(loose: list[str], sites: list[str]) -> None:
+    """Refuse data outside the plates of the tasks, where there are any."""
     if loose:
         raise TaskSiteError(
-            f"the data of {loose} belong to no element of the task sites {list(joint.sites)}, so "
-            "their likelihood would be missing: expected observed sites in the plates of the task; "
-            "give data outside as arguments, or judge them on their own"
+            f"the data of {loose} belong to no element of the task sites {sites}, so their "
+            "likelihood would be missing: expected observed sites in the plates of the task; give "
+            "data outside as arguments, or judge them on their own"
         )

@@ -144,7 +144,13 @@ class Layout:
 
     def evidence_dims(self, shape: tuple[int, ...]) -> tuple[str, ...]:
         """Return the dimensions of the elements that have a log evidence each."""
-        sites = self.result.sites
+        sites, time = self.result.sites, self.result.settings.get("time")
+        for name, site in sites.items():
+            kept = [i for i, dim in enumerate(site.dims) if dim != time]
+            if len(kept) < len(site.dims) and shape == tuple(
+                self.batch_shape(name)[i] for i in kept
+            ):
+                return tuple(site.dims[i] for i in kept)
         # A chain sums out the last dimension, time; without one the outermost site has the shape.
         for cut in (0, 1):
             for name, site in sites.items():

@@ -11,7 +11,7 @@ import torch
 from pyro.infer import MCMC
 from torch import Tensor
 
-from gbi_pyro.export._draw_groups import draw_groups
+from gbi_pyro.export._draw_groups import draw_groups, marginal_groups
 from gbi_pyro.export._handlers import Draws
 from gbi_pyro.export._schema import SAMPLE_DIMS, Layout, provenance, to_numpy
 from gbi_pyro.export.chains import chain_posteriors, stream_posterior
@@ -19,6 +19,7 @@ from gbi_pyro.export.given_draws import GivenDraws
 from gbi_pyro.export.posterior_predictive import posterior_predictive
 from gbi_pyro.files import replacing
 from gbi_pyro.inference.hmm import HMMPosterior
+from gbi_pyro.inference.marginal import Marginal
 from gbi_pyro.learning.online_em import OnlineEMRun
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.relax import Model
@@ -43,6 +44,7 @@ def to_inference_data(
     task_names: Mapping[str, Sequence[str]] | None = None,
     dims: Mapping[str, Sequence[str]] | None = None,
     num_draws: int | None = None,
+    by_step: bool | None = None,
     generator: torch.Generator | None = None,
     attributes: Mapping[str, object] | None = None,
 ) -> az.InferenceData:
@@ -72,6 +74,16 @@ def to_inference_data(
     drawn for elements not seen yet, with tasks from their prior; ``observed_data`` are read from
     the model, and ``sample_stats`` says which steps of MCMC diverged.
 
+    A marginal (``marginalize``) is handed over with the draws of its sites in the same way. Tasks
+    are summed out at each draw, along the chain if it has one, and nothing that has a number for
+    each draw, step and task is kept. Its groups are ``posterior``, the sites; ``task_probs``, p(z |
+    x) = 1/S sum_s p(z | x, draw s), smoothed along a chain; ``task_draws``, tasks drawn jointly, as
+    paths, given each of ``num_draws`` of the draws, whose numbers label ``draw``;
+    ``log_likelihood``, log p(x_n | draw) of each sequence, so that ``az.loo`` leaves out sequences
+    (see ``gbi_pyro.metrics.leave_one_out``), or of each element where there is no chain; and
+    ``log_likelihood_by_step``, log p(x_t | x_1..t-1, draw), NaN beyond the end of a sequence. The
+    steps of a chain are no elements to be left out one by one: ``gbi_pyro.metrics.one_step_ahead``.
+
     A dimension of size 1 that no plate declares, such as that of a task per sequence beside time,
     is left out. A subsampled plate is labelled by its indices. A plate that is called like a site,
     x say, becomes the dimension ``x_dim``, since a coordinate would take the place of the variable;
@@ -85,8 +97,8 @@ def to_inference_data(
             ``OnlineEM.run`` returned, whose likelihood is that of each step given its past; a
             finished ``pyro.infer.MCMC``, or draws by site, ``(S,) + shape``; or either of these
             inside ``GivenDraws``, which has options.
-        model: the Pyro model the draws belong to; for a posterior the one it is of, to read the
-            data and to draw new ones, at the cost of a run for each draw.
+        model: the Pyro model, or the marginal, that the draws belong to; for a posterior the one it
+            is of, to read the data and to draw new ones, at the cost of a run for each draw.
         args: what the model takes.
         observed: data by name, beside those of the model. Dimensions are named by ``dims``, else
             the plates of the model, else from the left by the plates of the task site with the most
@@ -99,8 +111,10 @@ def to_inference_data(
             elements; ``result.log_evidence`` without it.
         task_names: K names by site; 0 .. K - 1 without.
         dims: names of the dimensions of data and drawn sites, without the draws.
-        num_draws: how many task ids are drawn, 100 without; 0 leaves ``posterior`` out. A model
-            with its draws gets one for each.
+        num_draws: how many task ids are drawn, 100 without; 0 leaves ``posterior`` out, of a
+            marginal ``task_draws``. A model with its draws gets one for each.
+        by_step: whether a marginal with a chain gets ``log_likelihood_by_step``, as it does without
+            it: 8 bytes for each draw and step.
         generator: source of the draws, seeded; a new one with seed 0 without it.
         attributes: more attributes, such as the configuration of the study.
 
@@ -131,8 +145,12 @@ def to_inference_data(
     """
     if generator is None:
         generator = torch.Generator().manual_seed(0)
-    options = {"exact": exact, "log_evidence": log_evidence, "num_draws": num_draws}
+    options = {"exact": exact, "log_evidence": log_evidence}
+    of_marginal = {"by_step": by_step}
     names, wanted_dims = task_names or {}, dims or {}
+    if num_draws is not None and num_draws < 0:
+        raise ValueError(f"num_draws should be 0 or more; got {num_draws}")
+    n = NUM_DRAWS if num_draws is None else num_draws
     indices: Mapping[str, Sequence[int]] = {}
     filtered = None
     if isinstance(result, HMMPosterior):
@@ -140,12 +158,12 @@ def to_inference_data(
     if isinstance(result, OnlineEMRun):
         result = stream_posterior(result)
     if isinstance(result, TaskPosterior):
-        posterior, n = result, NUM_DRAWS if num_draws is None else num_draws
-        if n < 0:
-            raise ValueError(f"num_draws should be 0 or more; got {n}")
+        _refuse(of_marginal, "a marginal with draws")
+        posterior = result
         tasks = result.sample(n, generator=generator)
         if model is not None:
-            found = posterior_predictive(result, tasks, model, args, generator=generator)
+            inner = model.model if isinstance(model, Marginal) else model
+            found = posterior_predictive(result, tasks, inner, args, generator=generator)
             observed = {**found.observed, **(observed or {})}
             predictions = found.predictions if predictions is None else predictions
             wanted_dims, indices = {**found.dims, **wanted_dims}, found.indices
@@ -169,10 +187,31 @@ def to_inference_data(
                 "model should be the Pyro model that the draws belong to, with its data in args; "
                 "got none: the draws alone do not say how likely the data are"
             )
-        given = result if isinstance(result, GivenDraws) else GivenDraws(result)
-        layout, groups = draw_groups(
-            given, model, args, names, wanted_dims, observed or {}, predictions, generator
-        )
+        if isinstance(model, Marginal):
+            if isinstance(result, GivenDraws):
+                raise ValueError(
+                    "GivenDraws says how tasks are enumerated, which a marginal does itself: give "
+                    "the draws alone, to_inference_data(given.draws, marginal, args)"
+                )
+            layout, groups = marginal_groups(
+                result,
+                model,
+                args,
+                names,
+                wanted_dims,
+                observed or {},
+                predictions or {},
+                n,
+                by_step is not False,
+                generator,
+            )
+        else:
+            _refuse({"num_draws": num_draws}, "a task posterior or a marginal")
+            _refuse(of_marginal, "a marginal with draws")
+            given = result if isinstance(result, GivenDraws) else GivenDraws(result)
+            layout, groups = draw_groups(
+                given, model, args, names, wanted_dims, observed or {}, predictions, generator
+            )
         posterior = layout.result
     else:
         raise TypeError(

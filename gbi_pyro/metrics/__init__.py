@@ -18,7 +18,7 @@ from gbi_pyro.metrics.agreement import (
 )
 from gbi_pyro.metrics.auroc import AUROC, auroc
 from gbi_pyro.metrics.calibration_test import CalibrationTest, Deviation, calibration_test
-from gbi_pyro.metrics.comparison import Score, compare_models, leave_one_out
+from gbi_pyro.metrics.comparison import Score, compare_models, leave_one_out, one_step_ahead
 from gbi_pyro.metrics.continual import Continual, continual_learning
 from gbi_pyro.metrics.credible import CredibleCoverage, credible_coverage, credible_set
 from gbi_pyro.metrics.decomposition import BrierDecomposition, brier_decomposition
@@ -129,6 +129,7 @@ __all__ = [
     "log_score",
     "match_temperature",
     "normalised_task_variance",
+    "one_step_ahead",
     "ood",
     "paired_bootstrap",
     "prequential_code",

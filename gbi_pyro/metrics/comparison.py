@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from collections.abc import Mapping
@@ -28,13 +29,16 @@ class Score:
     - ``leave-one-out``: log p(x_i | all other x), see ``leave_one_out``.
     - ``log evidence``: log p(x) of each independent data set, where it is tractable; differences
       are log Bayes factors.
-    - ``prequential``: -log loss of each step ahead, see ``prequential_code``. Of an exact Bayesian
-      learner the sum is the log evidence.
+    - ``prequential``: -log loss of each step ahead, see ``prequential_code`` and, for a series that
+      was fitted as a whole, ``one_step_ahead``. Of an exact Bayesian learner the sum is the log
+      evidence.
 
     Attributes:
         pointwise: one number for each element, step or data set, any shape.
         criterion: what was scored.
-        worst_k_hat: of leave-one-out, the largest Pareto k-hat; above .7 it is not to be believed.
+        worst_k_hat: where draws were reweighted, the largest Pareto k-hat; above .7, with S < 2200
+            draws above 1 - 1 / log10(S), the score is not to be believed (Vehtari et al. 2024,
+            Pareto smoothed importance sampling, arXiv:1507.02646).
 
     Raises:
         ValueError: for no elements, or numbers that are not finite.
@@ -67,13 +71,16 @@ def leave_one_out(data: az.InferenceData) -> Score:
     """Score a model by leaving one element out, by Pareto-smoothed importance sampling.
 
     elpd_loo = sum_i log p(x_i | x without i) (Vehtari, Gelman and Gabry 2017, arXiv:1507.04544).
-    The likelihood has tasks summed out, so an element is left out together with its task.
+    The likelihood has tasks summed out, so an element is left out together with its task. Of a
+    marginal with a chain the elements are sequences, each left out whole. One that the draws hang
+    on, by parameters of its own say, has a large k-hat: refit without it, or hold it out.
 
     Args:
         data: what ``to_inference_data`` gave for draws of the model's other sites.
 
     Raises:
-        ValueError: for an export without likelihood, or one that does not depend on the draws.
+        ValueError: for an export without likelihood, or one that does not depend on the draws; for
+            a single element, and for the steps of a chain, which are not independent.
     """
     values = data.log_likelihood["log_evidence"] if "log_likelihood" in data.groups() else None
     if values is None or bool((values == values[:1, :1].values).all()):
@@ -83,6 +90,14 @@ def leave_one_out(data: az.InferenceData) -> Score:
             + ": export a model with draws of its other sites, to_inference_data(mcmc, model, "
             "args), or score fixed weights on held-out data"
         )
+    time = _time(data)
+    if values[0, 0].size == 1 or time in values.dims:
+        what = f"the steps {time!r} of a chain" if time in values.dims else "a single element"
+        raise ValueError(
+            f"leave-one-out takes independent elements, such as several sequences; got {what}: the "
+            "steps of a chain are predicted from each other, so leaving one out is no test of the "
+            "model. Score a series one step ahead, one_step_ahead(data, first=...)"
+        )
     import arviz as az
 
     with warnings.catch_warnings():  # k-hat is part of the score, for its reader to judge
@@ -90,6 +105,59 @@ def leave_one_out(data: az.InferenceData) -> Score:
         found = az.loo(data, pointwise=True)
     k_hat = float(found.pareto_k.max())
     return Score(torch.as_tensor(found.loo_i.values.copy()), "leave-one-out", k_hat)
+
+
+def one_step_ahead(data: az.InferenceData, first: int) -> Score:
+    r"""Score a chain by predicting each step from the past, by reweighting draws of one fit.
+
+    log p(x_t | x_1..t-1) = log sum_s w_ts p(x_t | x_1..t-1, theta_s) for t > ``first``, with tasks
+    summed out and Pareto-smoothed weights w_ts that are proportional to 1 / p(x_t..T | x_1..t-1,
+    theta_s): they turn draws given the whole series into draws given its past (Bürkner, Gabry and
+    Vehtari 2020, Approximate leave-future-out cross-validation, arXiv:1902.06281). The sum is the
+    log evidence of the rest of the series given its beginning. The k-hat grows with what is taken
+    away: where it is too large, choose a later ``first``, or fit the beginning alone and score the
+    rest.
+
+    Args:
+        data: what ``to_inference_data`` gave for a marginal with a chain and draws of its sites.
+        first: how many steps are known before the first one is predicted, at least 1.
+
+    Returns:
+        One number for each later step; of several sequences side by side the joint one.
+
+    Raises:
+        ValueError: for an export without a likelihood by step, or an invalid ``first``.
+    """
+    group, time = "log_likelihood_by_step", _time(data)
+    if group not in data.groups() or time not in data[group]["log_evidence"].dims:
+        raise ValueError(
+            f"data should hold {group}, got {list(data.groups())}: export a marginal with a chain "
+            "and draws of its sites, to_inference_data(mcmc, marginal, args)"
+        )
+    import arviz as az
+
+    values = data[group]["log_evidence"].fillna(0.0)  # beyond the end of a sequence
+    values = values.sum([dim for dim in values.dims if dim not in ("chain", "draw", time)])
+    steps = torch.as_tensor(values.transpose("chain", "draw", time).values.copy()).flatten(0, 1)
+    num_steps = steps.shape[-1]
+    if not 1 <= first < num_steps:
+        raise ValueError(f"first should be 1 to {num_steps - 1}, fewer than the steps; got {first}")
+    future = steps.flip(-1).cumsum(-1).flip(-1)
+    scores, k_hats = [], []
+    with warnings.catch_warnings():  # k-hat is part of the score, for its reader to judge
+        warnings.filterwarnings("ignore", "Estimated shape parameter of Pareto")
+        for t in range(first, num_steps):
+            log_weights, k_hat = az.psislw(-future[:, t].numpy())
+            scores.append((torch.as_tensor(log_weights) + steps[:, t]).logsumexp(0))
+            k_hats.append(float(k_hat))
+    return Score(torch.stack(scores), "prequential", max(k_hats))
+
+
+def _time(data: az.InferenceData) -> str | None:
+    """Return the dimension that the chain of an export runs along."""
+    name = json.loads(data.attrs.get("settings", "{}")).get("time")
+    renamed = "task_probs" in data.groups() and f"{name}_dim" in data.task_probs.dims
+    return f"{name}_dim" if renamed else name
 
 
 def compare_models(scores: Mapping[str, Score]) -> Table:

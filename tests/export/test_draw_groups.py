@@ -313,7 +313,7 @@ def test_the_model_says_what_data_are_and_more_may_be_given(
     ("options", "message"),
     [
         ({"model": None}, "model should be the Pyro model"),
-        ({"num_draws": 5}, "num_draws should be left out: only a task posterior"),
+        ({"num_draws": 5}, "num_draws should be left out: only a task posterior or a"),
         ({"log_evidence": torch.zeros(2, 3)}, "log_evidence should be left out"),
         ({"predictions": {"x": torch.zeros(3, 3)}}, r"predictions\['x'\] should have 2 draws"),
         ({"task_names": {"z": ["a"]}}, "should be 2 different names"),
