@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import processor_times
-from gbi_pyro import hmm_posterior
+from gbi_pyro import TaskChain, hmm_posterior
+from gbi_pyro.inference import ChainStream
 from studies.core.table import Row, Target
 
 Job = Callable[[], Any]
@@ -22,6 +23,8 @@ Job = Callable[[], Any]
 BATCHES, LENGTHS, TASKS = (1, 64), (100, 1000, 10_000), (2, 10, 50)
 LARGEST = 64 * 10_000 * 10  # numbers of a log likelihood; beyond, a round takes minutes
 WORST, CELLS = 1.4, 12
+STEPS = 200  # of a live stream in one round
+SLOWEST = 4.0  # a step of a live stream, against the same recursion as a bare loop of torch
 
 
 def chains(seconds: float, largest: int = LARGEST) -> list[Row]:
@@ -70,6 +73,39 @@ def chains(seconds: float, largest: int = LARGEST) -> list[Row]:
             rows.append(
                 Row.of("", f"{what}: rival / hmm_posterior", each, Target(1 / WORST, "worst", True))
             )
+    return rows
+
+
+def streams(seconds: float) -> list[Row]:
+    """Compare a step of a live stream, batch 1, with a bare loop of torch, for each K.
+
+    The loop is log_softmax(logsumexp(belief + A) + log likelihood): no checks, no state to keep.
+
+    Args:
+        seconds: for each K.
+    """
+    rows = []
+    for K in TASKS:
+        log_initial, log_transition, emission = _chain(1, STEPS, K)
+        chain, steps = TaskChain(log_initial, log_transition), emission.unbind(0)
+
+        def bare(belief: Tensor = log_initial, A: Tensor = log_transition, xs: Any = steps) -> Any:
+            for x in xs:
+                belief = ((belief.unsqueeze(-1) + A).logsumexp(-2) + x).log_softmax(-1)
+            return belief
+
+        def ours(chain: TaskChain = chain, xs: Any = steps) -> Any:
+            stream = ChainStream(chain)
+            for x in xs:
+                found = stream.step(x)
+            return found
+
+        loop, step = processor_times([bare, ours], seconds)
+        ratio = median(b / a for a, b in zip(loop, step, strict=True))
+        each = " against ".join(f"{1e6 * median(t) / STEPS:.0f}" for t in (step, loop))
+        target = Target(SLOWEST)
+        what = f"live stream, K = {K}: step / bare loop"
+        rows.append(Row.of("", what, [ratio], target, note=f"{each} microseconds"))
     return rows
 
 

@@ -8,8 +8,9 @@ from gbi_pyro.inference._counts import Counts, Explained
 from gbi_pyro.inference.autoguide import AutoTaskGuide
 from gbi_pyro.inference.calibration import Calibration, calibrate
 from gbi_pyro.inference.centroid import NearestCentroid, fit_centroids
-from gbi_pyro.inference.chain import BayesFilter
+from gbi_pyro.inference.chain import BayesFilter, TaskStream
 from gbi_pyro.inference.chain_posterior import ChainPosterior
+from gbi_pyro.inference.chain_stream import ChainStream, StreamState, StreamStep
 from gbi_pyro.inference.enumeration import Enumeration
 from gbi_pyro.inference.gradient import OneStepGradient
 from gbi_pyro.inference.hmm import HMMPosterior, hmm_posterior, hsmm_posterior
@@ -29,6 +30,7 @@ __all__ = [
     "Calibration",
     "CarriesState",
     "ChainPosterior",
+    "ChainStream",
     "Counts",
     "Dream",
     "Enumeration",
@@ -43,8 +45,11 @@ __all__ = [
     "OnlineRun",
     "Recogniser",
     "StepsAhead",
+    "StreamState",
+    "StreamStep",
     "TaskChain",
     "TaskPrior",
+    "TaskStream",
     "calibrate",
     "dream",
     "fit_centroids",

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gbi_pyro.inference.chain_posterior import ChainPosterior, Output, along_chain, check_output
+from gbi_pyro.inference.chain_stream import ChainStream, StreamState
 from gbi_pyro.inference.log_likelihoods import log_likelihoods
 from gbi_pyro.inference.task_chain import TaskChain
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.purity import pure
 from gbi_pyro.relax import Model
+from gbi_pyro.sites import TaskSiteError
 
 
 @dataclass(frozen=True)
@@ -70,9 +73,107 @@ class BayesFilter:
 
     def __call__(self, model: Model, *args: Any, **kwargs: Any) -> ChainPosterior:
         """Infer the task site of ``model`` called with ``args`` and ``kwargs``."""
-        chain = self.chain
-        if not isinstance(chain, TaskChain):
-            with pure(chain), torch.no_grad():
-                chain = chain(*args, **kwargs)
+        chain = self._chain(args, kwargs)
         steps = self.infer(model, *args, **kwargs)
         return along_chain(steps, chain, log_likelihoods(steps), self.output, self.time)
+
+    def stream(self, model: Model, state: StreamState | None = None) -> TaskStream:
+        """Return the filter for a live stream, which takes one step at each call.
+
+        Args:
+            model: of a single step: with a plate over time of size 1, or without one.
+            state: where to go on; None begins a stream.
+
+        Raises:
+            ValueError: for ``output="smoothed"``, which needs the future.
+        """
+        if self.output == "smoothed":
+            raise ValueError(
+                "output should be 'filtered' or 'predicted' for a stream, whose future is not "
+                "known; got 'smoothed'"
+            )
+        return TaskStream(self, model, state)
+
+    def _chain(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> TaskChain:
+        if isinstance(self.chain, TaskChain):
+            return self.chain
+        with pure(self.chain), torch.no_grad():
+            return self.chain(*args, **kwargs)
+
+
+class TaskStream:
+    """A Bayes filter over a live stream, or a batch of them; made by ``BayesFilter.stream``.
+
+    Attributes:
+        state: what to keep, see ``StreamState``; None before the first step.
+
+    >>> import pyro, pyro.distributions as dist
+    >>> from gbi_pyro import OneStepGradient
+    >>> def model(x):
+    ...     z = pyro.sample("z", dist.OneHotCategorical(torch.ones(2)), infer={"task": True})
+    ...     pyro.sample("x", dist.Normal(z @ torch.tensor([0.0, 1.0]), 0.5), obs=x)
+    >>> stream = BayesFilter(OneStepGradient(), TaskChain.sticky(2, hazard=0.1)).stream(model)
+    >>> [stream.step(torch.tensor(x)).mode().item() for x in (0.1, -0.2, 0.9, 1.2)]
+    [0, 0, 0, 1]
+    """
+
+    def __init__(self, bayes: BayesFilter, model: Model, state: StreamState | None = None) -> None:
+        self._filter, self._model, self.state = bayes, model, state
+        self._stream = None
+        if isinstance(bayes.chain, TaskChain):
+            self._stream = ChainStream(bayes.chain, state)
+
+    def step(self, *args: Any, inputs: Tensor | None = None, **kwargs: Any) -> TaskPosterior:
+        """Take the next step: infer its task on its own, and put it into the stream.
+
+        Args:
+            args: what the model takes for this step.
+            inputs: u_t, ``(..., D)``, where inputs drive the transitions; a ``LearnedChain`` reads
+                its own from ``args``.
+            kwargs: what the model takes.
+
+        Returns:
+            The filtered (or predicted) posterior over the task of this step; its log evidence is
+            log p(x_t | x_1..t-1), where the inference knows it.
+
+        Raises:
+            TaskSiteError, ValueError: see ``BayesFilter``; and for more than one step. The state
+                stays as it was.
+        """
+        bayes = self._filter
+        stream = self._stream
+        if stream is None:
+            chain = bayes._chain(args, kwargs)
+            stream = ChainStream(chain, self.state)
+            if inputs is None and chain.inputs is not None:
+                inputs = chain.inputs[..., -1, :]
+        stream.state = self.state
+        steps = bayes.infer(self._model, *args, **kwargs)
+        name = steps.site_name()
+        site, log_likelihood = steps.sites[name], log_likelihoods(steps)
+        time = bayes.time or stream.chain.time or "time"
+        dim = site.dims.index(time) if time in site.dims else None
+        if dim is not None:
+            if site.batch_shape[dim] != 1:
+                raise TaskSiteError(
+                    f"task site {name!r} has {site.batch_shape[dim]} steps in plate {time!r}; a "
+                    "stream takes one at each call: pass x[t:t + 1], or the filter all of them"
+                )
+            log_likelihood = log_likelihood.squeeze(dim)
+        found = stream.step(log_likelihood, inputs)
+        self.state = stream.state
+        log_probs = found.log_filtered if bayes.output == "filtered" else found.log_predicted
+        settings = {**steps.settings, "chain": bayes.output}
+        if dim is not None:
+            log_probs = log_probs.unsqueeze(dim)
+            settings["time"] = time
+        return TaskPosterior(
+            {name: log_probs},
+            steps.sites,
+            method=f"{steps.method}, {bayes.output}",
+            settings=settings,
+            passes=steps.passes,
+            num_observations=steps.num_observations,
+            log_evidence=None if steps.log_evidence is None else found.log_evidence,
+            log_outside=steps.log_outside,
+        )

@@ -182,8 +182,15 @@ class TaskChain:
         """Log A, ``(K, K)``; where inputs drive it ``(..., T - 1, K, K)``."""
         if self.slopes is None or self.inputs is None:
             return self.log_transition
-        u = self.inputs[..., :-1, :] if self.of == "left" else self.inputs[..., 1:, :]
-        driven = torch.einsum("...d,dij->...ij", u, self.slopes)
+        return self.driven_by(
+            self.inputs[..., :-1, :] if self.of == "left" else self.inputs[..., 1:, :]
+        )
+
+    def driven_by(self, inputs: Tensor) -> Tensor:
+        """Return log A at inputs u, ``(..., D)``: softmax_j(log A[i, j] + u . b[:, i, j])."""
+        if self.slopes is None:
+            raise ValueError("this chain has no slopes: no input drives it")
+        driven = torch.einsum("...d,dij->...ij", inputs.to(self.slopes), self.slopes)
         return (self.log_transition + driven).log_softmax(-1)
 
     def posterior(self, log_likelihoods: Tensor, *, viterbi: bool = False) -> HMMPosterior:
