@@ -120,6 +120,25 @@ def floating_weight(network: object) -> Tensor | None:
     return next((t for t in held if t.is_floating_point()), None)
 
 
+def check_order(order: Any, num_tasks: int) -> Tensor:
+    """Return an order of tasks, ``(K,)`` int64: at k the present id of the task that becomes k.
+
+    Raises:
+        ValueError: for what does not hold each of 0 .. K - 1 once.
+
+    >>> check_order([2, 0, 1], 3)
+    tensor([2, 0, 1])
+    """
+    ids = as_tensor(order, "order").detach().cpu()
+    whole = ids.ndim == 1 and not ids.is_floating_point() and ids.dtype != torch.bool
+    if not whole or sorted(ids.tolist()) != list(range(num_tasks)):
+        raise ValueError(
+            f"order should hold each task id from 0 to {num_tasks - 1} once, ({num_tasks},); got "
+            f"{ids.tolist()}: take order_tasks(values), or match_labels(q, labels)[:-1]"
+        )
+    return ids.long()
+
+
 def check_labels(labels: Any, batch_shape: torch.Size, num_tasks: int) -> Tensor:
     """Return labels for each element of a task site, ``batch_shape``, on the labels' device.
 

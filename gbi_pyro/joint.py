@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -13,3 +14,24 @@ class Joint(Protocol):
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Draw task ids together, ``(n,) + batch_shape`` for each of its sites."""
+
+
+@dataclass(frozen=True)
+class Reordered:
+    """A joint posterior whose tasks have other ids.
+
+    Attributes:
+        joint: the joint posterior.
+        site: whose tasks.
+        order: at k the former id of task k, ``(K,)``.
+    """
+
+    joint: Joint
+    site: str
+    order: Tensor
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Draw task ids, ``(n,) + batch_shape`` for each site."""
+        drawn = self.joint.sample(n, generator)
+        present = self.order.argsort().to(drawn[self.site].device)
+        return {**drawn, self.site: present[drawn[self.site]]}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gbi_pyro.joint import Joint
+from gbi_pyro._arrays import check_order
+from gbi_pyro.joint import Joint, Reordered
 from gbi_pyro.logjoint import Passes
 from gbi_pyro.sites import TaskSite, TaskSiteError, unknown_site
 
@@ -137,6 +138,44 @@ class TaskPosterior:
         if (time := self.settings.get("time")) is not None:
             empty = trailing(empty, self.sites[name].dims.index(time))
         return empty
+
+    def reordered(self, order: Any, site: str | None = None) -> Self:
+        """Return the posterior with the tasks of a site in another order; nothing else changes.
+
+        Everything follows: probabilities, prior, joint draws, exports and data frames. See
+        ``gbi_pyro.learning.order_tasks`` for an order by a rule, and ``match_labels`` for one that
+        agrees with labels. Parameters with a dimension of tasks are indexed, ``means[order]``.
+
+        Args:
+            order: at k the present id of the task that becomes k, ``(K,)``.
+            site: which task site; the only one if there is one.
+
+        Raises:
+            TaskSiteError: for an unknown site, or none where there are several.
+            ValueError: for an order that does not hold each task once.
+
+        >>> site = TaskSite("z", torch.tensor([0.5, 0.3, 0.2]).log(), ())
+        >>> q = TaskPosterior({"z": torch.tensor([0.1, 0.2, 0.7]).log()}, {"z": site}, "example")
+        >>> q.reordered([2, 0, 1]).probs()
+        tensor([0.7000, 0.1000, 0.2000])
+        """
+        name = self.site_name(site)
+        where = self.sites[name]
+        ids = check_order(order, where.num_tasks)
+
+        def moved(values: dict[str, Tensor]) -> dict[str, Tensor]:
+            here = {name: values[name][..., ids.to(values[name].device)]} if name in values else {}
+            return {**values, **here}
+
+        prior = where.log_prior[..., ids.to(where.log_prior.device)]
+        return replace(
+            self,
+            log_probs=moved(self.log_probs),
+            sites={**self.sites, name: replace(where, log_prior=prior)},
+            points=moved(self.points),
+            path=moved(self.path),
+            joint=None if self.joint is None else Reordered(self.joint, name, ids),
+        )
 
     def sample(self, n: int = 1, *, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Draw task ids, ``(n,) + batch_shape`` for each site, on the posterior's device.

@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_observed": {"sites"},
     "score": {"_observed", "relax", "sites"},
     "logjoint": {"purity", "relax", "score", "sites"},
-    "posterior": {"joint", "logjoint", "sites"},
+    "posterior": {"_arrays", "joint", "logjoint", "sites"},
     "check": {"logjoint", "relax", "score", "sites"},
     "inference": {*CORE, "files"},
     "learning": {*CORE, "inference"},

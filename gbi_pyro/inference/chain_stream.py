@@ -173,7 +173,7 @@ class ChainStream:
         if inputs is not None:
             drive = state.left if self.chain.of == "left" else inputs
             assert drive is not None
-            A = self.chain.driven_by(drive).detach()
+            A = self.chain.transitions_at(drive).detach()
         if self._end is None or self._stay is None:
             return (state.log_states + A).logsumexp(-2)
         ended = (state.log_states + self._end).logsumexp(-1, keepdim=True)

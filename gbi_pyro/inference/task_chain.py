@@ -9,7 +9,7 @@ import torch
 from pyro.poutine.util import is_validation_enabled
 from torch import Tensor
 
-from gbi_pyro._arrays import as_tensor
+from gbi_pyro._arrays import as_tensor, check_order
 from gbi_pyro.inference._counts import (
     Counts,
     Explained,
@@ -180,17 +180,27 @@ class TaskChain:
     @property
     def transitions(self) -> Tensor:
         """Log A, ``(K, K)``; where inputs drive it ``(..., T - 1, K, K)``."""
-        if self.slopes is None or self.inputs is None:
+        if self.inputs is None:
             return self.log_transition
-        return self.driven_by(
+        return self.transitions_at(
             self.inputs[..., :-1, :] if self.of == "left" else self.inputs[..., 1:, :]
         )
 
-    def driven_by(self, inputs: Tensor) -> Tensor:
-        """Return log A at inputs u, ``(..., D)``: softmax_j(log A[i, j] + u . b[:, i, j])."""
+    def transitions_at(self, inputs: Tensor) -> Tensor:
+        """Return log A where inputs are u, ``(..., D)``: ``(..., K, K)``.
+
+        Raises:
+            ValueError: for a chain that no input drives, or inputs of another D.
+        """
         if self.slopes is None:
-            raise ValueError("this chain has no slopes: no input drives it")
-        driven = torch.einsum("...d,dij->...ij", inputs.to(self.slopes), self.slopes)
+            raise ValueError("no input drives this chain: expected slopes, got none")
+        u = as_tensor(inputs, "inputs").to(self.slopes)
+        if u.shape[-1:] != self.slopes.shape[:1]:
+            raise ValueError(
+                f"inputs should be (..., {len(self.slopes)}), a column for each slope; got "
+                f"{tuple(u.shape)}: one input takes unsqueeze(-1)"
+            )
+        driven = torch.einsum("...d,dij->...ij", u, self.slopes)
         return (self.log_transition + driven).log_softmax(-1)
 
     def posterior(self, log_likelihoods: Tensor, *, viterbi: bool = False) -> HMMPosterior:
@@ -275,6 +285,30 @@ class TaskChain:
                 hazard = torch.where(self.allowed, (switches + self.switch) / total, 1.0)
                 log_transition = _with_hazard(log_transition, hazard)
         return replace(self, initial=initial, log_transition=log_transition)
+
+    def reordered(self, order: Any) -> TaskChain:
+        """Return the chain with its tasks in another order.
+
+        Args:
+            order: at k the present id of the task that becomes k, ``(K,)``; see
+                ``gbi_pyro.learning.order_tasks``.
+
+        Raises:
+            ValueError: for an order that does not hold each task once.
+
+        >>> A = torch.tensor([[0.9, 0.1], [0.4, 0.6]])
+        >>> TaskChain("uniform", A.log()).reordered([1, 0]).log_transition.exp()
+        tensor([[0.6000, 0.4000], [0.1000, 0.9000]], dtype=...)
+        """
+        ids = check_order(order, self.num_tasks).to(self.log_transition.device)
+        slopes, durations = self.slopes, self.log_duration
+        return replace(
+            self,
+            initial=self.initial if isinstance(self.initial, str) else self.initial[ids],
+            log_transition=self.log_transition[ids][:, ids],
+            slopes=None if slopes is None else slopes[:, ids][:, :, ids],
+            log_duration=None if durations is None else durations[ids],
+        )
 
     def without(self, tasks: list[int]) -> TaskChain:
         """Return the chain with some tasks forbidden: they keep their number and never occur.

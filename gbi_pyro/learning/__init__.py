@@ -7,13 +7,12 @@ restarts, the number of tasks, reports of collapse, and labels known for some el
 from gbi_pyro.learning.collapse import (
     CollapseReport,
     CollapseWarning,
-    dwell_times,
     find_collapse,
     report_collapse,
 )
 from gbi_pyro.learning.em import EMStep, GradientEM
 from gbi_pyro.learning.fit_marginal import Fit, fit_marginal
-from gbi_pyro.learning.labels import clamp_log_likelihoods, match_labels
+from gbi_pyro.learning.labels import clamp_log_likelihoods, match_labels, order_tasks
 from gbi_pyro.learning.m_step import TaskTable, mixture_log_joint, task_table
 from gbi_pyro.learning.num_tasks import TaskChoice, Trained, choose_num_tasks, one_standard_error
 from gbi_pyro.learning.online_em import OnlineEM, OnlineEMRun, OnlineEMStep
@@ -37,12 +36,12 @@ __all__ = [
     "choose_num_tasks",
     "clamp_log_likelihoods",
     "clamped_loss",
-    "dwell_times",
     "find_collapse",
     "fit_marginal",
     "match_labels",
     "mixture_log_joint",
     "one_standard_error",
+    "order_tasks",
     "report_collapse",
     "task_table",
     "window_labels",

@@ -138,13 +138,13 @@ def find_collapse(
     table, usage = log_likelihood[real], q[real].mean(0)
     # Both may be -inf, where the data are possible under neither task.
     gaps = (table.unsqueeze(-1) - table.unsqueeze(-2)).nan_to_num(nan=0.0).abs().mean(0)
-    dwell = None if stay is None else dwell_times(q, padding)
+    dwell = None if stay is None else mean_dwell_times(q, padding)
     return report_collapse(
         usage, gaps, allowed, carries_history=carries_history, stay=stay, dwell=dwell
     )
 
 
-def dwell_times(q: Tensor, padding: Tensor | None = None) -> Tensor:
+def mean_dwell_times(q: Tensor, padding: Tensor | None = None) -> Tensor:
     """Return how many steps a task lasts on average where it is the most probable, ``(K,)``.
 
     NaN for a task that never is.
@@ -154,7 +154,7 @@ def dwell_times(q: Tensor, padding: Tensor | None = None) -> Tensor:
         padding: which steps do not count, ``(..., T)``; none without.
 
     >>> import torch
-    >>> dwell_times(torch.eye(2)[[0, 0, 0, 1, 0]])
+    >>> mean_dwell_times(torch.eye(2)[[0, 0, 0, 1, 0]])
     tensor([2., 1.])
     """
     K = q.shape[-1]

@@ -1,4 +1,4 @@
-"""Task labels that are known for none, some or all elements: ids, and -1 where unknown."""
+"""Task labels, known for none, some or all elements (-1 where unknown), and the order of tasks."""
 
 from __future__ import annotations
 
@@ -24,6 +24,36 @@ def clamp_log_likelihoods(log_likelihoods: Tensor, labels: Tensor) -> Tensor:
     return log_likelihoods.masked_fill((labels != UNKNOWN) & (labels != tasks), -torch.inf)
 
 
+def order_tasks(values: Tensor | ArrayLike, *, descending: bool = False) -> Tensor:
+    """Return the order of tasks in which a number of theirs ascends.
+
+    Tasks found without labels come in any order. A rule makes it the same in every fit, so that
+    they can have names: ``order = order_tasks(means)``, then ``posterior.reordered(order)``,
+    ``chain.reordered(order)`` and ``means[order]`` belong together.
+
+    Args:
+        values: a number of each task, ``(K,)``; of several, such as weights, choose or compute one.
+        descending: whether the largest comes first.
+
+    Returns:
+        At k the present id of the task that becomes k, ``(K,)`` int64; equal ones keep their order.
+
+    Raises:
+        ValueError: for another shape, or numbers that are NaN.
+
+    >>> means = torch.tensor([1.5, -1.0, 0.2])
+    >>> order_tasks(means), means[order_tasks(means)]
+    (tensor([1, 2, 0]), tensor([-1.0000,  0.2000,  1.5000]))
+    """
+    numbers = as_tensor(values, "values").detach()
+    if numbers.ndim != 1 or not len(numbers) or bool(numbers.isnan().any()):
+        raise ValueError(
+            f"values should hold one number for each task, (K,), none of them NaN; got shape "
+            f"{tuple(numbers.shape)}: take a column or a norm of what has more dimensions"
+        )
+    return numbers.cpu().argsort(descending=descending, stable=True)
+
+
 def match_labels(q: Tensor | ArrayLike, labels: Tensor | ArrayLike) -> Tensor:
     """Return which task of a network each label names: the one-to-one match with most probability.
 
@@ -38,7 +68,8 @@ def match_labels(q: Tensor | ArrayLike, labels: Tensor | ArrayLike) -> Tensor:
 
     Returns:
         Names, ``(K + 1,)``: the task of each label, and -1 at the end, so that ``names[labels]``
-        keeps the unknown.
+        keeps the unknown. The others are an order of tasks: ``posterior.reordered(names[:-1])``
+        numbers them as the labels do.
 
     Raises:
         ValueError: for labels that do not fit.

@@ -2,7 +2,8 @@
 
 Proper scores, calibration and its test, agreement with the exact posterior, simulation-based
 calibration, importance correction, intervals, recalibration, comparison of models, prequential
-code, out-of-distribution scores (``ood``), continual learning, modularity and use of the task.
+code, out-of-distribution scores (``ood``), continual learning, modularity and use of the task. Of
+sequences: dwell times, switches, autocorrelation, psychometric curves, posterior predictive checks.
 ``gbi_pyro.metrics.runs`` compares finished runs on disk; it draws, and is imported by itself.
 """
 
@@ -17,11 +18,19 @@ from gbi_pyro.metrics.agreement import (
     total_variation,
 )
 from gbi_pyro.metrics.auroc import AUROC, auroc
+from gbi_pyro.metrics.autocorrelation import autocorrelation
 from gbi_pyro.metrics.calibration_test import CalibrationTest, Deviation, calibration_test
 from gbi_pyro.metrics.comparison import Score, compare_models, leave_one_out, one_step_ahead
 from gbi_pyro.metrics.continual import Continual, continual_learning
 from gbi_pyro.metrics.credible import CredibleCoverage, credible_coverage, credible_set
 from gbi_pyro.metrics.decomposition import BrierDecomposition, brier_decomposition
+from gbi_pyro.metrics.dwell import (
+    DwellTimes,
+    dwell_law,
+    dwell_times,
+    num_switches,
+    path_statistics,
+)
 from gbi_pyro.metrics.importance import ImportanceCorrection, effective_share, importance_correction
 from gbi_pyro.metrics.intervals import (
     Difference,
@@ -40,6 +49,11 @@ from gbi_pyro.metrics.modularity import (
     task_information,
     task_variance,
 )
+from gbi_pyro.metrics.predictive_check import (
+    PredictiveCheck,
+    predictive_check,
+    tail_probability,
+)
 from gbi_pyro.metrics.prequential import (
     OnlineLearner,
     SwitchingMeans,
@@ -47,6 +61,7 @@ from gbi_pyro.metrics.prequential import (
     fewest_nats,
     prequential_code,
 )
+from gbi_pyro.metrics.psychometric import Psychometric, psychometric
 from gbi_pyro.metrics.ranks import RankHistogram, RankTest, rank_histogram, rank_test
 from gbi_pyro.metrics.recalibration import (
     NoTemperatureError,
@@ -69,6 +84,7 @@ from gbi_pyro.metrics.scores import (
     summarise,
 )
 from gbi_pyro.metrics.selective import RiskCoverage, risk_coverage
+from gbi_pyro.metrics.survival import Survival, kaplan_meier
 from gbi_pyro.metrics.table import Cell, Table, format_number
 from gbi_pyro.metrics.task_use import TaskUse, linear_probe, task_gain
 
@@ -83,11 +99,14 @@ __all__ = [
     "CredibleCoverage",
     "Deviation",
     "Difference",
+    "DwellTimes",
     "ImportanceCorrection",
     "Interval",
     "LogOdds",
     "NoTemperatureError",
     "OnlineLearner",
+    "PredictiveCheck",
+    "Psychometric",
     "RankHistogram",
     "RankTest",
     "ReliabilityTable",
@@ -97,6 +116,7 @@ __all__ = [
     "Score",
     "SharedUnits",
     "Similarity",
+    "Survival",
     "SwitchingMeans",
     "SwitchingState",
     "Table",
@@ -105,6 +125,7 @@ __all__ = [
     "agreement",
     "argmax_agreement",
     "auroc",
+    "autocorrelation",
     "brier",
     "brier_decomposition",
     "calibration_test",
@@ -114,6 +135,8 @@ __all__ = [
     "continual_learning",
     "credible_coverage",
     "credible_set",
+    "dwell_law",
+    "dwell_times",
     "effective_share",
     "expected_calibration_error",
     "fewest_nats",
@@ -121,6 +144,7 @@ __all__ = [
     "format_number",
     "importance_correction",
     "jeffreys_interval",
+    "kaplan_meier",
     "kl",
     "leave_one_out",
     "linear_cka",
@@ -129,10 +153,14 @@ __all__ = [
     "log_score",
     "match_temperature",
     "normalised_task_variance",
+    "num_switches",
     "one_step_ahead",
     "ood",
     "paired_bootstrap",
+    "path_statistics",
+    "predictive_check",
     "prequential_code",
+    "psychometric",
     "rank_histogram",
     "rank_test",
     "reliability_table",
@@ -142,6 +170,7 @@ __all__ = [
     "shared_unit_sweep",
     "student_interval",
     "summarise",
+    "tail_probability",
     "task_gain",
     "task_information",
     "task_variance",

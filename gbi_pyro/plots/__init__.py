@@ -21,15 +21,19 @@ lines; ``hull`` the smallest and largest mean seen in training, shaded; ``title`
 from gbi_pyro.plots._save import save_figure
 from gbi_pyro.plots._style import Style
 from gbi_pyro.plots.calibration import credible_coverage, ranks, reliability, risk_coverage
+from gbi_pyro.plots.chains import dwell_times, transitions, transitions_by
 from gbi_pyro.plots.estimates import comparison, comparisons, intervals
 from gbi_pyro.plots.matrices import confusion, divergence_map, image_grid
 from gbi_pyro.plots.over_seeds import binned, blocks, by_mean, curves, every_seed, predicted_mean
+from gbi_pyro.plots.predictive import autocorrelation, predictive_check
 from gbi_pyro.plots.scatter import binary_log_odds, log_odds, plane
 from gbi_pyro.plots.scores import histograms, roc
 from gbi_pyro.plots.series import gradients, likelihood, stream, task_heatmap, task_probs
+from gbi_pyro.plots.session import psychometric, session
 
 __all__ = [
     "Style",
+    "autocorrelation",
     "binary_log_odds",
     "binned",
     "blocks",
@@ -40,6 +44,7 @@ __all__ = [
     "credible_coverage",
     "curves",
     "divergence_map",
+    "dwell_times",
     "every_seed",
     "gradients",
     "histograms",
@@ -49,12 +54,17 @@ __all__ = [
     "log_odds",
     "plane",
     "predicted_mean",
+    "predictive_check",
+    "psychometric",
     "ranks",
     "reliability",
     "risk_coverage",
     "roc",
     "save_figure",
+    "session",
     "stream",
     "task_heatmap",
     "task_probs",
+    "transitions",
+    "transitions_by",
 ]

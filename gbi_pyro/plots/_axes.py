@@ -47,6 +47,30 @@ def checked_array(name: str, value: Any, *shape: int | str) -> np.ndarray:
     return array
 
 
+def checked_names(names: Names, K: int) -> list[str]:
+    """Return a word for each of K tasks: its name, or ``task k`` without names."""
+    if names is not None and len(names) != K:
+        raise ValueError(f"names should be {K}, one for each task; got {list(names)}")
+    return [f"task {k}" for k in range(K)] if names is None else [str(name) for name in names]
+
+
+def columns_of(
+    name: str, table: Any, *wanted: str, shape: tuple[int | str, ...] = ("rows",)
+) -> list[np.ndarray]:
+    """Return columns of a table, of one shape, by attribute or by key."""
+    found: list[np.ndarray] = []
+    for column in wanted:
+        value = table.get(column) if isinstance(table, Mapping) else getattr(table, column, None)
+        if value is None:
+            raise ValueError(
+                f"{name} should have the columns {', '.join(wanted)}; got {type(table).__name__} "
+                f"without {column!r}: give the table that gbi_pyro.metrics returns"
+            )
+        same = found[0].shape if found else shape
+        found.append(checked_array(f"{name}.{column}", value, *same))
+    return found
+
+
 def count_from_one(n: int) -> np.ndarray:
     """Return 1 .. n: steps and blocks count from 1."""
     return np.arange(1, n + 1)

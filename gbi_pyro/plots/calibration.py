@@ -8,7 +8,16 @@ from typing import Any, Unpack
 import numpy as np
 from matplotlib.axes import Axes
 
-from gbi_pyro.plots._axes import BAND, LEVEL, Ax, Options, checked_array, finish, new_axes
+from gbi_pyro.plots._axes import (
+    BAND,
+    LEVEL,
+    Ax,
+    Options,
+    checked_array,
+    columns_of,
+    finish,
+    new_axes,
+)
 from gbi_pyro.plots._style import Styles, style_of
 
 
@@ -30,7 +39,7 @@ def reliability(
     ax = _square_axes(ax, "confidence", "accuracy")
     for i, (label, table) in enumerate(tables.items()):
         wanted = "confidence", "accuracy", "accuracy_low", "accuracy_high"
-        confidence, *shares = _columns(f"tables[{label!r}]", table, *wanted)
+        confidence, *shares = columns_of(f"tables[{label!r}]", table, *wanted)
         _draw_shares(ax, i, label, confidence, shares, styles)
     return finish(ax, **options)
 
@@ -56,7 +65,7 @@ def credible_coverage(
     lowest = 1.0
     for i, (label, table) in enumerate(tables.items()):
         wanted = "claimed", "coverage", "coverage_low", "coverage_high"
-        claimed, *shares = _columns(f"tables[{label!r}]", table, *wanted)
+        claimed, *shares = columns_of(f"tables[{label!r}]", table, *wanted)
         _draw_shares(ax, i, label, claimed, shares, styles)
         lowest = min(lowest, claimed.min(initial=1.0), shares[1].min(initial=1.0))
     start = np.floor(10 * lowest) / 10 - 0.02  # sets seldom claim little
@@ -79,7 +88,7 @@ def risk_coverage(
     labels = "coverage: share of elements answered", "risk: share of them wrong"
     ax = new_axes(ax, *labels, size=(4.4, 3.2))
     for i, (label, curve) in enumerate(curves.items()):
-        coverage, risk = _columns(f"curves[{label!r}]", curve, "coverage", "risk")
+        coverage, risk = columns_of(f"curves[{label!r}]", curve, "coverage", "risk")
         ax.plot(coverage, risk, label=label, **style_of(styles, label, i).line)
     ax.set_xlim(0, 1)
     ax.set_ylim(bottom=0)
@@ -107,7 +116,7 @@ def ranks(
     edges = np.empty(0)
     for i, (label, table) in enumerate(tables.items()):
         wanted = "low", "high", "share", "band_low", "band_high"
-        low, high, share, band_low, band_high = _columns(f"tables[{label!r}]", table, *wanted)
+        low, high, share, band_low, band_high = columns_of(f"tables[{label!r}]", table, *wanted)
         if i == 0:
             edges = np.append(low, high[-1:])
             ax.stairs(band_high, edges, baseline=band_low, fill=True, label="calibrated", **BAND)
@@ -117,20 +126,6 @@ def ranks(
     ax.set_xlim(0, 1)
     ax.set_ylim(bottom=0)
     return finish(ax, **options)
-
-
-def _columns(name: str, table: Any, *wanted: str) -> list[np.ndarray]:
-    """Return columns of a table, (rows,) each, by attribute or by key."""
-    found: list[np.ndarray] = []
-    for column in wanted:
-        value = table.get(column) if isinstance(table, Mapping) else getattr(table, column, None)
-        if value is None:
-            raise ValueError(
-                f"{name} should have the columns {', '.join(wanted)}; got {type(table).__name__} "
-                f"without {column!r}: give the table that gbi_pyro.metrics returns"
-            )
-        found.append(checked_array(f"{name}.{column}", value, len(found[0]) if found else "rows"))
-    return found
 
 
 def _square_axes(ax: Ax, xlabel: str, ylabel: str) -> Axes:

@@ -26,17 +26,23 @@ def confusion(
     counts = checked_array("counts", counts, "K", "K")
     ax = new_axes(ax, "inferred task", "true task", size=(4.4, 4.0))
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    draw_shares(ax, share, names, decimals=2)
+    ax.set_title(title or "share of each row", loc="left", size=SIZE + 1)
+    return ax
+
+
+def draw_shares(ax: Axes, share: np.ndarray, names: Names, *, decimals: int) -> None:
+    """Draw shares, (K, K), in grey, each with its number unless that is zero when rounded."""
     ax.imshow(share, cmap="Greys", vmin=0, vmax=1)
-    for i, j in zip(*np.nonzero(share >= 0.005), strict=True):
+    half = 0.5 * 10**-decimals
+    for i, j in zip(*np.nonzero(share >= half), strict=True):
         colour = "white" if share[i, j] > 0.5 else "black"
-        words = "1" if share[i, j] >= 0.995 else f"{share[i, j]:.2f}".removeprefix("0")
+        words = "1" if share[i, j] >= 1 - half else f"{share[i, j]:.{decimals}f}".removeprefix("0")
         ax.text(j, i, words, ha="center", va="center", color=colour, size=7)
-    ticks = range(len(counts))
+    ticks = range(len(share))
     labels = list(names) if names else [str(k) for k in ticks]
     ax.set_xticks(ticks, labels, rotation=90 if max(map(len, labels)) > 2 else 0, size=SIZE)
     ax.set_yticks(ticks, labels, size=SIZE)
-    ax.set_title(title or "share of each row", loc="left", size=SIZE + 1)
-    return ax
 
 
 def divergence_map(

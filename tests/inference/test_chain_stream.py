@@ -185,7 +185,7 @@ def test_what_does_not_fit_is_refused_and_the_state_stays(generator: torch.Gener
     with pytest.raises(ValueError, match=r"state.log_states should be \(\.\.\., 3, 6\)"):
         ChainStream(chain_of("blocks", generator), before)
     with pytest.raises(ValueError, match="no slopes"):
-        chain.driven_by(torch.zeros(2))
+        chain.transitions_at(torch.zeros(2))
     bayes = BayesFilter(Enumeration(), chain)
     with pytest.raises(TaskSiteError, match=r"2 steps in plate 'time'.*pass x\[t:t \+ 1\]"):
         bayes.stream(model).step(torch.zeros(1, 2, dtype=F64))

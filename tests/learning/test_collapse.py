@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gbi_pyro.learning import dwell_times, find_collapse, report_collapse
+from gbi_pyro.learning import find_collapse, report_collapse
+from gbi_pyro.learning.collapse import mean_dwell_times
 
 
 def scores(means: list[float], x: Tensor, sigma: float = 0.1) -> Tensor:
@@ -107,5 +108,5 @@ def test_a_task_of_single_steps_marks_switches() -> None:
 def test_blocks_of_sequences_are_not_joined() -> None:
     """The end of one sequence and the beginning of the next are no block."""
     q = torch.eye(2)[torch.tensor([[0, 0, 1], [1, 0, 0]])]
-    torch.testing.assert_close(dwell_times(q), torch.tensor([2.0, 1.0]))
-    assert dwell_times(q[:1, :2])[1].isnan()
+    torch.testing.assert_close(mean_dwell_times(q), torch.tensor([2.0, 1.0]))
+    assert mean_dwell_times(q[:1, :2])[1].isnan()
