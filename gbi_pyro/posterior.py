@@ -167,15 +167,22 @@ class TaskPosterior:
             here = {name: values[name][..., ids.to(values[name].device)]} if name in values else {}
             return {**values, **here}
 
-        prior = where.log_prior[..., ids.to(where.log_prior.device)]
         return replace(
             self,
             log_probs=moved(self.log_probs),
-            sites={**self.sites, name: replace(where, log_prior=prior)},
+            sites={**self.sites, name: where.reordered(ids)},
             points=moved(self.points),
             path=moved(self.path),
             joint=None if self.joint is None else Reordered(self.joint, name, ids),
         )
+
+    def in_model_order(self) -> Self:
+        """Return the posterior with its tasks numbered as in the model, however often reordered."""
+        found = self
+        for name, site in self.sites.items():
+            if site.order is not None:
+                found = found.reordered(torch.tensor(site.order).argsort(), name)
+        return found
 
     def sample(self, n: int = 1, *, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Draw task ids, ``(n,) + batch_shape`` for each site, on the posterior's device.

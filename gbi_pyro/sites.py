@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.distributions import Independent, OneHotCategorical
 
 from gbi_pyro._arrays import UNKNOWN as UNKNOWN
-from gbi_pyro._arrays import as_tensor, parameter_of, scores_floats_alone
+from gbi_pyro._arrays import as_tensor, check_order, parameter_of, scores_floats_alone
 from gbi_pyro._arrays import check_labels as check_labels
 from gbi_pyro.purity import pure
 
@@ -76,11 +76,13 @@ class TaskSite:
         log_prior: normalised log prior probabilities, ``batch_shape + (K,)``; in a log joint they
             bear the scale that ``poutine.scale`` puts on the site.
         plates: for each batch dimension the plate that declares it, or None.
+        order: where tasks have been put in another order, at k the model's own id of task k.
     """
 
     name: str
     log_prior: Tensor
     plates: tuple[Plate | None, ...]
+    order: tuple[int, ...] | None = None
 
     @property
     def num_tasks(self) -> int:
@@ -143,6 +145,23 @@ class TaskSite:
         for dim, size in enumerate(self.batch_shape):
             tasks = tasks + torch.arange(size).reshape(-1, *[1] * (rank - dim - 1))
         return (tasks % self.num_tasks).to(self.log_prior.device)
+
+    def reordered(self, order: Any) -> TaskSite:
+        """Return the same site with its tasks in another order, see ``TaskPosterior.reordered``."""
+        ids = check_order(order, self.num_tasks)
+        before = range(self.num_tasks) if self.order is None else self.order
+        prior = self.log_prior[..., ids.to(self.log_prior.device)]
+        return replace(self, log_prior=prior, order=tuple(before[k] for k in ids.tolist()))
+
+    def as_data(self, tasks: Tensor) -> Tensor:
+        """Return task ids, ``batch_shape``, as one-hot data of the model, whatever the order here.
+
+        They are ``batch_shape + (K,)``.
+        """
+        ids = tasks.to(self.log_prior.device)
+        if self.order is not None:
+            ids = torch.tensor(self.order, device=ids.device)[ids]
+        return torch.nn.functional.one_hot(ids, self.num_tasks).to(self.log_prior.dtype)
 
     def detached(self) -> TaskSite:
         """Return the same site with its prior cut off from any gradient."""

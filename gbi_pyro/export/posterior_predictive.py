@@ -72,12 +72,7 @@ def posterior_predictive(
         drawn: dict[str, list[Tensor]] = {name: [] for name in data}
         pyro.set_rng_seed(seed)
         for s in range(len(next(iter(tasks.values())))):
-            given = {
-                name: site.log_prior.new_zeros(1)
-                .expand_as(site.log_prior)
-                .scatter(-1, tasks[name][s].to(site.log_prior.device).unsqueeze(-1), 1.0)
-                for name, site in posterior.sites.items()
-            }
+            given = {name: site.as_data(tasks[name][s]) for name, site in posterior.sites.items()}
             redrawn = AtDraws({}, data="redraw")(poutine.condition(model, data=given))
             trace = poutine.trace(redrawn).get_trace(*args)
             for name, values in drawn.items():

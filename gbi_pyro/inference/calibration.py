@@ -174,7 +174,7 @@ def _several(found: Any) -> list[TaskPosterior]:
                 "calibrate takes what inferences return, calibrate(OneStepGradient()(model, x), "
                 f"Enumeration()(model, x)), or lists of those; got a {type(one).__name__}"
             )
-    return several
+    return [one.in_model_order() for one in several]
 
 
 def _scores(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
+from gbi_pyro._arrays import check_order
 from gbi_pyro.inference.hmm import HMMPosterior
 from gbi_pyro.inference.paths import ChainJoint
 from gbi_pyro.inference.task_chain import TaskChain
@@ -60,6 +61,19 @@ class ChainPosterior(TaskPosterior):
         best = self.chain.posterior(self._log_likelihood, viterbi=True).viterbi
         assert best is not None
         return best.movedim(-1, self._time)
+
+    def reordered(self, order: Any, site: str | None = None) -> Self:
+        """Return the posterior with its tasks, and those of its chain, in another order.
+
+        See ``TaskPosterior.reordered``.
+        """
+        ids = check_order(order, self.chain.num_tasks)
+        return replace(
+            super().reordered(ids, site),
+            chain=self.chain.reordered(ids),
+            _found=self._found.reordered(ids),
+            _log_likelihood=self._log_likelihood[..., ids.to(self._log_likelihood.device)],
+        )
 
     def sample_paths(self, n: int = 1, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw paths from p(z_1..T | x_1..T), ``(n,) + batch_shape``, whatever the output is.

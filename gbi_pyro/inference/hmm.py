@@ -12,11 +12,12 @@ from typing import NamedTuple
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from gbi_pyro._arrays import check_order
 from gbi_pyro.inference import _block_fast as blocks
 from gbi_pyro.inference import _chain_fast as fast
 from gbi_pyro.inference import _chain_log_space as log_space
 from gbi_pyro.inference._chain_checks import check_possible, checked, shaped
-from gbi_pyro.inference.paths import BlockPaths, Paths, StatePaths, TaskPaths
+from gbi_pyro.inference.paths import BlockPaths, Paths, ReorderedPaths, StatePaths, TaskPaths
 
 
 class HMMPosterior(NamedTuple):
@@ -41,6 +42,18 @@ class HMMPosterior(NamedTuple):
     log_evidence: Tensor
     viterbi: Tensor | None
     paths: Paths
+
+    def reordered(self, order: Tensor | ArrayLike) -> HMMPosterior:
+        """Return the posterior with its tasks in another order, see ``TaskPosterior.reordered``."""
+        ids = check_order(order, self.log_smoothed.shape[-1])
+        here = ids.to(self.log_smoothed.device)
+        return self._replace(
+            log_filtered=self.log_filtered[..., here],
+            log_predicted=self.log_predicted[..., here],
+            log_smoothed=self.log_smoothed[..., here],
+            viterbi=None if self.viterbi is None else here.argsort()[self.viterbi],
+            paths=ReorderedPaths(self.paths, ids),
+        )
 
 
 def hmm_posterior(

@@ -70,6 +70,8 @@ class IterativeGradient:
                 "start of IterativeGradient should be a TaskPosterior or map names of task sites "
                 f"to points, {{'z': q}}; got a {type(self.start).__name__}"
             )
+        if isinstance(self.start, TaskPosterior):
+            object.__setattr__(self, "start", self.start.in_model_order())
         if self.num_steps < 1:
             raise ValueError(f"num_steps must be at least 1, got {self.num_steps}")
         if not self.rate > 0:

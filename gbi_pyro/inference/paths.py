@@ -125,6 +125,24 @@ class BlockPaths(Paths):
         return torch.from_numpy(paths.reshape(n, *batch, T))
 
 
+@dataclass(frozen=True)
+class ReorderedPaths(Paths):
+    """Paths whose tasks have other ids.
+
+    Attributes:
+        paths: the paths.
+        order: at k the former id of task k, ``(K,)``.
+    """
+
+    paths: Paths
+    order: Tensor
+
+    def sample(self, n: int = 1, generator: torch.Generator | None = None) -> Tensor:
+        """Draw paths, see ``Paths``."""
+        drawn = self.paths.sample(n, generator)
+        return self.order.argsort().to(drawn.device)[drawn]
+
+
 def _uniform(shape: tuple[int, ...], generator: torch.Generator | None) -> np.ndarray:
     device = None if generator is None else generator.device
     drawn = torch.rand(shape, dtype=torch.float64, generator=generator, device=device)

@@ -156,7 +156,7 @@ def reverse_kl_loss(
     >>> reverse_kl_loss(Recogniser(lambda: torch.zeros(1, 2)), exact)  # log 4 / 2 - log 3 / 2
     tensor(0.1438)
     """
-    name = exact.site_name()
+    exact, name = exact.in_model_order(), exact.site_name()
     log_q = recogniser.log_prob(exact.sites[name], *args, **kwargs)
     allowed = ~exact.sites[name].log_prior.isneginf()
     log_p = exact.logits().to(log_q)

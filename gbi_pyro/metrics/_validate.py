@@ -111,8 +111,17 @@ def checked_pair(
 
     Raises:
         TaskSiteError: for an unknown site, or none where there are several.
-        ValueError: for unequal shapes, or rows that are not log probabilities.
+        ValueError: for unequal shapes, rows that are not log probabilities, or posteriors whose
+            tasks are in different orders.
     """
+    if isinstance(exact, TaskPosterior) and isinstance(estimate, TaskPosterior):
+        orders = [q.sites[q.site_name(site)].order for q in (exact, estimate)]
+        ids = [tuple(range(exact.logits(site).shape[-1])) if o is None else o for o in orders]
+        if ids[0] != ids[1]:
+            raise ValueError(
+                f"exact and estimate should have their tasks in one order; got {ids[0]} and "
+                f"{ids[1]} of the model's: take posterior.in_model_order()"
+            )
     return checked_both(
         exact.logits(site) if isinstance(exact, TaskPosterior) else exact,
         estimate.logits(site) if isinstance(estimate, TaskPosterior) else estimate,

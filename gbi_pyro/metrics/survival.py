@@ -21,7 +21,7 @@ class Survival(NamedTuple):
         survival: P(D > t).
         low: lower end of its interval, at each time.
         high: upper end.
-        at_risk: how many blocks lasted t steps and are known to have gone on or not; all at t = 0.
+        at_risk: n_t, how many blocks lasted t steps and are known to have gone on or not.
     """
 
     time: Tensor

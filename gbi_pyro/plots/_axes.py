@@ -47,11 +47,11 @@ def checked_array(name: str, value: Any, *shape: int | str) -> np.ndarray:
     return array
 
 
-def checked_names(names: Names, K: int) -> list[str]:
-    """Return a word for each of K tasks: its name, or ``task k`` without names."""
+def checked_names(names: Names, K: int, word: str = "task ") -> list[str]:
+    """Return a word for each of K tasks: its name, or its number after a word without names."""
     if names is not None and len(names) != K:
         raise ValueError(f"names should be {K}, one for each task; got {list(names)}")
-    return [f"task {k}" for k in range(K)] if names is None else [str(name) for name in names]
+    return [f"{word}{k}" for k in range(K)] if names is None else [str(name) for name in names]
 
 
 def columns_of(

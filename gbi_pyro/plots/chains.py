@@ -20,7 +20,7 @@ from gbi_pyro.plots._axes import (
     new_axes,
 )
 from gbi_pyro.plots._style import Style, style_of
-from gbi_pyro.plots.matrices import draw_shares
+from gbi_pyro.plots.matrices import checked_square, draw_shares
 
 LAW, ESTIMATE = Style("0.65", width=4.0), Style("black", width=1.0)
 PANEL = 3.0, 2.8  # inches of one of several axes side by side
@@ -35,7 +35,7 @@ def transitions(
     >>> [text.get_text() for text in ax.texts]
     ['.980', '.020', '.100', '.900']
     """
-    values = _checked_rows("A", checked_array("A", A, "K", "K"))
+    values = _checked_rows("A", checked_square("A", A))
     ax = new_axes(ax, "to task", "from task", size=(4.4, 4.0))
     draw_shares(ax, values, names, decimals=3)
     ax.set_title(title or "probability of each transition", loc="left", size=9)
@@ -100,7 +100,7 @@ def dwell_times(
         axes: one for each task; without them a new figure has them side by side.
         xlabel, log: see the package.
 
-    >>> table = {"time": [0, 1, 2], "survival": [1.0, 0.5, 0.2]}
+    >>> table = {"time": [0, 1, 2], "survival": [1.0, 0.5, 0.2], "at_risk": [9, 9, 4]}
     >>> ends = {"low": [1.0, 0.4, 0.1], "high": [1.0, 0.6, 0.4]}
     >>> dwell_times({"engaged": table | ends}, {"engaged": [1.0, 0.5, 0.25]})[0].get_ylabel()
     'share of blocks longer than t'
@@ -110,24 +110,23 @@ def dwell_times(
             f"laws should be of tasks that tables has, {list(tables)}; got {sorted(unknown)}"
         )
     panels = _panels(axes, list(tables))
+    wanted = "time", "survival", "low", "high", "at_risk"
+    lowest = 1.0
     for i, (ax, (name, table)) in enumerate(zip(panels, tables.items(), strict=True)):
-        columns = columns_of(f"tables[{name!r}]", table, "time", "survival", "low", "high")
-        time, share, low, high = columns
+        time, share, low, high, at_risk = columns_of(f"tables[{name!r}]", table, *wanted)
         new_axes(ax, xlabel, "share of blocks longer than t" if i == 0 else "")
         if laws is not None and name in laws:
             law = checked_array(f"laws[{name!r}]", laws[name], "M")[: int(time[-1]) + 2]
             ax.plot(np.arange(len(law)), law, label="law of the chain", **LAW.line)
         look: dict[str, Any] = {"step": "post", "color": "0.5", "alpha": 0.3, "linewidth": 0}
-        ax.fill_between(time, low, high, **look)
-        ax.step(time, share, where="post", label="blocks (Kaplan-Meier)", **ESTIMATE.line)
-        _limit(ax, share, log)
+        ax.fill_between(time, low, high, label="interval", **look)
+        ax.step(time, share, where="post", label="Kaplan-Meier", **ESTIMATE.line)
+        # Less than one block, of draws of paths, says nothing that is worth its place.
+        lowest = min(lowest, share[(share > 0) & (at_risk >= 1)].min(initial=1.0))
         finish(ax, log=log, title=name)
+    for ax in panels:
+        ax.set_ylim((lowest / 2, 1.2) if log else (-0.02, 1.02))
     return panels
-
-
-def _limit(ax: Axes, share: np.ndarray, log: bool) -> None:
-    """Let the axis end a little below the smallest share that is not zero."""
-    ax.set_ylim(share[share > 0].min() / 2 if log else -0.02, 1.1 if log else 1.02)
 
 
 def _checked_rows(name: str, values: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from gbi_pyro.plots._axes import SIZE, Ax, Names, checked_array, new_axes
+from gbi_pyro.plots._axes import SIZE, Ax, Names, checked_array, checked_names, new_axes
 
 SMALLEST = 1e-6  # nats: smaller divergences may be rounding
 
@@ -23,12 +23,18 @@ def confusion(
     >>> confusion([[9, 1], [0, 10]]).get_xlabel()
     'inferred task'
     """
-    counts = checked_array("counts", counts, "K", "K")
+    counts = checked_square("counts", counts)
     ax = new_axes(ax, "inferred task", "true task", size=(4.4, 4.0))
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     draw_shares(ax, share, names, decimals=2)
     ax.set_title(title or "share of each row", loc="left", size=SIZE + 1)
     return ax
+
+
+def checked_square(name: str, value: ArrayLike) -> np.ndarray:
+    """Return a square array, (K, K)."""
+    array = checked_array(name, value, "K", "K")
+    return checked_array(name, array, len(array), len(array))
 
 
 def draw_shares(ax: Axes, share: np.ndarray, names: Names, *, decimals: int) -> None:
@@ -40,7 +46,7 @@ def draw_shares(ax: Axes, share: np.ndarray, names: Names, *, decimals: int) -> 
         words = "1" if share[i, j] >= 1 - half else f"{share[i, j]:.{decimals}f}".removeprefix("0")
         ax.text(j, i, words, ha="center", va="center", color=colour, size=7)
     ticks = range(len(share))
-    labels = list(names) if names else [str(k) for k in ticks]
+    labels = checked_names(names, len(share), "")
     ax.set_xticks(ticks, labels, rotation=90 if max(map(len, labels)) > 2 else 0, size=SIZE)
     ax.set_yticks(ticks, labels, size=SIZE)
 

@@ -12,7 +12,7 @@ from gbi_pyro.plots._axes import BAND, Ax, Options, checked_array, finish, new_a
 from gbi_pyro.plots._style import BY_POSITION, Style
 
 OBSERVED = Style(BY_POSITION[1].colour, width=2.0)
-REPLICATED = Style("0.45")
+REPLICATED = Style("0.45", (0, (4, 1)), width=1.0)
 BINS = 30
 
 
@@ -82,8 +82,7 @@ def autocorrelation(
         drawn = checked_array("replicated", replicated, "draws", len(ours))[:, 1:]
         low, high = np.quantile(drawn, [0.5 - level / 2, 0.5 + level / 2], axis=0)
         ax.fill_between(lags, low, high, label=f"replicated, {100 * level:g} % of draws", **BAND)
-        look = {"color": REPLICATED.colour, "linewidth": 1, "linestyle": (0, (4, 1))}
-        ax.plot(lags, np.median(drawn, 0), label="their median", **look)
+        ax.plot(lags, np.median(drawn, 0), label="their median", **REPLICATED.line)
     ax.plot(lags, ours[1:], marker="o", markersize=3, label="observed", **OBSERVED.line)
     ax.axhline(0, color="0.7", linewidth=0.8, zorder=0)
     ax.locator_params(axis="x", integer=True)

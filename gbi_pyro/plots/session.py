@@ -60,23 +60,23 @@ def session(
     words = checked_names(names, K)
     ax = new_axes(ax, xlabel, "probability of each task", size=(8.0, 2.6))
     edges = np.arange(T + 1) + 0.5
-    ends = np.concatenate([np.zeros((T, 1)), values.cumsum(-1)], -1)
+    top = np.concatenate([np.zeros((T, 1)), values.cumsum(-1)], -1)
     for k in range(K):
         area: dict[str, Any] = {"facecolor": band_colour(k, K), "edgecolor": "0.2"}
-        ax.stairs(
-            ends[:, k + 1], edges, baseline=ends[:, k], fill=True, label=words[k], lw=0, **area
-        )
+        ax.stairs(top[:, k + 1], edges, baseline=top[:, k], fill=True, label=words[k], lw=0, **area)
     ticks: dict[float, str] = {0.0: "0", 0.5: "0.5", 1.0: "1"}
     if path is not None:
         tasks = checked_array("path", path, T).astype(int)
         at = _row(ticks, "most probable path")
         for k in range(K):
-            here = np.flatnonzero(np.diff(tasks == k, prepend=False, append=False)).reshape(-1, 2)
-            blocks = [(first + 0.5, after - first) for first, after in here]
+            ends = np.flatnonzero(np.diff(tasks == k, prepend=False, append=False))
+            first, after = ends.reshape(-1, 2).T
+            blocks = list(zip(first + 0.5, after - first, strict=True))
             ax.broken_barh(blocks, (at - ROW / 3, ROW / 1.5), facecolor=band_colour(k, K))
     for name, marked in (marks or {}).items():
         here = np.flatnonzero(checked_array(f"marks[{name!r}]", marked, T)) + 1
         ax.plot(here, np.full(len(here), _row(ticks, name)), "|", color="black", markersize=5)
+    ax.set_ylabel(ax.get_ylabel(), loc="center" if len(ticks) == 3 else "bottom")
     ax.set_yticks(list(ticks), list(ticks.values()), size=SIZE)
     ax.set(xlim=(0.5, T + 0.5), ylim=(0, max(ticks) + (ROW / 2 if len(ticks) > 3 else 0)))
     return finish(ax, **options)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from gbi_pyro.learning import clamp_log_likelihoods, match_labels
+from gbi_pyro.learning import clamp_log_likelihoods, match_labels, order_tasks
 from gbi_pyro.sites import check_labels
 
 
@@ -52,3 +52,18 @@ def test_invalid_labels_are_errors(labels: torch.Tensor, message: str) -> None:
 def test_labels_are_shared_along_a_dimension() -> None:
     labels = check_labels(torch.tensor([[0], [1]]), torch.Size([2, 4]), 2)
     assert labels.tolist() == [[0] * 4, [1] * 4]
+
+
+def test_tasks_are_ordered_by_a_number_of_theirs(generator: torch.Generator) -> None:
+    values = torch.randn(6, generator=generator)
+    order = order_tasks(values)
+    assert torch.equal(values[order], values.sort().values)
+    assert order_tasks(values[order]).tolist() == list(range(6))
+    assert torch.equal(order_tasks(values, descending=True), order.flip(0))
+    assert order_tasks([2, 1, 1, 0]).tolist() == [3, 1, 2, 0]  # equal ones keep their order
+
+
+@pytest.mark.parametrize("values", [[], [[1.0, 2.0]], [1.0, float("nan")], 3.0])
+def test_numbers_that_order_nothing_are_errors(values: object) -> None:
+    with pytest.raises(ValueError, match="one number for each task"):
+        order_tasks(values)  # type: ignore[arg-type]
