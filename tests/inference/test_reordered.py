@@ -143,7 +143,7 @@ def test_what_belongs_to_the_model_is_fitted_in_its_order(x: Tensor) -> None:
 
 def test_frames_and_exports_follow(x: Tensor) -> None:
     """Replicated data are drawn under the model's own tasks, whatever their order."""
-    q = BayesFilter(Enumeration(), A[0].log(), A.log(), output="smoothed")(model, x)
+    q = BayesFilter(Enumeration(), chain("constant"), output="smoothed")(model, x)
     moved, names = q.reordered(ORDER), ["low", "middle", "high"]
     ours, theirs = q.to_dataframe(), moved.to_dataframe(names=names)
     assert ours["p_1"].equals(theirs["p_low"].rename("p_1"))
