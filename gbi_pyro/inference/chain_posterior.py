@@ -84,6 +84,18 @@ class ChainPosterior(TaskPosterior):
         """
         return self._found.paths.sample(n, generator).movedim(-1, self._time)
 
+    def sample_prior(self, n: int = 1, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draw paths from the chain without its data, ``(n,) + batch_shape``.
+
+        They are replicated paths, for ``gbi_pyro.metrics.predictive_check``.
+
+        Args:
+            n: how many.
+            generator: a seeded generator; torch's own random state without one.
+        """
+        prior = self.chain.posterior(torch.zeros_like(self._log_likelihood))
+        return prior.paths.sample(n, generator).movedim(-1, self._time)
+
     @property
     def _time(self) -> int:
         dims = self.sites[self.site_name()].dims

@@ -151,8 +151,7 @@ def dwell_law(chain: TaskChain, max_steps: int) -> Tensor:
     if chain.driven:
         raise ValueError(
             "inputs drive this chain, so that its dwell times have no one law: expected a constant "
-            "one; draw paths, chain.posterior(torch.zeros(T, K)).paths.sample(n), and compare "
-            "theirs"
+            "one; compare with those of drawn paths, posterior.sample_prior(n)"
         )
     again = chain.log_transition.detach().cpu().double().diagonal().exp().unsqueeze(-1)
     if chain.log_duration is None:

@@ -92,6 +92,17 @@ def test_draws_are_the_same_paths_by_other_names(kind: str, x: Tensor) -> None:
     assert torch.equal(others, present[paths])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_paths_of_the_chain_alone_follow_its_own_start(kind: str, x: Tensor) -> None:
+    """The share of each task at the first step, whatever the data."""
+    q = marginalize(model, chain(kind)).infer(x).reordered(ORDER)
+    drawn = q.sample_prior(2000, generator=torch.Generator().manual_seed(1))
+    assert drawn.shape == (2000, *x.shape)
+    share = (drawn[..., 0, None] == torch.arange(3)).double().mean((0, 1))
+    p = q.chain.log_initial.exp()
+    assert bool(((share - p).abs() < 4 * (p * (1 - p) / 6000).sqrt()).all())
+
+
 def test_the_log_evidence_and_its_steps_stay(x: Tensor) -> None:
     q = marginalize(model, chain("constant")).infer(x)
     moved = q.reordered(ORDER)
