@@ -193,7 +193,7 @@ class TaskChain:
             ValueError: for a chain that no input drives, or inputs of another D.
         """
         if self.slopes is None:
-            raise ValueError("no input drives this chain: expected slopes, got none")
+            raise ValueError("this chain has no slopes: no input drives it")
         u = as_tensor(inputs, "inputs").to(self.slopes)
         if u.shape[-1:] != self.slopes.shape[:1]:
             raise ValueError(

@@ -212,5 +212,5 @@ def test_transitions_at_inputs_are_those_of_the_steps() -> None:
     torch.testing.assert_close(entered.transitions_at(driven.inputs[1:]), entered.transitions)
     with pytest.raises(ValueError, match=r"inputs should be \(\.\.\., 1\).*got \(4, 2\)"):
         driven.transitions_at(torch.zeros(4, 2))
-    with pytest.raises(ValueError, match="no input drives this chain"):
+    with pytest.raises(ValueError, match="no slopes: no input drives it"):
         chain("constant").transitions_at(torch.zeros(1))
