@@ -96,7 +96,8 @@ def dwell_times(
     Args:
         tables: by name of the task what ``gbi_pyro.metrics.kaplan_meier`` returns.
         laws: by name of the task P(D > t), t = 0, 1, ..., (M,), such as
-            ``gbi_pyro.metrics.dwell_law`` returns for it.
+            ``gbi_pyro.metrics.dwell_law`` returns for it; of a chain that inputs drive,
+            ``kaplan_meier(...).survival`` of replicated paths.
         axes: one for each task; without them a new figure has them side by side.
         xlabel, log: see the package.
 
