@@ -13,7 +13,12 @@ from gbi_pyro.inference.chain_posterior import ChainPosterior
 from gbi_pyro.inference.chain_stream import ChainStream, StreamState, StreamStep
 from gbi_pyro.inference.enumeration import Enumeration
 from gbi_pyro.inference.gradient import OneStepGradient
-from gbi_pyro.inference.hmm import HMMPosterior, hmm_posterior, hsmm_posterior
+from gbi_pyro.inference.hmm import (
+    HMMPosterior,
+    hmm_log_evidence,
+    hmm_posterior,
+    hsmm_posterior,
+)
 from gbi_pyro.inference.iterative import IterativeGradient
 from gbi_pyro.inference.learned_chain import LearnedChain
 from gbi_pyro.inference.log_likelihoods import log_likelihoods
@@ -54,6 +59,7 @@ __all__ = [
     "dream",
     "fit_centroids",
     "forward_kl_loss",
+    "hmm_log_evidence",
     "hmm_posterior",
     "hsmm_posterior",
     "log_likelihoods",

@@ -43,6 +43,49 @@ def solve(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor) -> 
     return _solve(*args)
 
 
+def evidence(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor) -> Tensor | None:
+    """Return the log evidence alone, ``(...)``, with its gradient: half the work of ``solve``."""
+    args = log_initial, log_transition, log_emission
+    if not runs_here(*args):
+        return None
+    if torch.is_grad_enabled() and any(a.requires_grad for a in args):
+        if log_transition.shape[-3] > 1 == log_transition.shape[:-3].numel():
+            # Steps that sequences share are summed as they are counted, to save memory.
+            solved = solve(*args)
+            return None if solved is None else solved[4]
+        found: Tensor | None = _Evidence.apply(*args)  # type: ignore[no-untyped-call]
+        return found
+    counted = counts(*args, pairs=False)
+    return None if counted is None else counted[0]
+
+
+def counts(
+    log_initial: Tensor, log_transition: Tensor, log_emission: Tensor, *, pairs: bool = True
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Return the log evidence and the posterior probabilities of tasks and of pairs of tasks.
+
+    Returns:
+        ``(...)``; ``(..., T, K)``; and ``(..., T - 1, K, K)``, or ``(..., 1, K, K)`` summed over
+        steps with one transition for all, or ``(..., 0, K, K)`` without ``pairs``. None where
+        ``solve`` says so.
+    """
+    from gbi_pyro.inference import _chain_kernel as kernel  # late: numba is slow to load
+
+    args = log_initial, log_transition, log_emission
+    batch, dtype = batch_shape(*args), log_emission.dtype
+    initial, transition, emission = flat(*args, batch)
+    B, M, K = len(emission), transition.shape[1], emission.shape[-1]
+    total, tasks = np.empty(B), np.empty(emission.shape)
+    counted = np.zeros((B, M if pairs else 0, K, K))
+    tolerance = simplex_tolerance(dtype)
+    if not kernel.evidence_and_counts(
+        initial, transition, emission, tolerance, total, tasks, counted
+    ):
+        return None
+    e, q, p = (tensor(x, batch, dtype) for x in (total, tasks, counted))
+    return e, q, p
+
+
 def runs_here(*args: Tensor) -> bool:
     """Whether the compiled code can read the arguments as they are."""
     dtype = args[0].dtype
@@ -82,6 +125,32 @@ class _Chain(torch.autograd.Function):
         if total is None or any(g is not None for g in grads[:4]) or torch.is_grad_enabled():
             return through_log_space(args, grads)
         return _gradient(args, outputs, total, ctx.needs_input_grad)
+
+
+class _Evidence(torch.autograd.Function):
+    """``evidence`` with its gradient, which costs nothing more."""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Tensor) -> Tensor | None:
+        """Solve without a graph."""
+        found = counts(*args, pairs=ctx.needs_input_grad[1])
+        if found is None:
+            return None
+        ctx.save_for_backward(*args, *found[1:])
+        return found[0]
+
+    @staticmethod
+    def backward(ctx: Any, weight: Tensor) -> tuple[Tensor | None, ...]:
+        """Return weighted posterior counts of first tasks, of pairs and of tasks."""
+        *args, tasks, pairs = ctx.saved_tensors
+        if torch.is_grad_enabled():  # second gradients
+            return through_log_space(tuple(args), (None, None, None, None, weight))
+        w = weight.unsqueeze(-1)
+        weighted = w * tasks[..., 0, :], w[..., None, None] * pairs, w.unsqueeze(-1) * tasks
+        return tuple(
+            value.sum_to_size(a.shape).to(a.dtype) if wanted else None
+            for value, a, wanted in zip(weighted, args, ctx.needs_input_grad, strict=True)
+        )
 
 
 def _solve(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor) -> Outputs | None:

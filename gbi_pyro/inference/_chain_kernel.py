@@ -343,3 +343,90 @@ def gradient(
         for i in range(K):
             for j in range(K):
                 pairs[c, 0, i, j] += weight[b] * A[0, i, j] * total[i, j]
+
+
+@njit(**OPTIONS)
+def evidence_and_counts(
+    initial: np.ndarray,
+    transition: np.ndarray,
+    emission: np.ndarray,
+    tolerance: float,
+    total: np.ndarray,
+    tasks: np.ndarray,
+    pairs: np.ndarray,
+) -> bool:
+    """Find the evidence of chains and their posterior counts, which are its gradient.
+
+    Args:
+        initial, transition, emission, tolerance: see ``forward_backward``.
+        total: written, log p(x_1..T), (B,).
+        tasks: written, p(z_t | x_1..T), (B, T, K).
+        pairs: written, p(z_t, z_t+1 | x_1..T), (B, T - 1, K, K); or summed over steps, (B, 1, K,
+            K), where the transition is one for all; or without a step, where it is not wanted.
+
+    Returns:
+        Whether these are chains and nothing underflowed; else what was written is of no use.
+    """
+    B, T, K = emission.shape
+    M = transition.shape[1]
+    pi, A = np.empty((1, K)), np.empty((M, K, K))
+    likelihood, norms, carried = np.empty((T, K)), np.empty(T), np.empty(K)
+    top, predicted, future = np.empty(T), np.empty((T, K)), np.empty((T, K))
+    for b in range(B):
+        if b < initial.shape[0] and not exp_rows(initial[b : b + 1], tolerance, pi):
+            return False
+        if b < transition.shape[0] and not exp_rows(
+            transition[b].reshape(M * K, K), tolerance, A.reshape(M * K, K)
+        ):
+            return False
+        x, f = emission[b], tasks[b]  # filtered first
+        if not likelihoods(x, top, likelihood):
+            return False
+        if K == 2:
+            fine = _passes(2, pi[0], A, x, likelihood, f, predicted, norms, future, carried)
+        elif K == 3:
+            fine = _passes(3, pi[0], A, x, likelihood, f, predicted, norms, future, carried)
+        else:
+            fine = _passes(K, pi[0], A, x, likelihood, f, predicted, norms, future, carried)
+        if not fine:
+            return False
+        if pairs.shape[1] > 0:
+            _count_pairs(A, f, likelihood, norms, future, pairs[b])
+        total[b] = 0.0
+        for t in range(T):
+            for k in range(K):
+                f[t, k] *= future[t, k]
+        log_in_place(norms)
+        for t in range(T):
+            total[b] += top[t] + norms[t]
+    return True
+
+
+@njit(**OPTIONS)
+def _count_pairs(
+    A: np.ndarray,
+    filtered: np.ndarray,
+    likelihood: np.ndarray,
+    norms: np.ndarray,
+    future: np.ndarray,
+    pairs: np.ndarray,
+) -> None:
+    """Write p(z_t = i, z_t+1 = j | x_1..T), summed over steps where there is one transition."""
+    T, K = filtered.shape
+    total, ahead = np.zeros((K, K)), np.empty(K)
+    for t in range(T - 1):
+        scale = 1.0 / norms[t + 1]
+        for j in range(K):
+            ahead[j] = future[t + 1, j] * likelihood[t + 1, j] * scale
+        if A.shape[0] > 1:
+            for i in range(K):
+                for j in range(K):
+                    pairs[t, i, j] = filtered[t, i] * A[t, i, j] * ahead[j]
+        else:
+            for i in range(K):
+                for j in range(K):
+                    total[i, j] += filtered[t, i] * ahead[j]
+    if A.shape[0] == 1:
+        for i in range(K):
+            for j in range(K):
+                pairs[0, i, j] = A[0, i, j] * total[i, j]

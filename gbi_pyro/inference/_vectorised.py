@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from gbi_pyro.inference._tape import Tape
-from gbi_pyro.inference.hmm import hmm_posterior, hsmm_posterior
+from gbi_pyro.inference.hmm import hmm_log_evidence, hsmm_posterior
 from gbi_pyro.inference.marginal import FirstRun, Marginal
 from gbi_pyro.inference.task_chain import TaskChain
 from gbi_pyro.score import Factor, by_element
@@ -141,8 +141,9 @@ def _chain_evidence(chain: list[Tensor], likelihood: Tensor) -> Tensor:
         ones = [1] * (likelihood.ndim - 2 + rank - value.ndim)  # where it is one for all sequences
         args.append(value.reshape(len(value), *ones, *value.shape[1:]))
     args.insert(2, likelihood)
-    solve = hmm_posterior if len(args) == 3 else hsmm_posterior
-    return solve(*args, per_step=per_step, viterbi=False).log_evidence
+    if len(args) == 3:
+        return hmm_log_evidence(*args, per_step=per_step)
+    return hsmm_posterior(*args, per_step=per_step, viterbi=False).log_evidence
 
 
 def _known(factor: Factor) -> Tensor:

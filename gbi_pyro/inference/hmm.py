@@ -108,6 +108,39 @@ def hmm_posterior(
     return HMMPosterior(*found, best, TaskPaths(found[0], args[1].detach().clone()))
 
 
+def hmm_log_evidence(
+    log_initial: Tensor | ArrayLike,
+    log_transition: Tensor | ArrayLike,
+    log_emission: Tensor | ArrayLike,
+    *,
+    per_step: bool = False,
+) -> Tensor:
+    """Return log p(x_1..T) of a hidden Markov chain alone, ``(...)``: a training objective.
+
+    ``hmm_posterior(...).log_evidence`` in half the time, a third with its gradient.
+
+    Args:
+        log_initial, log_transition, log_emission, per_step: see ``hmm_posterior``.
+
+    Raises:
+        ValueError: see ``hmm_posterior``.
+
+    >>> import torch
+    >>> half = torch.tensor([0.5, 0.5]).log()
+    >>> hmm_log_evidence(half, half.expand(2, 2), torch.ones(3, 2))
+    tensor(3.)
+    """
+    args = shaped(log_initial, log_transition, log_emission, per_step=per_step)
+    found = fast.evidence(*args)
+    if found is None:
+        args = checked(args)
+        found = fast.evidence(*args)
+    if found is None:
+        one_step = args[0].new_zeros((args[0].shape[-1], 1))
+        found = _in_log_space([*args, one_step], viterbi=False).log_evidence
+    return found
+
+
 def hsmm_posterior(
     log_initial: Tensor | ArrayLike,
     log_transition: Tensor | ArrayLike,

@@ -400,7 +400,7 @@ class _InPlates(Messenger):
 def _chain_evidence(chain: TaskChain, found: TaskLikelihood) -> Tensor:
     time = found.site.time_dim(chain.time)
     by_time = found.log_likelihood.double().movedim(time - 1, -2)
-    return chain.posterior(by_time).log_evidence.unsqueeze(time)
+    return chain.log_evidence(by_time).unsqueeze(time)
 
 
 def _elements(

@@ -21,7 +21,12 @@ from gbi_pyro.inference._counts import (
     times_log,
     where_allowed,
 )
-from gbi_pyro.inference.hmm import HMMPosterior, hmm_posterior, hsmm_posterior
+from gbi_pyro.inference.hmm import (
+    HMMPosterior,
+    hmm_log_evidence,
+    hmm_posterior,
+    hsmm_posterior,
+)
 from gbi_pyro.posterior import entropy
 
 STARTS = ("uniform", "stationary")
@@ -218,6 +223,14 @@ class TaskChain:
         return hsmm_posterior(
             initial, transition, x, lengths, per_step=self.driven, viterbi=viterbi
         )
+
+    def log_evidence(self, log_likelihoods: Tensor) -> Tensor:
+        """Return log p(x_1..T) alone, ``(...)``, from log p(x_t | k), ``(..., T, K)``."""
+        x = as_tensor(log_likelihoods, "log_likelihoods")
+        if self.log_duration is not None:
+            return self.posterior(x).log_evidence
+        initial, transition = self.log_initial.to(x), self.transitions.to(x)
+        return hmm_log_evidence(initial, transition, x, per_step=self.driven)
 
     def explain(self, log_likelihoods: Tensor, padding: Tensor | None = None) -> Explained:
         """Return the smoothed posterior p(z_t | x_1..T), from log p(x_t | k), ``(..., T, K)``.

@@ -1,6 +1,7 @@
 """The compiled recursion against the one in log space, and its gradients."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from gbi_pyro.inference import _chain_fast as fast
 from gbi_pyro.inference import _chain_log_space as log_space
-from gbi_pyro.inference import hmm_posterior
+from gbi_pyro.inference import hmm_log_evidence, hmm_posterior
 
 F64 = torch.float64
 
@@ -129,3 +130,47 @@ def test_a_transition_of_each_step_agrees_with_every_path(generator: torch.Gener
     torch.testing.assert_close(found.log_smoothed[:, 1].exp(), share)
     assert torch.equal(found.viterbi, z[log_joint.argmax()])
     torch.testing.assert_close(found.step_log_evidence.sum(), found.log_evidence)
+
+
+@pytest.mark.parametrize("moves", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(("K", "T", "batch"), [(2, 2, ()), (3, 9, (4,)), (5, 2, (2, 3))])
+def test_the_evidence_alone_and_its_gradient(
+    K: int, T: int, batch: tuple[int, ...], shared: bool, moves: bool, generator: torch.Generator
+) -> None:
+    args = chain(generator, K, T, batch, moves=moves and T > 1)
+    if not shared:
+        args[:2] = [
+            (a + torch.randn(batch + a.shape, dtype=F64, generator=generator)).log_softmax(-1)
+            for a in args[:2]
+        ]
+    if not (moves and T > 1):
+        args[1] = args[1].squeeze(-3)
+    weight = torch.randn(batch, dtype=F64, generator=generator)
+    per_step = moves and T > 1
+
+    def gradients(evidence: Callable[..., Tensor], *, again: bool = False) -> list[Tensor]:
+        leaves = [a.clone().requires_grad_() for a in args]
+        total = (weight * evidence(*leaves, per_step=per_step)).sum()
+        first = torch.autograd.grad(total, leaves, create_graph=again)
+        if not again:
+            return [total.detach(), *first]
+        return list(torch.autograd.grad(sum(g.square().sum() for g in first), leaves))
+
+    def through_posterior(*leaves: Tensor, per_step: bool) -> Tensor:
+        return hmm_posterior(*leaves, per_step=per_step, viterbi=False).log_evidence
+
+    for again in (False, True):
+        mine = gradients(hmm_log_evidence, again=again)
+        for found, want in zip(mine, gradients(through_posterior, again=again), strict=True):
+            torch.testing.assert_close(found, want, atol=1e-10, rtol=1e-10)
+
+
+def test_the_evidence_alone_of_a_spike_goes_to_log_space() -> None:
+    emission = torch.tensor([[0.0, -900.0], [-900.0, 0.0], [0.0, -900.0]], dtype=F64)
+    half = torch.full((2,), 0.5, dtype=F64).log()
+    stay = torch.tensor([[1.0, 1e-300], [1e-300, 1.0]], dtype=F64).log()
+    expected = hmm_posterior(half, stay, emission).log_evidence
+    torch.testing.assert_close(hmm_log_evidence(half, stay, emission), expected)
+    with pytest.raises(ValueError, match="possible under the chain"):
+        hmm_log_evidence(half, stay, torch.full((3, 2), -torch.inf, dtype=F64))
