@@ -35,7 +35,7 @@ class Tape(TorchDispatchMode):
         x: the tensor to record it at.
 
     Raises:
-        RuntimeError: for a function that writes into tensors, where that matters.
+        RuntimeError: for a function that writes into tensors it was given or made before.
 
     >>> tape = Tape(lambda x: (2 * x.exp(), torch.ones(2)), torch.zeros(2))
     >>> tape(torch.tensor([0.0, 1.0]))
@@ -65,10 +65,8 @@ class Tape(TorchDispatchMode):
         leaves, spec = tree_flatten((args, kwargs))
         live = [(i, self._index[id(a)]) for i, a in enumerate(leaves) if id(a) in self._index]
         found = func(*args, **kwargs)
-        if func._schema.is_mutable and (live or not self._read.isdisjoint(_memory(leaves))):
-            raise RuntimeError(
-                f"{func} writes into a tensor; expected operations that return new ones"
-            )
+        if func._schema.is_mutable:
+            self._check_written(func, args, kwargs, depends=bool(live))
         if live:
             self._read |= _memory([a for a in leaves if id(a) not in self._index])
             given = [(i, self._index[id(a)]) for i, a in enumerate(args) if id(a) in self._index]
@@ -84,6 +82,24 @@ class Tape(TorchDispatchMode):
             self._steps.append(step)
         return found
 
+    def _check_written(self, func: Any, args: Any, kwargs: Any, *, depends: bool) -> None:
+        """Refuse to write into what outlives a replay: the input, and constants that steps read."""
+        arguments = func._schema.arguments
+        values = dict(zip([a.name for a in arguments], args, strict=False)) | kwargs
+        written = [
+            values[a.name]
+            for a in arguments
+            if a.name in values and a.alias_info is not None and a.alias_info.is_write
+        ]
+        lasting = self._read | _memory(self._values[:1])
+        if depends:
+            lasting |= _memory([w for w in written if id(w) not in self._index])
+        if not lasting.isdisjoint(_memory(written)):
+            raise RuntimeError(
+                f"{func} writes into a tensor that is used again; expected operations that return "
+                "new ones"
+            )
+
     def _drop_unused(self) -> None:
         """Forget steps that no result needs, checks included; the values keep their numbers."""
         needed = {r for r in self._results if isinstance(r, int)}
@@ -91,7 +107,8 @@ class Tape(TorchDispatchMode):
         for n in reversed(range(len(self._steps))):
             step = self._steps[n]
             end -= step.outputs
-            if needed.isdisjoint(range(end, end + step.outputs)):
+            writes = step.operation._schema.is_mutable
+            if not writes and needed.isdisjoint(range(end, end + step.outputs)):
                 self._steps[n] = step._replace(operation=None)
             else:
                 needed |= {slot for _, slot in step.given}

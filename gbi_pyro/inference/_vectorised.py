@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
+from gbi_pyro.inference import _chain_fast as fast
 from gbi_pyro.inference._tape import Tape
 from gbi_pyro.inference.hmm import hmm_log_evidence, hsmm_posterior
 from gbi_pyro.inference.marginal import FirstRun, Marginal
@@ -64,21 +65,57 @@ class Vectorised:
 
         NaN where no task can have made some data, or where a likelihood is NaN.
         """
-        outside, likelihood, own, *chain = self._results(vectors)
-        S, site, frames = len(vectors), self.first.site, dict(self.first.frames)
-        if self.first.real is not None:
-            likelihood = torch.where(self.first.real, likelihood, 0.0)
-        finite = likelihood.detach().amax(-1).isfinite().reshape(S, -1).all(-1)
-        likelihood = torch.where(finite.reshape(S, *[1] * (likelihood.ndim - 1)), likelihood, 0.0)
+        outside, likelihood, own, chain, finite = self._tables(vectors)
+        site, frames = self.first.site, dict(self.first.frames)
         if chain:
             time = site.time_dim(self.first.time)
             frames.pop(site.dims[time], None)
-            evidence = _chain_evidence(chain, likelihood.double().movedim(time - 1, -2))
+            evidence = _evidence(*_by_sequence(chain, likelihood.movedim(time - 1, -2)))
         else:
             evidence = (likelihood + own).logsumexp(-1)
         scale = math.prod((f.full_size or f.size) / f.size for f in frames.values())
-        total: Tensor = outside + scale * evidence.reshape(S, -1).sum(-1)
+        total: Tensor = outside + scale * evidence.reshape(len(vectors), -1).sum(-1)
         return torch.where(finite, total, math.nan)
+
+    def counts(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor | None] | None:
+        """Return log p(x) and the posterior of the tasks, for a chain of constant transitions.
+
+        Returns:
+            ``(S,)``; p(z | x), ``(S,) + batch_shape + (K,)``; p(z_t, z_t+1 | x) summed over steps
+            and sequences, ``(S, K, K)``, None without a chain. None for all where numbers are too
+            small to count by.
+        """
+        outside, likelihood, own, chain, finite = self._tables(vectors)
+        if not chain:
+            joint = likelihood + own
+            evidence, pairs = joint.logsumexp(-1), None
+            q = (joint - evidence.unsqueeze(-1)).exp()
+        else:
+            time = self.first.site.time_dim(self.first.time) - 1
+            args, _ = _by_sequence(chain, likelihood.movedim(time, -2))
+            counted = fast.counts(args[0], args[1].unsqueeze(-3), args[2])
+            if counted is None:
+                return None
+            evidence, q, pairs = counted
+            q, K = q.movedim(-2, time), q.shape[-1]
+            pairs = pairs.reshape(len(vectors), -1, K, K).sum(1)
+        total = outside + evidence.reshape(len(vectors), -1).sum(-1)
+        return torch.where(finite, total, math.nan), q, pairs
+
+    def first_tasks(self, q: Tensor) -> Tensor:
+        """Return how often each task begins a sequence, ``(S, K)``, from p(z | x)."""
+        by_time = q.movedim(self.first.site.time_dim(self.first.time) - 1, -2)[..., 0, :]
+        return by_time.reshape(len(q), -1, q.shape[-1]).sum(1)
+
+    def _tables(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor, list[Tensor], Tensor]:
+        """Return what runs give, and which of the vectors explain all data."""
+        outside, likelihood, own, *chain = self._results(vectors)
+        if self.first.real is not None:
+            likelihood = torch.where(self.first.real, likelihood, 0.0)
+        S = len(vectors)
+        finite = likelihood.detach().amax(-1).isfinite().reshape(S, -1).all(-1)
+        likelihood = torch.where(finite.reshape(S, *[1] * (likelihood.ndim - 1)), likelihood, 0.0)
+        return outside, likelihood, own, chain, finite
 
     def _results(self, vectors: Tensor) -> list[Tensor]:
         if not self.replays:
@@ -128,19 +165,22 @@ def _numbers_of(chain: TaskChain) -> list[Tensor]:
     return found if chain.log_duration is None else [*found, chain.log_duration]
 
 
-def _chain_evidence(chain: list[Tensor], likelihood: Tensor) -> Tensor:
-    """Return the log evidence of each sequence at each value; the values are the first dimension.
+def _by_sequence(chain: list[Tensor], likelihood: Tensor) -> tuple[list[Tensor], bool]:
+    """Return the arguments of a chain, and whether it has a transition for each step.
 
     Args:
         chain: its numbers, with or without dimensions for the sequences.
-        likelihood: ``(S, ..., T, K)``.
+        likelihood: ``(S, ..., T, K)``; the values are the first dimension.
     """
-    per_step = chain[1].ndim > 3
-    args = []
+    per_step, args = chain[1].ndim > 3, []
     for value, rank in zip(chain, (1, 3 if per_step else 2, 2), strict=False):
         ones = [1] * (likelihood.ndim - 2 + rank - value.ndim)  # where it is one for all sequences
         args.append(value.reshape(len(value), *ones, *value.shape[1:]))
-    args.insert(2, likelihood)
+    args.insert(2, likelihood.double())
+    return args, per_step
+
+
+def _evidence(args: list[Tensor], per_step: bool) -> Tensor:
     if len(args) == 3:
         return hmm_log_evidence(*args, per_step=per_step)
     return hsmm_posterior(*args, per_step=per_step, viterbi=False).log_evidence

@@ -88,16 +88,16 @@ class LogJoint:
         return free
 
     def split(self, vector: Tensor) -> dict[str, Tensor]:
-        """Return the free numbers of each parameter, from a vector."""
-        leaves = self.leaves
-        parts = vector.split([v.numel() for v in leaves.values()])
+        """Return the free numbers of each parameter, from vectors ``(..., P)``."""
+        leaves, batch = self.leaves, vector.shape[:-1]
+        parts = vector.split([v.numel() for v in leaves.values()], -1)
         return {
-            name: part.reshape(leaf.shape).to(leaf.dtype)
+            name: part.reshape((*batch, *leaf.shape)).to(leaf.dtype)
             for (name, leaf), part in zip(leaves.items(), parts, strict=True)
         }
 
     def values(self, vector: Tensor) -> dict[str, Tensor]:
-        """Return the value of each parameter in its own space, from a vector."""
+        """Return the value of each parameter in its own space, from vectors ``(..., P)``."""
         free = self.split(vector)
         return {name: transform_to(self.supports[name])(value) for name, value in free.items()}
 
@@ -154,7 +154,8 @@ class LogJoint:
         """Take one run for many vectors where that gives the same numbers, tried at one vector."""
         if not isinstance(self.model, Marginal):
             return
-        alone = self._alone(near)
+        here, alone = self.here, self._alone(near)
+        self.put(here)
         single = any(v.dtype != torch.float64 for v in self.leaves.values())
         precision = 1e-3 if single else 1e-7
         weights = {n: p for n, p in self.params.items() if isinstance(p, nn.Parameter)}

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gbi_pyro.learning._closed_form import ClosedForm
 from gbi_pyro.learning._lbfgs import minimize
 from gbi_pyro.learning._log_joint import LogJoint
 from gbi_pyro.posterior import TaskPosterior
@@ -164,14 +165,18 @@ def fit_marginal(
     generator = torch.Generator().manual_seed(seed)
     points = [log_joint.here]
     points += [log_joint.moved(generator, spread, draw_start) for _ in range(starts - 1)]
-    log_joint.vectorise(log_joint.moved(generator, spread / 10, None))
+    near = log_joint.moved(generator, spread / 10, None)
+    log_joint.vectorise(near)
+    from_here, steps = np.stack(points), ClosedForm.read(log_joint, near)
+    if steps is not None:
+        from_here = steps(from_here)
 
     def loss(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         values, gradients = log_joint(points)
         return -values / n, -gradients / n
 
     with np.errstate(all="ignore"):
-        ends = minimize(loss, np.stack(points), tolerance=tolerance, max_iter=max_iter)
+        ends = minimize(loss, from_here, tolerance=tolerance, max_iter=max_iter)
     best = int(ends.values.argmin())
     if not np.isfinite(ends.values[best]):
         log_joint.put(points[0])
