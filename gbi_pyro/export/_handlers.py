@@ -220,6 +220,11 @@ def dims_of(name: str, node: Any) -> tuple[str, ...]:
     return tuple(map(dim, range(len(shape))))
 
 
+def log_mean_exp(value: Tensor) -> Tensor:
+    """Average over chains and draws, ``(C, S) + shape``."""
+    return value.logsumexp((0, 1)) - math.log(value.shape[0] * value.shape[1])
+
+
 def subsamples(nodes: Mapping[str, Any]) -> dict[str, list[int]]:
     """Return the indices of each plate of a trace that is subsampled or permuted."""
     plates = {n: m for n, m in nodes.items() if m["type"] == "sample" and site_is_subsample(m)}

@@ -12,7 +12,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from gbi_pyro.export._handlers import AtDraws, DrawnModel, Draws, look
+from gbi_pyro.export._handlers import AtDraws, DrawnModel, Draws, log_mean_exp, look
 from gbi_pyro.inference.enumeration import Enumeration
 from gbi_pyro.logjoint import Passes
 from gbi_pyro.posterior import TaskPosterior
@@ -47,7 +47,7 @@ class TaskDraws(NamedTuple):
 
         Of data that the draws were made from it is too large: take ``arviz.loo`` there.
         """
-        return _log_mean_exp(self.log_likelihood)
+        return log_mean_exp(self.log_likelihood)
 
     def average(self) -> TaskPosterior:
         """Return p(z | x) = mean_s p(z | x, draw s), which is meaningful if tasks keep their ids.
@@ -55,7 +55,7 @@ class TaskDraws(NamedTuple):
         Chains that number their tasks differently average to nothing: order or anchor the tasks.
         """
         return TaskPosterior(
-            {name: _log_mean_exp(value) for name, value in self.log_probs.items()},
+            {name: log_mean_exp(value) for name, value in self.log_probs.items()},
             self.sites,
             method="enumeration, averaged over draws",
             settings=self.settings,
@@ -222,8 +222,3 @@ def _no_broadcast(why: str) -> TaskSiteError:
         "values with the draws as leading dimension to pass through it. Take chunk_size=None, or "
         "declare parameters by .to_event(1) and write (z * means).sum(-1) in place of z @ means"
     )
-
-
-def _log_mean_exp(value: Tensor) -> Tensor:
-    """Average over chains and draws."""
-    return value.logsumexp((0, 1)) - math.log(value.shape[0] * value.shape[1])

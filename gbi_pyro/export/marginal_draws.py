@@ -19,6 +19,7 @@ from gbi_pyro.export._handlers import (
     by_chain,
     dims_of,
     is_data,
+    log_mean_exp,
     refuse_outside,
     subsamples,
 )
@@ -57,15 +58,23 @@ class MarginalDraws(NamedTuple):
     dims: dict[str, tuple[str, ...]]
     indices: dict[str, list[int]]
 
+    @property
+    def log_predictive_density(self) -> Tensor:
+        """Log mean_s p(x_n | draw s) of each sequence or element, for held-out data.
+
+        Of data that the draws were made from it is too large: take ``arviz.loo`` there.
+        """
+        return log_mean_exp(self.log_likelihood)
+
 
 def marginal_draws(
     marginal: Marginal,
     draws: Draws,
     args: tuple[Any, ...],
     *,
-    num_tasks_drawn: int,
-    by_step: bool,
-    generator: torch.Generator,
+    num_tasks_drawn: int = 0,
+    by_step: bool = True,
+    generator: torch.Generator | None = None,
 ) -> MarginalDraws:
     """Infer the tasks at each draw of the other sites, one draw after the other.
 
@@ -78,12 +87,29 @@ def marginal_draws(
         args: what it takes.
         num_tasks_drawn: how many sets of tasks are drawn, at draws spread evenly over each chain.
         by_step: whether the likelihood of a chain is kept step by step, too.
-        generator: source of the drawn tasks.
+        generator: source of the drawn tasks; torch's own random state without one.
 
     Raises:
-        TaskSiteError: for a latent site without draws or with draws of another shape, and for data
-            outside the plates of the task.
-        ValueError: for no draws, or different numbers of them.
+        TaskSiteError: for draws of another shape than their site's, and for data outside the plates
+            of the task.
+        ValueError: for a latent site without draws, no draws, or different numbers of them.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist
+        >>> from gbi_pyro import TaskChain, marginalize
+        >>> def model(x):
+        ...     level = pyro.sample("level", dist.Normal(0.0, 2.0))
+        ...     with pyro.plate("time", len(x)):
+        ...         even = dist.OneHotCategorical(torch.ones(2))
+        ...         z = pyro.sample("z", even, infer={"task": True})
+        ...         pyro.sample("x", dist.Normal(z[..., 1] * level, 1.0), obs=x)
+        >>> marginal = marginalize(model, TaskChain.sticky(2, hazard=0.1))
+        >>> draws = {"level": torch.tensor([1.0, 2.0])}
+        >>> found = marginal_draws(marginal, draws, (torch.tensor([0.1, -0.2, 1.9]),))
+        >>> found.log_likelihood  # log p(x | level), one sequence, 1 chain of 2 draws
+        tensor([[-4.3353, -4.8715]], dtype=torch.float64)
+        >>> found.by_step.shape, found.average.probs().shape
+        (torch.Size([1, 2, 3]), torch.Size([3, 2]))
     """
     seen = _look(marginal, by_chain(draws), args)
     C, S = next(iter(seen.values.values())).shape[:2]

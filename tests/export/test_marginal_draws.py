@@ -316,15 +316,11 @@ def test_a_marginal_enumerates_by_itself(x: Tensor, draws: dict[str, Tensor]) ->
 
 def test_probabilities_are_summed_and_not_kept(x: Tensor, draws: dict[str, Tensor]) -> None:
     """What is kept has no number for each draw, step and task."""
-    found = marginal_draws(
-        marginalize(sessions, switching, LENGTHS),
-        draws,
-        (x,),
-        num_tasks_drawn=2,
-        by_step=False,
-        generator=torch.Generator(),
-    )
+    marginal = marginalize(sessions, switching, LENGTHS)
+    found = marginal_draws(marginal, draws, (x,), num_tasks_drawn=2, by_step=False)
     assert found.by_step is None
     assert found.log_likelihood.shape == (1, 8, 3)
+    mean = torch.tensor([[c.log_evidence for c in by_hand(x, draws, s)] for s in range(8)]).exp()
+    torch.testing.assert_close(found.log_predictive_density, mean.mean(0).log().double())
     assert found.average.probs().shape == (3, 6, 2)
     assert (found.tasks.shape, found.chosen.tolist()) == ((1, 2, 3, 6), [0, 4])

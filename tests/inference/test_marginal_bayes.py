@@ -1,18 +1,37 @@
 """Bayesian inference through the marginal: simulation-based calibration, NUTS, SVI, comparison."""
 
+import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import Literal
 
+import arviz as az
+import numpy as np
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.distributions import constraints
+from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO
+from pyro.infer.autoguide import AutoNormal, init_to_value
 from torch import Tensor
 
-from gbi_pyro import TaskChain
-from gbi_pyro.inference import Marginal, marginalize
-from gbi_pyro.metrics import SBCResult, check_sbc, rank_test
+from gbi_pyro import TaskChain, to_inference_data
+from gbi_pyro.inference import LearnedChain, Marginal, marginalize
+from gbi_pyro.learning import fit_marginal
+from gbi_pyro.metrics import (
+    SBCResult,
+    check_sbc,
+    compare_models,
+    leave_one_out,
+    one_step_ahead,
+    rank_test,
+)
 
+SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "sequences"
+FOLDER = Path(os.environ.get("GBI_PYRO_SEQUENCES", SHARED))
 F64 = torch.float64
 TASK = {"task": True}
 HAZARDS = torch.linspace(0.02, 0.42, 7, dtype=F64)
@@ -146,3 +165,126 @@ def test_drawn_paths_are_calibrated(simulated: tuple[dict[str, Tensor], Tensor])
     assert alone["task"] > level
     assert alone["switches"] < level
     assert alone["log joint"] < level
+
+
+def subjects(x: Tensor, pooled: bool = True) -> None:
+    """Each subject has a level of its own, from a population; or all have the same."""
+    level = pyro.sample("population", dist.Normal(x.new_zeros(()), 3.0))
+    between = pyro.sample("between", dist.LogNormal(x.new_tensor(-1.0), 0.5)) if pooled else None
+    with pyro.plate("subject", len(x), dim=-2):
+        if between is not None:
+            level = pyro.sample("level", dist.Normal(level, between))
+        with pyro.plate("time", x.shape[1], dim=-1):
+            z = pyro.sample("z", even(2), infer=TASK)
+            pyro.sample("x", dist.Normal(z[..., 1] * level, 1.0), obs=x)
+
+
+def population_on_a_grid(marginal: Marginal, x: Tensor) -> tuple[float, float]:
+    """The exact mean and standard deviation of the population's mean, given all subjects.
+
+    p(x | population, between) = prod_n sum_level p(level | population, between) p(x_n | level).
+    """
+    levels = torch.linspace(-2, 6, 81, dtype=F64)
+    means, between = torch.linspace(0, 4, 81, dtype=F64), torch.linspace(0.04, 2, 50, dtype=F64)
+    others = {"population": levels[0], "between": between[0]}
+    given = [
+        marginal.condition({**others, "level": level.expand(len(x), 1)}).infer(x).log_evidence
+        for level in levels
+    ]
+    of_level = dist.Normal(means[:, None, None], between[:, None]).log_prob(levels)
+    of_subject = [(of_level + evidence).logsumexp(-1) for evidence in torch.stack(given, -1)]
+    prior = dist.Normal(0.0, 3.0).log_prob(means)[:, None]
+    prior = prior + dist.LogNormal(-1.0, 0.5).log_prob(between)
+    q = (prior + torch.stack(of_subject).sum(0)).flatten().softmax(0).reshape(prior.shape).sum(-1)
+    mean = (q * means).sum()
+    return mean.item(), (q * (means - mean) ** 2).sum().sqrt().item()
+
+
+def test_subjects_are_pooled_by_svi_and_compared(generator: torch.Generator) -> None:
+    N, T, true, between = 12, 40, 3.0, 0.5
+    level = true + between * torch.randn(N, 1, generator=generator, dtype=F64)
+    switches = torch.rand(N, T, generator=generator) < 0.1
+    noise = torch.randn(N, T, generator=generator, dtype=F64)
+    x = (switches.cumsum(-1) % 2) * level + noise
+    marginal = marginalize(subjects, TaskChain.sticky(2, hazard=0.1), check=False)
+    scores = {}
+    for name, pooled, steps in (("one level", False, 50), ("a level each", True, 120)):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(0)
+        guide = AutoNormal(marginal)
+        optimiser = pyro.optim.ClippedAdam({"lr": 0.2, "lrd": 0.01 ** (1 / steps)})
+        svi = SVI(marginal, guide, optimiser, Trace_ELBO())
+        for _ in range(steps):
+            svi.step(x, pooled)
+        draws = Predictive(guide, num_samples=60)(x, pooled)
+        data = to_inference_data(draws, marginal, (x, pooled), num_draws=0, by_step=False)
+        scores[name] = leave_one_out(data)
+        found = data.posterior["population"].mean().item()
+    mean, deviation = population_on_a_grid(marginal, x)
+    assert abs(found - mean) < deviation
+    assert abs(found - true) < 4 * deviation
+    table = compare_models(scores).records()
+    assert [row["model"] for row in table] == ["a level each", "one level"]
+    # A subject's own level hangs on its data alone, and its k-hat says so.
+    assert table[0]["worst k-hat"] > 0.7
+
+
+Site = Callable[[str, dist.Distribution, object], Tensor]
+
+
+def regimes(site: Site) -> Callable[[Tensor], None]:
+    def model(x: Tensor) -> None:
+        means = site("means", dist.Normal(x.new_tensor([3.0, 9.0]), 10.0).to_event(1), None)
+        sigma = site("sigma", dist.LogNormal(x.new_tensor(0.7), 2.0), constraints.positive)
+        with pyro.plate("time", len(x)):
+            z = pyro.sample("z", even(2), infer=TASK)
+            pyro.sample("x", dist.Normal(z @ means, sigma), obs=x)
+
+    return model
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FOLDER.exists(), reason=f"no sequences in {FOLDER}")
+def test_nuts_agrees_with_maximum_likelihood_on_the_federal_funds_rate() -> None:
+    """Weak priors: posterior means lie within two of the published standard errors."""
+    x = torch.tensor(pd.read_csv(FOLDER / "fedfunds.csv").iloc[:, -1].to_numpy(), dtype=F64)
+    start = {"means": x.new_tensor([3.0, 9.0]), "sigma": x.new_tensor(2.0)}
+
+    def parameter(name: str, prior: dist.Distribution, support: object) -> Tensor:
+        return pyro.param(name, start[name], constraint=support or constraints.real)
+
+    likely = fit_marginal(
+        marginalize(regimes(parameter), LearnedChain(2, initial="stationary")), x, starts=1
+    )
+    assert likely.log_evidence == pytest.approx(-508.63592, abs=5e-5)
+    optimum = torch.cat([likely.estimates["chain_transition"][:, 0], likely.estimates["means"]])
+
+    def chain(x: Tensor) -> TaskChain:
+        to_low = pyro.sample("to_low", dist.Beta(x.new_ones(2), 1.0).to_event(1))
+        return TaskChain("stationary", torch.stack([to_low, 1 - to_low], -1).log())
+
+    marginal = marginalize(regimes(lambda name, prior, _: pyro.sample(name, prior)), chain)
+    runs = []
+    for seed in range(4):
+        pyro.set_rng_seed(seed)
+        begin = init_to_value(values={**start, "to_low": x.new_tensor([0.9, 0.1])})
+        kernel = NUTS(marginal, full_mass=True, init_strategy=begin)
+        runs.append(MCMC(kernel, num_samples=150, warmup_steps=75, disable_progbar=True))
+        runs[-1].run(x)
+    drawn = [run.get_samples() for run in runs]
+    values = {name: np.stack([d[name].numpy() for d in drawn]) for name in drawn[0]}
+    summary = az.summary(az.from_dict(posterior=values), round_to="none")
+    assert (summary["r_hat"] < 1.02).all()
+    assert (summary["ess_bulk"] > 200).all()
+    names = ["to_low[0]", "to_low[1]", "means[0]", "means[1]"]
+    found = torch.as_tensor(summary.loc[names, "mean"].to_numpy())
+    published = torch.tensor([0.0104002, 0.0268434, 0.1767083, 0.2999889], dtype=F64)
+    assert ((found - optimum).abs() < 2 * published).all()
+
+    data = to_inference_data(runs[0], marginal, (x,), num_draws=10)
+    with pytest.raises(ValueError, match=r"a single element.*one_step_ahead"):
+        leave_one_out(data)
+    ahead = one_step_ahead(data, first=200)
+    assert ahead.pointwise.shape == (26,)
+    assert ahead.worst_k_hat is not None
+    assert ahead.worst_k_hat < 0.7
