@@ -20,7 +20,7 @@ from gbi_pyro.inference.hmm import (
     hsmm_posterior,
 )
 from gbi_pyro.inference.iterative import IterativeGradient
-from gbi_pyro.inference.learned_chain import LearnedChain
+from gbi_pyro.inference.learned_chain import LearnedChain, negative_binomial
 from gbi_pyro.inference.log_likelihoods import log_likelihoods
 from gbi_pyro.inference.marginal import Marginal, marginalize
 from gbi_pyro.inference.online import OnlineGradient, OnlineRun, StepsAhead
@@ -65,6 +65,7 @@ __all__ = [
     "log_likelihoods",
     "log_pairwise",
     "marginalize",
+    "negative_binomial",
     "reverse_kl_loss",
     "stepwise",
 ]
