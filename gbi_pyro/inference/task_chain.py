@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import torch
@@ -113,6 +114,11 @@ class TaskChain:
     @classmethod
     def sticky(cls, num_tasks: int, hazard: float, **options: Any) -> TaskChain:
         """Return the chain that leaves its task with probability ``hazard``, for any other."""
+        if not (isinstance(num_tasks, Integral) and isinstance(hazard, Real)):
+            raise TypeError(
+                "a sticky chain takes num_tasks, an integer, and hazard, a number, got a "
+                f"{type(num_tasks).__name__} and a {type(hazard).__name__}"
+            )
         if num_tasks < 1 or not 0 < hazard < 1:
             raise ValueError(
                 f"a sticky chain takes num_tasks >= 1 and 0 < hazard < 1, got {num_tasks} and "

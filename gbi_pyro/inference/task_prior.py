@@ -9,17 +9,8 @@ import torch
 from torch import Tensor
 
 from gbi_pyro._arrays import as_tensor
-from gbi_pyro.inference._counts import (
-    Counts,
-    Explained,
-    check_counts,
-    checked_log_probs,
-    forbid,
-    most_probable,
-    real_elements,
-    times_log,
-    where_allowed,
-)
+from gbi_pyro.inference import _counts
+from gbi_pyro.inference._counts import Counts, Explained
 from gbi_pyro.posterior import entropy
 
 
@@ -46,8 +37,10 @@ class TaskPrior:
     pseudo_count: float = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "log_probs", checked_log_probs("log_probs", self.log_probs, 1))
-        check_counts(pseudo_count=self.pseudo_count)
+        object.__setattr__(
+            self, "log_probs", _counts.checked_log_probs("log_probs", self.log_probs, 1)
+        )
+        _counts.check_counts(pseudo_count=self.pseudo_count)
 
     @classmethod
     def uniform(cls, num_tasks: int, **options: Any) -> TaskPrior:
@@ -77,35 +70,37 @@ class TaskPrior:
         _check_explained(log_evidence)
         log_probs = joint - log_evidence.unsqueeze(-1)
         q = log_probs.exp()
-        H = (entropy(log_probs) * real_elements(q, padding)).sum()
+        H = (entropy(log_probs) * _counts.real_elements(q, padding)).sum()
         return Explained(log_probs, log_evidence, H, self.counts(q, padding))
 
     def counts(self, q: Tensor, padding: Tensor | None = None) -> Counts:
         """Return the counts of known tasks q, ``(..., K)``, one-hot or independent."""
-        K, real = q.shape[-1], real_elements(q, padding)
+        K, real = q.shape[-1], _counts.real_elements(q, padding)
         return Counts((q * real.unsqueeze(-1)).reshape(-1, K).sum(0), q.new_zeros(K, K))
 
     def expected(self, counts: Counts) -> Tensor:
         """Return E_q log p(z), a scalar, from the counts of q."""
-        return times_log(counts.initial, self.log_probs)
+        return _counts.times_log(counts.initial, self.log_probs)
 
     @property
     def log_density(self) -> float:
         """The log density of pi under its Dirichlet prior, up to a constant."""
         pseudo = torch.full_like(self.log_probs, self.pseudo_count)
-        return times_log(where_allowed(pseudo, self.log_probs), self.log_probs).item()
+        return _counts.times_log(
+            _counts.where_allowed(pseudo, self.log_probs), self.log_probs
+        ).item()
 
     def updated(self, counts: Counts) -> TaskPrior:
         """Return the prior that these counts make most probable."""
         if not self.learn:
             return self
         return replace(
-            self, log_probs=most_probable(counts.initial, self.log_probs, self.pseudo_count)
+            self, log_probs=_counts.most_probable(counts.initial, self.log_probs, self.pseudo_count)
         )
 
     def without(self, tasks: list[int]) -> TaskPrior:
         """Return the prior with some tasks forbidden: they keep their number and never occur."""
-        return replace(self, log_probs=forbid(self.log_probs, tasks))
+        return replace(self, log_probs=_counts.forbid(self.log_probs, tasks))
 
 
 def _check_explained(log_evidence: Tensor) -> None:

@@ -10,6 +10,7 @@ from gbi_pyro.learning.collapse import (
     find_collapse,
     report_collapse,
 )
+from gbi_pyro.learning.convergence import ConvergenceWarning, EMFit
 from gbi_pyro.learning.em import EMStep, GradientEM
 from gbi_pyro.learning.fit_marginal import Fit, fit_marginal
 from gbi_pyro.learning.labels import clamp_log_likelihoods, match_labels, order_tasks
@@ -22,6 +23,8 @@ from gbi_pyro.learning.weights import clamped_loss
 __all__ = [
     "CollapseReport",
     "CollapseWarning",
+    "ConvergenceWarning",
+    "EMFit",
     "EMStep",
     "Fit",
     "GradientEM",

@@ -16,6 +16,7 @@ from gbi_pyro.inference.task_chain import TaskChain
 from gbi_pyro.inference.task_prior import TaskPrior
 from gbi_pyro.learning._e_step import EStep, explain
 from gbi_pyro.learning.collapse import CollapseReport, CollapseWarning, find_collapse
+from gbi_pyro.learning.convergence import ConvergenceWarning, EMFit, has_settled
 from gbi_pyro.learning.m_step import TaskTable, mixture_log_joint, task_table
 from gbi_pyro.learning.weights import check_gradients
 from gbi_pyro.logjoint import Passes
@@ -40,6 +41,7 @@ class EMStep:
         log_density: log density of the prior over tasks under its pseudo-counts, up to a constant.
         num_observations: observed values in the batch.
         accepted: how much of the optimiser's step was taken: 1, less after backtracking.
+        promised: what the optimiser's whole step would gain by the gradient alone.
         passes: forward and backward passes of the whole step.
     """
 
@@ -49,6 +51,7 @@ class EMStep:
     log_density: float
     num_observations: float
     accepted: float
+    promised: float
     passes: Passes
 
     @property
@@ -120,8 +123,8 @@ class GradientEM:
     ...             pyro.sample("x", dist.Normal(z @ self.means, 0.1), obs=x)
     >>> model, x = Clusters(), torch.tensor([0.1, 0.2, 0.3, 0.7, 0.8, 0.9])
     >>> em = GradientEM(model, Enumeration(), torch.optim.SGD(model.parameters(), lr=0.01))
-    >>> for _ in range(50):
-    ...     bound = em.step(x)
+    >>> em.fit(x).converged
+    True
     >>> model.means.data
     tensor([0.2000, 0.8000])
     """
@@ -211,6 +214,66 @@ class GradientEM:
             self._warn(self._report(args, e, table))
         return record.objective / n
 
+    def fit(
+        self,
+        *args: Any,
+        labels: Tensor | None = None,
+        max_steps: int = 1000,
+        tolerance: float = 1e-6,
+        window: int = 10,
+    ) -> EMFit:
+        """Run steps on one batch until the objective settles.
+
+        It has settled when ``window`` steps move it, per observed value, by no more than
+        ``tolerance`` (relative to its size where that is above 1 nat). A slow optimiser settles
+        early: each step has to be worth more than ``tolerance`` / ``window``. With ``monotone`` it
+        also stops when two steps in a row are refused whole, and has converged if they promised no
+        more than ``tolerance``; else the optimiser's rate is too large.
+
+        Args:
+            args: what the model takes.
+            labels: see ``step``.
+            max_steps: after which it gives up, with a ``ConvergenceWarning``.
+            tolerance: of the objective, in nats per observed value.
+            window: over how many steps it is compared.
+
+        Returns:
+            Whether it converged, why it stopped, the steps taken and the objective reached.
+
+        Raises:
+            ValueError: for a limit, a tolerance or a window that is not positive; and see ``step``.
+        """
+        if min(max_steps, window) < 1 or not tolerance > 0:
+            raise ValueError(
+                "expected max_steps >= 1, window >= 1 and tolerance > 0, got "
+                f"{max_steps}, {window} and {tolerance}"
+            )
+        objectives: list[float] = []
+        converged, reason = False, f"max_steps = {max_steps} reached"
+        for _ in range(max_steps):
+            objectives.append(self.step(*args, labels=labels))
+            last = self.history[-2:]
+            if len(objectives) > 1 and not any(step.accepted for step in last):
+                promised = last[-1].promised / last[-1].num_observations
+                converged = promised <= tolerance * max(1.0, abs(objectives[-1]))
+                reason = (
+                    f"no step of the optimiser raises the objective; it promised {promised:.2g}"
+                )
+                break
+            if has_settled(objectives, window, tolerance):
+                converged, reason = True, f"{window} steps moved the objective by <= {tolerance:g}"
+                break
+        if not converged:
+            moved = objectives[-1] - objectives[-1 - min(window, len(objectives) - 1)]
+            warnings.warn(
+                f"EM stopped after {len(objectives)} steps before it converged: {reason}. The last "
+                f"{window} steps moved the objective by {moved:.3g} nats per observed value, and "
+                f"{tolerance:g} counts as settled: raise max_steps, or take another rate",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        return EMFit(converged, reason, len(objectives), objectives[-1])
+
     def _check_gradients(self) -> None:
         weights = [p for group in self.optim.param_groups for p in group["params"]]
         try:
@@ -281,6 +344,7 @@ class GradientEM:
             log_density=self._log_density,
             num_observations=n,
             accepted=1.0,
+            promised=0.0,
             passes=passes._replace(
                 forward=passes.forward + (table.forward if table else 1),
                 backward=passes.backward + 1,
@@ -316,9 +380,10 @@ class GradientEM:
                 counts = self._counts.discounted(self.prior_rate, counts)
             self.prior, self._counts = self.prior.updated(counts), counts
         self.optim.step()
+        goal, taken, passes = [p.detach().clone() for p in weights], 1.0, record.passes
+        record = replace(record, promised=_gain(weights, start, goal) * record.num_observations)
         if not self.monotone:
             return record
-        goal, taken, passes = [p.detach().clone() for p in weights], 1.0, record.passes
         for _ in range(MAX_HALVINGS):
             after = self._infer(args, labels)
             passes = Passes(*map(sum, zip(passes, after.posterior.passes, strict=True)))
@@ -328,9 +393,14 @@ class GradientEM:
             taken /= 2
             _place(weights, start, goal, taken)
         else:  # the direction is no ascent: stay, and drop the momentum that chose it
-            taken, self.prior, self._counts = 0.0, prior, kept
+            taken = 0.0
             _place(weights, start, goal, taken)
             self.optim.state.clear()
+            after = self._infer(args, labels)  # what the prior alone has learned may be kept
+            passes = Passes(*map(sum, zip(passes, after.posterior.passes, strict=True)))
+            assert after.log_evidence is not None
+            if after.log_evidence + self._log_density < record.objective:
+                self.prior, self._counts = prior, kept
         return replace(record, accepted=taken, passes=passes)
 
     @torch.no_grad()
@@ -367,6 +437,12 @@ def _checks(infer: Infer) -> bool:
 
 def _one_hot(q: Tensor) -> Tensor:
     return torch.nn.functional.one_hot(q.argmax(-1), q.shape[-1]).to(q.dtype)
+
+
+def _gain(weights: list[Tensor], start: list[Tensor], goal: list[Tensor]) -> float:
+    """Return how much less the loss is at the goal, by its gradient."""
+    moves = zip(weights, start, goal, strict=True)
+    return -sum((w.grad * (b - a)).sum().item() for w, a, b in moves if w.grad is not None)
 
 
 @torch.no_grad()

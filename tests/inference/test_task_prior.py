@@ -188,3 +188,9 @@ def test_counts_of_batches_are_remembered_less_and_less() -> None:
 def test_invalid_priors_are_errors(make: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("args", [(2, "a"), (2.5, 0.1), ("3", 0.1), (2, None)])
+def test_a_sticky_chain_of_what_is_no_number_is_an_error_in_words(args: tuple[object, ...]) -> None:
+    with pytest.raises(TypeError, match="takes num_tasks, an integer, and hazard, a number, got"):
+        TaskChain.sticky(*args)  # type: ignore[arg-type]
