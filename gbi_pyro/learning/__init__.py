@@ -10,6 +10,7 @@ from gbi_pyro.learning.collapse import (
     find_collapse,
     report_collapse,
 )
+from gbi_pyro.learning.compare_num_tasks import NumTasksComparison, compare_num_tasks
 from gbi_pyro.learning.convergence import ConvergenceWarning, EMFit
 from gbi_pyro.learning.em import EMStep, GradientEM
 from gbi_pyro.learning.fit_marginal import Fit, fit_marginal
@@ -28,6 +29,7 @@ __all__ = [
     "EMStep",
     "Fit",
     "GradientEM",
+    "NumTasksComparison",
     "OnlineEM",
     "OnlineEMRun",
     "OnlineEMStep",
@@ -39,6 +41,7 @@ __all__ = [
     "choose_num_tasks",
     "clamp_log_likelihoods",
     "clamped_loss",
+    "compare_num_tasks",
     "find_collapse",
     "fit_marginal",
     "match_labels",
