@@ -95,7 +95,9 @@ def marginal_groups(
         "task_draws": _task_draws(layout, found),
         "log_likelihood": _log_likelihood(layout, found.log_likelihood),
         "log_likelihood_by_step": _by_step(layout, found),
-        "posterior_predictive": layout.predictions(predictions, chains),
+        "posterior_predictive": layout.predictions(predictions, chains)
+        if predictions
+        else layout.dataset(_variables(layout, found.predictions), _chosen(found)),
         "observed_data": layout.data({**found.observed, **observed}),
     }
 
@@ -134,7 +136,11 @@ def _task_draws(layout: Layout, found: MarginalDraws) -> xr.Dataset | None:
     (name,) = found.average.sites
     shown = found.tasks.masked_fill(found.average.padding(), UNKNOWN)
     dims = *SAMPLE_DIMS, *found.average.sites[name].dims
-    return layout.dataset({name: (dims, to_numpy(shown))}, {"draw": found.chosen.tolist()})
+    return layout.dataset({name: (dims, to_numpy(shown))}, _chosen(found))
+
+
+def _chosen(found: MarginalDraws) -> dict[str, list[int]]:
+    return {"draw": found.chosen.tolist()}
 
 
 def _by_step(layout: Layout, found: MarginalDraws) -> xr.Dataset | None:

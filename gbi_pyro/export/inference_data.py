@@ -79,6 +79,7 @@ def to_inference_data(
     each draw, step and task is kept. Its groups are ``posterior``, the sites; ``task_probs``, p(z |
     x) = 1/S sum_s p(z | x, draw s), smoothed along a chain; ``task_draws``, tasks drawn jointly, as
     paths, given each of ``num_draws`` of the draws, whose numbers label ``draw``;
+    ``posterior_predictive``, data drawn at the same draws, under tasks of the chain alone;
     ``log_likelihood``, log p(x_n | draw) of each sequence, so that ``az.loo`` leaves out sequences
     (see ``gbi_pyro.metrics.leave_one_out``), or of each element where there is no chain; and
     ``log_likelihood_by_step``, log p(x_t | x_1..t-1, draw), NaN beyond the end of a sequence. The
@@ -112,7 +113,8 @@ def to_inference_data(
         task_names: K names by site; 0 .. K - 1 without.
         dims: names of the dimensions of data and drawn sites, without the draws.
         num_draws: how many task ids are drawn, 100 without; 0 leaves ``posterior`` out, of a
-            marginal ``task_draws``. A model with its draws gets one for each.
+            marginal ``task_draws`` and ``posterior_predictive``. A model with its draws gets one
+            for each.
         by_step: whether a marginal with a chain gets ``log_likelihood_by_step``, as it does without
             it: 8 bytes for each draw and step.
         generator: source of the draws, seeded; a new one with seed 0 without it.

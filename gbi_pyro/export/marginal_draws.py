@@ -23,11 +23,13 @@ from gbi_pyro.export._handlers import (
     refuse_outside,
     subsamples,
 )
+from gbi_pyro.export.posterior_predictive import posterior_predictive
 from gbi_pyro.inference.chain_posterior import ChainPosterior
 from gbi_pyro.inference.marginal import Marginal
 from gbi_pyro.logjoint import Passes
-from gbi_pyro.posterior import TaskPosterior
+from gbi_pyro.posterior import TaskPosterior, draw_tasks
 from gbi_pyro.purity import pure
+from gbi_pyro.relax import Model
 
 
 class MarginalDraws(NamedTuple):
@@ -42,6 +44,8 @@ class MarginalDraws(NamedTuple):
         by_step: log p(x_t | x_1..t-1, draw), ``(C, S) + batch_shape``, NaN beyond the end of a
             sequence; None without a chain, or where it was not asked for.
         tasks: task ids, ``(C, D) + batch_shape``, drawn jointly given each of some draws.
+        predictions: data drawn at the same draws, ``(C, D) + shape`` by site, under tasks of the
+            prior, or of the chain alone, as those of a sequence not seen yet.
         chosen: which draws of each chain those are, ``(D,)``.
         observed: the data.
         dims: names of the dimensions of sites and data, without the draws.
@@ -53,6 +57,7 @@ class MarginalDraws(NamedTuple):
     log_likelihood: Tensor
     by_step: Tensor | None
     tasks: Tensor
+    predictions: dict[str, Tensor]
     chosen: Tensor
     observed: dict[str, Tensor]
     dims: dict[str, tuple[str, ...]]
@@ -85,9 +90,10 @@ def marginal_draws(
         marginal: what ``marginalize`` returned.
         draws: of its latent sites; others are left aside.
         args: what it takes.
-        num_tasks_drawn: how many sets of tasks are drawn, at draws spread evenly over each chain.
+        num_tasks_drawn: how many sets of tasks are drawn, and of data, at draws spread evenly over
+            each chain.
         by_step: whether the likelihood of a chain is kept step by step, too.
-        generator: source of the drawn tasks; torch's own random state without one.
+        generator: source of the drawn tasks and data; torch's own random state without one.
 
     Raises:
         TaskSiteError: for draws of another shape than their site's, and for data outside the plates
@@ -119,6 +125,7 @@ def marginal_draws(
     checked = replace(marginal, check=False)  # by ``_look``
     total: Tensor | float = 0.0
     evidence, steps, tasks, passes = [], [], [], Passes()
+    data: dict[str, list[Tensor]] = {name: [] for name in seen.observed}
     for c in range(C):
         for s in range(S):
             values = {name: value[c, s : s + 1] for name, value in seen.values.items()}
@@ -132,6 +139,9 @@ def marginal_draws(
                 steps.append(found.step_log_evidence.masked_fill(found.padding(), math.nan))
             if s in wanted:
                 tasks.append(found.sample(1, generator=generator)[found.site_name()][0])
+                sampled = _at(checked, values, "latent").model
+                for site, value in _predict(found, sampled, args, generator).items():
+                    data[site].append(value)
     name = found.site_name()
     average = TaskPosterior(
         {name: (torch.as_tensor(total) / (C * S)).log()},
@@ -148,6 +158,7 @@ def marginal_draws(
         torch.stack(evidence).unflatten(0, (C, S)),
         torch.stack(steps).unflatten(0, (C, S)) if steps else None,
         torch.stack(tasks).unflatten(0, (C, each)) if tasks else torch.empty((C, 0, *shape)),
+        {n: torch.stack(values).unflatten(0, (C, each)) for n, values in data.items() if values},
         chosen,
         seen.observed,
         seen.dims,
@@ -185,6 +196,24 @@ def _look(marginal: Marginal, values: Mapping[str, Tensor], args: tuple[Any, ...
         {n: dims_of(n, m) for n, m in {**latents, **data}.items()},
         subsamples(inside),
     )
+
+
+def _predict(
+    posterior: TaskPosterior,
+    model: Model,
+    args: tuple[Any, ...],
+    generator: torch.Generator | None,
+) -> dict[str, Tensor]:
+    """Draw data once, under tasks that have seen none."""
+    name = posterior.site_name()
+    if isinstance(posterior, ChainPosterior):
+        tasks = posterior.sample_prior(1, generator=generator)
+    else:
+        tasks = draw_tasks(posterior.sites[name].log_prior, generator).unsqueeze(0)
+    found = posterior_predictive(
+        posterior, {name: tasks}, model, args, generator=generator or torch.default_generator
+    )
+    return {site: value[0] for site, value in found.predictions.items()}
 
 
 def _at(marginal: Marginal, values: Mapping[str, Tensor], drawn: Drawn) -> Marginal:

@@ -117,6 +117,7 @@ def test_every_group_agrees_with_the_chain_by_hand(
         "task_draws": {"z": {"chain": 2, "draw": 2, **steps}},
         "log_likelihood": {"log_evidence": {**sample, "session": 3}},
         "log_likelihood_by_step": {"log_evidence": {**sample, **steps}},
+        "posterior_predictive": {"x": {"chain": 2, "draw": 2, **steps}},
         "observed_data": {"x": steps},
     }
     assert set(found.groups()) == set(expected)
@@ -203,7 +204,8 @@ def test_draws_of_an_svi_guide_may_hold_tasks_and_data(x: Tensor) -> None:
     drawn["x"], drawn["z"] = torch.zeros(6, 3, 6), torch.zeros(6, 3, 6, 2)
     found = to_inference_data(drawn, marginal, (x,), num_draws=0, by_step=False)
     assert set(found.posterior.data_vars) == {"means", "hazard", "shift"}
-    assert not {"task_draws", "log_likelihood_by_step"} & set(found.groups())
+    left_out = {"task_draws", "posterior_predictive", "log_likelihood_by_step"}
+    assert not left_out & set(found.groups())
     values = {
         "means": drawn["means"].reshape(6, 2),
         "hazard": drawn["hazard"].flatten(),
@@ -212,6 +214,26 @@ def test_draws_of_an_svi_guide_may_hold_tasks_and_data(x: Tensor) -> None:
     for s in range(6):
         expected = [chain.log_evidence.item() for chain in by_hand(x, values, s)]
         np.testing.assert_allclose(found.log_likelihood["log_evidence"][0, s].squeeze(), expected)
+
+
+def test_predictions_are_of_sequences_not_seen_yet(generator: torch.Generator) -> None:
+    """They switch with the hazard of their draw, whatever the data: 4 standard errors at most."""
+    N = 400
+    draws = {
+        "means": torch.tensor([[-5.0, 5.0], [-5.0, 5.0]], dtype=F64),
+        "hazard": torch.tensor([0.1, 0.4], dtype=F64),
+        "shift": torch.full((2, N, 1), 20.0, dtype=F64),
+    }
+    marginal, x = marginalize(sessions, switching), torch.full((N, 5), 15.0, dtype=F64)
+    found = to_inference_data(draws, marginal, (x,), generator=generator)
+    drawn = torch.as_tensor(found.posterior_predictive["x"].values)[0]
+    assert ((drawn - 20).abs() - 5).abs().max() < 6  # five standard deviations of noise, and more
+    switches = ((drawn > 20).int().diff(dim=-1) != 0).double().mean((1, 2))
+    hazard = draws["hazard"]
+    assert ((switches - hazard).abs() < 4 * (hazard * (1 - hazard) / (4 * N)).sqrt()).all()
+    given = {"x": torch.zeros(2, N, 5)}
+    found = to_inference_data(draws, marginal, (x,), predictions=given)
+    assert not found.posterior_predictive["x"].values.any()
 
 
 def test_what_was_drawn_for_each_step_is_given_and_not_scored(x: Tensor) -> None:
