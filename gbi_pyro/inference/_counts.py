@@ -11,7 +11,6 @@ from pyro.poutine.util import is_validation_enabled
 from torch import Tensor
 
 from gbi_pyro._arrays import as_tensor
-from gbi_pyro.inference.paths import Paths
 from gbi_pyro.sites import simplex_tolerance
 
 
@@ -39,14 +38,12 @@ class Explained(NamedTuple):
         log_evidence: log p(x) of each element, or of each sequence of a chain, ``(...)``.
         entropy: H(q) of all tasks together, a scalar.
         counts: what the prior learns from.
-        paths: the joint posterior of a chain's steps.
     """
 
     log_probs: Tensor
     log_evidence: Tensor
     entropy: Tensor
     counts: Counts
-    paths: Paths | None = None
 
 
 def real_elements(q: Tensor, padding: Tensor | None) -> Tensor:

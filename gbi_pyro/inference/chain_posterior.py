@@ -27,33 +27,34 @@ class ChainPosterior(TaskPosterior):
 
     Attributes:
         chain: the prior over tasks.
+        hmm: the same with time before the tasks, the sequences on the left.
     """
 
     chain: TaskChain = field(kw_only=True, repr=False)
-    _found: HMMPosterior = field(kw_only=True, repr=False)
+    hmm: HMMPosterior = field(kw_only=True, repr=False)
     _log_likelihood: Tensor = field(kw_only=True, repr=False)  # time before the tasks
 
     @property
     def log_filtered(self) -> Tensor:
         """Log p(z_t | x_1..t), ``batch_shape + (K,)``."""
-        return self._found.log_filtered.movedim(-2, self._time - 1)
+        return self.hmm.log_filtered.movedim(-2, self._time - 1)
 
     @property
     def log_predicted(self) -> Tensor:
         """Log p(z_t | x_1..t-1), before x_t is seen, ``batch_shape + (K,)``."""
-        return self._found.log_predicted.movedim(-2, self._time - 1)
+        return self.hmm.log_predicted.movedim(-2, self._time - 1)
 
     @property
     def log_smoothed(self) -> Tensor:
         """Log p(z_t | x_1..T), ``batch_shape + (K,)``."""
-        return self._found.log_smoothed.movedim(-2, self._time - 1)
+        return self.hmm.log_smoothed.movedim(-2, self._time - 1)
 
     @property
     def step_log_evidence(self) -> Tensor | None:
         """Log p(x_t | x_1..t-1), ``batch_shape``; None where the inference does not know it."""
         if self.log_evidence is None:
             return None
-        return self._found.step_log_evidence.movedim(-1, self._time)
+        return self.hmm.step_log_evidence.movedim(-1, self._time)
 
     @functools.cached_property
     def viterbi(self) -> Tensor:
@@ -71,7 +72,7 @@ class ChainPosterior(TaskPosterior):
         return replace(
             super().reordered(ids, site),
             chain=self.chain.reordered(ids),
-            _found=self._found.reordered(ids),
+            hmm=self.hmm.reordered(ids),
             _log_likelihood=self._log_likelihood[..., ids.to(self._log_likelihood.device)],
         )
 
@@ -82,7 +83,7 @@ class ChainPosterior(TaskPosterior):
             n: how many.
             generator: a seeded generator; torch's own random state without one.
         """
-        return self._found.paths.sample(n, generator).movedim(-1, self._time)
+        return self.hmm.paths.sample(n, generator).movedim(-1, self._time)
 
     def sample_prior(self, n: int = 1, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw paths from the chain without its data, ``(n,) + batch_shape``.
@@ -157,6 +158,6 @@ def along_chain(
         log_outside=steps.log_outside,
         joint=ChainJoint(name, found.paths, dim) if output == "smoothed" else None,
         chain=chain,
-        _found=found,
+        hmm=found,
         _log_likelihood=by_time,
     )

@@ -22,6 +22,7 @@ def log_likelihoods(posterior: TaskPosterior) -> Tensor:
 
     Raises:
         TypeError: for anything but a posterior.
+        ValueError: for a posterior along a chain.
 
     >>> from gbi_pyro.sites import TaskSite
     >>> site = TaskSite("z", torch.tensor([0.2, 0.8]).log(), ())
@@ -33,6 +34,11 @@ def log_likelihoods(posterior: TaskPosterior) -> Tensor:
         raise TypeError(
             f"expected a TaskPosterior, got a {type(posterior).__name__}: log_likelihoods takes "
             "what an inference returns, such as Enumeration()(model, *args)"
+        )
+    if "chain" in posterior.settings:
+        raise ValueError(
+            "expected a posterior over elements that were inferred one by one, got "
+            f"{posterior.method!r} along a chain: take what the inference inside the filter returns"
         )
     site = posterior.sites[posterior.site_name()]
     temperature = posterior.settings.get("temperature") or 1.0

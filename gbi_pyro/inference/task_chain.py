@@ -244,17 +244,18 @@ class TaskChain:
         Steps after the last of a sequence, ``padding`` ``(..., T)``, are neither counted nor
         uncertain.
         """
-        found, log_transition = self.posterior(log_likelihoods), self.transitions
+        return self.explained(self.posterior(log_likelihoods), padding)
+
+    def explained(self, found: HMMPosterior, padding: Tensor | None = None) -> Explained:
+        """Return what ``explain`` does, of a posterior of this chain."""
         if self.log_duration is not None:
             raise ValueError(
                 "blocks of explicit lengths cannot be counted step by step, as EM does: take "
                 "fit_marginal, or BayesFilter for the posterior"
             )
-        log_transition = log_transition.to(found.log_smoothed)
-        q, log_pairs = (
-            found.log_smoothed.exp(),
-            log_pairwise(found, log_transition, per_step=self.driven),
-        )
+        log_transition = self.transitions.to(found.log_smoothed)
+        q = found.log_smoothed.exp()
+        log_pairs = log_pairwise(found, log_transition, per_step=self.driven)
         real = real_elements(q, padding)
         # H(z_1..T) = H(z_1) + the sum of H(z_t+1 | z_t) = H(z_t, z_t+1) - H(z_t).
         steps = entropy(found.log_smoothed)
@@ -264,7 +265,7 @@ class TaskChain:
             -1, *log_transition.shape[-2:]
         )
         counts = Counts(_first(q, real), pairs.sum(0))
-        return Explained(found.log_smoothed, found.log_evidence, H, counts, found.paths)
+        return Explained(found.log_smoothed, found.log_evidence, H, counts)
 
     def counts(self, q: Tensor, padding: Tensor | None = None) -> Counts:
         """Return the counts of known tasks q, ``(..., T, K)``, one-hot or independent."""

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from gbi_pyro.inference._counts import Counts
+from gbi_pyro.inference.chain_posterior import along_chain
 from gbi_pyro.inference.log_likelihoods import log_likelihoods
-from gbi_pyro.inference.paths import ChainJoint
 from gbi_pyro.inference.task_chain import TaskChain
 from gbi_pyro.inference.task_prior import TaskPrior
 from gbi_pyro.learning.labels import clamp_log_likelihoods
@@ -66,21 +66,16 @@ def explain(
     log_likelihood = log_likelihoods(posterior)
     if labels is not None:
         log_likelihood = clamp_log_likelihoods(log_likelihood, labels)
-    time = site.time_dim(prior.time) if isinstance(prior, TaskChain) else None
-    padding = _padding(posterior, labels, time)
-    joint, settings = None, posterior.settings
-    if time is None:
-        found = prior.explain(log_likelihood, padding)
-        log_probs = found.log_probs
-    else:
-        found = prior.explain(log_likelihood.movedim(time - 1, -2), padding.movedim(time, -1))
-        log_probs = found.log_probs.movedim(-2, time - 1)
-        assert found.paths is not None
-        joint = ChainJoint(site.name, found.paths, time)
-        settings = {**settings, "time": site.dims[time]}
+    if isinstance(prior, TaskChain):
+        time = site.time_dim(prior.time)
+        padding = _padding(posterior, labels, time)
+        chain = along_chain(posterior, prior, log_likelihood, "smoothed")
+        found = prior.explained(chain.hmm, padding.movedim(time, -1))
+        return EStep(chain, found.entropy, found.counts, padding)
+    padding = _padding(posterior, labels, None)
+    found = prior.explain(log_likelihood, padding)
     log_evidence = None if posterior.log_evidence is None else found.log_evidence
-    posterior = _replaced(posterior, log_probs, log_evidence)
-    posterior = replace(posterior, joint=joint, settings=settings)
+    posterior = _replaced(posterior, found.log_probs, log_evidence)
     return EStep(posterior, found.entropy, found.counts, padding)
 
 

@@ -283,7 +283,10 @@ class GradientEM:
             raise
 
     def infer(self, *args: Any, labels: Tensor | None = None) -> TaskPosterior:
-        """Return the posterior of the E-step, under the prior as learned so far."""
+        """Return the posterior of the E-step, under the prior as learned so far.
+
+        With a chain a ``ChainPosterior``: filtered, most probable path and path draws too.
+        """
         return self._infer(args, labels).posterior
 
     def collapse(self, *args: Any) -> CollapseReport:

@@ -18,6 +18,7 @@ from gbi_pyro import (
     TaskChain,
     TaskPrior,
     TaskSiteError,
+    log_likelihoods,
     to_inference_data,
 )
 from gbi_pyro.inference import ChainPosterior, marginalize
@@ -211,6 +212,9 @@ def test_what_does_not_fit_is_refused() -> None:
     driven = TaskChain("uniform", CHAIN.log_transition, slopes=torch.zeros(1, 2, 2), inputs=inputs)
     with pytest.raises(ValueError, match=r"inputs are for \(3,\) sequences.*has \(1,\)"):
         marginalize(time_first, driven).infer(x[:, :1])
+
+    with pytest.raises(ValueError, match="inferred one by one, got 'enumeration, filtered' along"):
+        log_likelihoods(filtered("filtered", x))
 
     def impossible(x: Tensor) -> None:
         with pyro.plate("time", len(x)):

@@ -22,7 +22,7 @@ from gbi_pyro import (
     stepwise,
 )
 from gbi_pyro.data import SwitchingStream
-from gbi_pyro.inference import TaskChain, TaskPrior
+from gbi_pyro.inference import ChainPosterior, TaskChain, TaskPrior, marginalize
 from gbi_pyro.learning import CollapseWarning, GradientEM
 from gbi_pyro.models import SequenceLSTM
 
@@ -529,3 +529,14 @@ def test_a_task_that_the_learned_prior_gave_up_is_a_collapse() -> None:
     assert em.collapse(x).unused == [1]
     assert em.prune(x).collapsed
     assert not em.collapse(x).collapsed
+
+
+def test_with_a_chain_it_infers_what_its_marginal_does(generator: torch.Generator) -> None:
+    model, chain = Mixture(torch.tensor([0.2, 0.8], dtype=F64)), TaskChain.sticky(2, 0.1)
+    x = torch.randn(2, 20, dtype=F64, generator=generator)
+    em = GradientEM(model, Enumeration(), sgd(model), prior=chain)
+    found, exact = em.infer(x), marginalize(model, chain).infer(x)
+    assert isinstance(found, ChainPosterior)
+    assert isinstance(exact, ChainPosterior)
+    for one in ("log_smoothed", "log_filtered", "step_log_evidence", "log_evidence", "viterbi"):
+        torch.testing.assert_close(getattr(found, one), getattr(exact, one))
