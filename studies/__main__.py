@@ -13,6 +13,7 @@ STUDIES = {
     "unsupervised_images": "studies.unsupervised_images.study:UnsupervisedImagesStudy",
     "ablations": "studies.ablations.study:AblationsStudy",
     "baselines": "studies.baselines.study:BaselinesStudy",
+    "sequences": "studies.sequences.study:SequencesStudy",
     "split_digits": "studies.split_digits.study:SplitDigitsStudy",
     "told_or_not": "studies.told_or_not.study:ToldOrNotStudy",
 }

@@ -1,7 +1,8 @@
 """The claims that results speak to, as ``claims.csv`` lists them: a few words and one sentence.
 
 Codes M, T, I, L and C number claims of the paper (Hummos et al., arXiv 2407.17356) and the controls
-that a claimed benefit needs; D numbers what this project states about learning without labels.
+that a claimed benefit needs; D numbers what this project states about learning without labels, S
+what it states about a real sequence.
 """
 
 from __future__ import annotations
