@@ -133,9 +133,11 @@ for K in (1, 2) if FAST else (1, 2, 3, 4):
     )
 
 # %% [markdown]
-# Starts do end in different places: with one alone you might conclude that states are worth little.
-# The gain per trial is small, as gains in choice probability are, but it adds up over a session.
-# The step from one to three states is the large one; we go on with three, which can be looked at.
+# Starts do end in different places: with one alone you might conclude that states are worth
+# little. The gain per trial is small, as gains in choice probability are, but it adds up over a
+# session. The large steps are those from one state to two and to three; we go on with three.
+# (Where sessions are too few to put some aside, `gbi.learning.compare_num_tasks` leaves out some
+# after the other.)
 #
 # ## What are the states?
 # Their numbers mean nothing until a rule orders them. Here the first state is the one in which the
@@ -208,17 +210,40 @@ print(check)
 
 # %%
 blocks = gbi.metrics.dwell_times(paths, padding)
-lasting = {
-    name: gbi.metrics.kaplan_meier(blocks.of(k).length, blocks.of(k).censored)
-    for k, name in enumerate(names)
-}
+lasting = {}
+for k, name in enumerate(names):
+    of_state = blocks.of(k)
+    weights = torch.full_like(of_state.length, 1.0 / draws, dtype=torch.float64)
+    lasting[name] = gbi.metrics.kaplan_meier(
+        of_state.length, of_state.censored, weights
+    )
 law = gbi.metrics.dwell_law(states.chain, 300)
 axes = gbi.plots.dwell_times(lasting, dict(zip(names, law, strict=True)))
 axes[0].figure
 
 # %% [markdown]
-# A small tail probability is a way in which the data differ from what the model produces. (The
-# bands around the steps take draws of the same choices for independent blocks, and are too narrow.)
+# A tail probability near zero would be a way in which the paths differ from what the chain makes;
+# here none is. But the chain was fitted to just that. Ask for something else: are choices alike,
+# after what the regression of one state explains, from trial to trial? Choices that the model draws
+# have to show the same.
+
+# %%
+explained = (sessions["u"] @ fits[1].estimates["w"][0]).sigmoid()
+by_state = (sessions["u"] @ w.mT).sigmoid().expand(draws, -1, -1, -1)
+along = states.sample_prior(draws).unsqueeze(-1)
+drawn = torch.bernoulli(by_state.gather(-1, along).squeeze(-1))
+likeness = [
+    gbi.metrics.autocorrelation(right - explained, 10 if FAST else 40, padding)
+    for right in (sessions["right"], *drawn)
+]
+gbi.plots.autocorrelation(
+    likeness[0], torch.stack(likeness[1:]), xlabel="trials apart"
+).figure
+
+# %% [markdown]
+# Most of it they do, which one state could not: without states there is nothing to carry over. Two
+# things they do not. Choices two trials apart are more alike than the model's, and choices far
+# apart in a session are, too: each session has a leaning of its own.
 
 # %% [markdown]
 # ## What it means, and what it does not
@@ -231,8 +256,8 @@ axes[0].figure
 #   three trials is as much a mixture of two ways to answer as a state of mind.
 # - Which state was on in a trial is uncertain, and the probabilities say so: take them along (as
 #   weights, or draw paths) where you relate states to other data, such as recordings.
-# - Four states predict a little better than three here. Held-out sessions tell how well a model
-#   predicts, not how many states there are in the animal.
+# - Four states fit better and, from these starts, predict no better than three. Held-out sessions
+#   tell how well a model predicts, not how many states there are in the animal.
 # - States need not be the best predictor: `python -m studies sequences` sets them beside a small
 #   network in each state and a recurrent network, with intervals over sessions, and shows what
 #   none of the states explain: choices of the same session are alike over more trials than the
