@@ -21,7 +21,7 @@ from gbi_pyro import (
     check_model,
     hmm_posterior,
 )
-from gbi_pyro.inference.task_chain import log_pairwise
+from gbi_pyro.inference.hmm import log_pairwise
 from gbi_pyro.learning import CollapseWarning
 
 TASK = {"task": True}

@@ -18,6 +18,7 @@ from gbi_pyro.inference.hmm import (
     hmm_log_evidence,
     hmm_posterior,
     hsmm_posterior,
+    log_pairwise,
 )
 from gbi_pyro.inference.iterative import IterativeGradient
 from gbi_pyro.inference.learned_chain import LearnedChain, negative_binomial
@@ -26,7 +27,7 @@ from gbi_pyro.inference.marginal import Marginal, marginalize
 from gbi_pyro.inference.online import OnlineGradient, OnlineRun, StepsAhead
 from gbi_pyro.inference.recogniser import Dream, Recogniser, dream, forward_kl_loss, reverse_kl_loss
 from gbi_pyro.inference.stepwise import CarriesState, stepwise
-from gbi_pyro.inference.task_chain import TaskChain, log_pairwise
+from gbi_pyro.inference.task_chain import TaskChain
 from gbi_pyro.inference.task_prior import TaskPrior
 
 __all__ = [

@@ -1,12 +1,13 @@
 """Exact posterior over a chain of tasks: pure functions of tensors, no model and no Pyro.
 
-Ordinary chains run in probability space in compiled code (``_chain_kernel``), with the gradient of
-the evidence in closed form. Where numbers get too small for that, on other devices, for gradients
-of anything else and for explicit block lengths, the recursion in log space is taken.
+They run in probability space in compiled code (``_chain_kernel``, ``_block_kernel`` for explicit
+block lengths), with the gradient of the evidence in closed form. Where numbers get too small for
+that, on other devices and for gradients of anything else, the recursion in log space is taken.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from numpy.typing import ArrayLike
@@ -198,6 +199,36 @@ def hsmm_posterior(
     best = blocks.best_path(*args) if viterbi else None
     laws = args[1].detach().clone(), args[3].detach().clone()
     return HMMPosterior(*found, best, BlockPaths(*laws, *drawn_from))
+
+
+def log_pairwise(
+    posterior: HMMPosterior, log_transition: Tensor, *, per_step: bool = False
+) -> Tensor:
+    """Return log p(z_t = i, z_t+1 = j | x_1..T) of a hidden Markov chain.
+
+    p(i, j) = p(z_t = i | x_1..t) A_ij p(z_t+1 = j | x_1..T) / p(z_t+1 = j | x_1..t): what comes
+    after t says of z_t only what it says of z_t+1. No further recursion is needed.
+
+    Args:
+        posterior: of the chain, by ``hmm_posterior``.
+        log_transition: log A, ``(..., K, K)``.
+        per_step: whether it has a transition for each step, ``(..., T - 1, K, K)``.
+
+    Returns:
+        ``(..., T - 1, K, K)``.
+
+    >>> import torch
+    >>> initial, transition = torch.tensor([0.5, 0.5]), torch.tensor([[0.9, 0.1], [0.1, 0.9]])
+    >>> emission = torch.tensor([[1.0, 3.0], [1.0, 1.0]])
+    >>> found = hmm_posterior(initial.log(), transition.log(), emission.log())
+    >>> log_pairwise(found, transition.log()).exp()
+    tensor([[[0.2250, 0.0250], [0.0750, 0.6750]]])
+    """
+    later = posterior.log_smoothed[..., 1:, :] - posterior.log_predicted[..., 1:, :]
+    later = later.nan_to_num(nan=-math.inf)  # a task that was never possible: 0 / 0
+    filtered = posterior.log_filtered[..., :-1, :].unsqueeze(-1)
+    A = log_transition if per_step else log_transition.unsqueeze(-3)
+    return filtered + A + later.unsqueeze(-2)
 
 
 def _in_log_space(args: list[Tensor], viterbi: bool) -> HMMPosterior:

@@ -354,35 +354,6 @@ class TaskChain:
         return where_allowed(pseudo.to(self.log_transition), self.log_transition)
 
 
-def log_pairwise(
-    posterior: HMMPosterior, log_transition: Tensor, *, per_step: bool = False
-) -> Tensor:
-    """Return log p(z_t = i, z_t+1 = j | x_1..T) of a hidden Markov chain.
-
-    p(i, j) = p(z_t = i | x_1..t) A_ij p(z_t+1 = j | x_1..T) / p(z_t+1 = j | x_1..t): what comes
-    after t says of z_t only what it says of z_t+1. No further recursion is needed.
-
-    Args:
-        posterior: of the chain, by ``hmm_posterior``.
-        log_transition: log A, ``(..., K, K)``.
-        per_step: whether it has a transition for each step, ``(..., T - 1, K, K)``.
-
-    Returns:
-        ``(..., T - 1, K, K)``.
-
-    >>> initial, transition = torch.tensor([0.5, 0.5]), torch.tensor([[0.9, 0.1], [0.1, 0.9]])
-    >>> emission = torch.tensor([[1.0, 3.0], [1.0, 1.0]])
-    >>> found = hmm_posterior(initial.log(), transition.log(), emission.log())
-    >>> log_pairwise(found, transition.log()).exp()
-    tensor([[[0.2250, 0.0250], [0.0750, 0.6750]]])
-    """
-    later = posterior.log_smoothed[..., 1:, :] - posterior.log_predicted[..., 1:, :]
-    later = later.nan_to_num(nan=-torch.inf)  # a task that was never possible: 0 / 0
-    filtered = posterior.log_filtered[..., :-1, :].unsqueeze(-1)
-    A = log_transition if per_step else log_transition.unsqueeze(-3)
-    return filtered + A + later.unsqueeze(-2)
-
-
 def _first(q: Tensor, real: Tensor) -> Tensor:
     """Return how often each task begins a sequence, ``(K,)``."""
     return (q[..., 0, :] * real[..., 0, None]).reshape(-1, q.shape[-1]).sum(0)

@@ -383,10 +383,10 @@ class GradientEM:
                 counts = self._counts.discounted(self.prior_rate, counts)
             self.prior, self._counts = self.prior.updated(counts), counts
         self.optim.step()
-        goal, taken, passes = [p.detach().clone() for p in weights], 1.0, record.passes
-        record = replace(record, promised=_gain(weights, start, goal) * record.num_observations)
+        record = replace(record, promised=_gain(weights, start) * record.num_observations)
         if not self.monotone:
             return record
+        goal, taken, passes = [p.detach().clone() for p in weights], 1.0, record.passes
         for _ in range(MAX_HALVINGS):
             after = self._infer(args, labels)
             passes = Passes(*map(sum, zip(passes, after.posterior.passes, strict=True)))
@@ -442,10 +442,12 @@ def _one_hot(q: Tensor) -> Tensor:
     return torch.nn.functional.one_hot(q.argmax(-1), q.shape[-1]).to(q.dtype)
 
 
-def _gain(weights: list[Tensor], start: list[Tensor], goal: list[Tensor]) -> float:
-    """Return how much less the loss is at the goal, by its gradient."""
-    moves = zip(weights, start, goal, strict=True)
-    return -sum((w.grad * (b - a)).sum().item() for w, a, b in moves if w.grad is not None)
+@torch.no_grad()
+def _gain(weights: list[Tensor], start: list[Tensor]) -> float:
+    """Return how much less the loss is than at the start, by the gradient there."""
+    moves = zip(weights, start, strict=True)
+    gains = [(w.grad * (a - w)).sum().double() for w, a in moves if w.grad is not None]
+    return torch.stack(gains).sum().item() if gains else 0.0
 
 
 @torch.no_grad()

@@ -9,8 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gbi_pyro.inference.hmm import HMMPosterior, hmm_posterior
-from gbi_pyro.inference.task_chain import log_pairwise
+from gbi_pyro.inference.hmm import HMMPosterior, hmm_posterior, log_pairwise
 from gbi_pyro.learning.labels import clamp_log_likelihoods
 from gbi_pyro.learning.restarts import window_labels
 from gbi_pyro.learning.weights import clamped_loss

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gbi_pyro.inference import HMMPosterior, hmm_posterior, hsmm_posterior
-from gbi_pyro.inference.task_chain import log_pairwise
+from gbi_pyro.inference.hmm import log_pairwise
 
 Chain = tuple[Tensor, Tensor, Tensor]
 Paths = tuple[Tensor, Tensor]  # every path of tasks, (N, T), and its log prior probability, (N,)
