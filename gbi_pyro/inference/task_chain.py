@@ -27,6 +27,7 @@ from gbi_pyro.inference.hmm import (
     hmm_log_evidence,
     hmm_posterior,
     hsmm_posterior,
+    log_pairwise,
 )
 from gbi_pyro.posterior import entropy
 
