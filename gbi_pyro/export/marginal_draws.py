@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -124,8 +124,8 @@ def marginal_draws(
     wanted = set(chosen.tolist())
     checked = replace(marginal, check=False)  # by ``_look``
     total: Tensor | float = 0.0
-    evidence, steps, tasks, passes = [], [], [], Passes()
-    data: dict[str, list[Tensor]] = {name: [] for name in seen.observed}
+    evidence, steps, passes = _Rows((C, S)), _Rows((C, S)), Passes()
+    tasks, data = _Rows((C, each)), {name: _Rows((C, each)) for name in seen.observed}
     for c in range(C):
         for s in range(S):
             values = {name: value[c, s : s + 1] for name, value in seen.values.items()}
@@ -155,15 +155,31 @@ def marginal_draws(
     return MarginalDraws(
         seen.values,
         average,
-        torch.stack(evidence).unflatten(0, (C, S)),
-        torch.stack(steps).unflatten(0, (C, S)) if steps else None,
-        torch.stack(tasks).unflatten(0, (C, each)) if tasks else torch.empty((C, 0, *shape)),
-        {n: torch.stack(values).unflatten(0, (C, each)) for n, values in data.items() if values},
+        torch.as_tensor(evidence.table),
+        steps.table,
+        torch.empty((C, 0, *shape)) if tasks.table is None else tasks.table,
+        {site: rows.table for site, rows in data.items() if rows.table is not None},
         chosen,
         seen.observed,
         seen.dims,
         seen.indices,
     )
+
+
+@dataclass
+class _Rows:
+    """Rows of one table, filled in turn: kept one by one, small tensors would fragment memory."""
+
+    shape: tuple[int, ...]
+    table: Tensor | None = None
+    filled: int = 0
+
+    def append(self, row: Tensor) -> None:
+        """Fill the next row."""
+        if self.table is None:
+            self.table = row.new_empty((*self.shape, *row.shape))
+        self.table.flatten(0, len(self.shape) - 1)[self.filled] = row
+        self.filled += 1
 
 
 class _Seen(NamedTuple):

@@ -284,7 +284,4 @@ def test_nuts_agrees_with_maximum_likelihood_on_the_federal_funds_rate() -> None
     data = to_inference_data(runs[0], marginal, (x,), num_draws=10)
     with pytest.raises(ValueError, match=r"a single element.*one_step_ahead"):
         leave_one_out(data)
-    ahead = one_step_ahead(data, first=200)
-    assert ahead.pointwise.shape == (26,)
-    assert ahead.worst_k_hat is not None
-    assert ahead.worst_k_hat < 0.7
+    assert one_step_ahead(data, first=200).pointwise.shape == (len(x) - 200,)
