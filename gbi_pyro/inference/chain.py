@@ -16,7 +16,7 @@ from gbi_pyro.inference.task_chain import TaskChain
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.purity import pure
 from gbi_pyro.relax import Model
-from gbi_pyro.sites import TaskSiteError
+from gbi_pyro.sites import TaskSite, TaskSiteError
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class BayesFilter:
     """Infer a task that switches over time, by a Bayes filter over any inference of single steps.
 
     The log likelihood of step t is log q(z_t | x_t) - log pi, what the data add to the prior of
-    the model. With ``Enumeration`` of a model whose
-    steps are independent given their tasks this is the exact posterior of the hidden (semi-)Markov
-    chain; with ``OneStepGradient`` it is the true filter of gradient-based log likelihoods.
+    the model. With ``Enumeration`` of a model whose steps are independent given their tasks this is
+    the exact posterior of the hidden (semi-)Markov chain; with ``OneStepGradient`` it is the true
+    filter of gradient-based log likelihoods.
 
     Args:
         infer: inference of the model's single steps, for example ``OneStepGradient()``.
@@ -141,39 +141,50 @@ class TaskStream:
                 stays as it was.
         """
         bayes = self._filter
-        stream = self._stream
-        if stream is None:
-            chain = bayes._chain(args, kwargs)
-            stream = ChainStream(chain, self.state)
-            if inputs is None and chain.inputs is not None:
-                inputs = chain.inputs[..., -1, :]
-        stream.state = self.state
+        stream, inputs = self._chain_stream(inputs, args, kwargs)
         steps = bayes.infer(self._model, *args, **kwargs)
-        name = steps.site_name()
-        site, log_likelihood = steps.sites[name], log_likelihoods(steps)
+        name, log_likelihood = steps.site_name(), log_likelihoods(steps)
         time = bayes.time or stream.chain.time or "time"
-        dim = site.dims.index(time) if time in site.dims else None
-        if dim is not None:
-            if site.batch_shape[dim] != 1:
-                raise TaskSiteError(
-                    f"task site {name!r} has {site.batch_shape[dim]} steps in plate {time!r}; a "
-                    "stream takes one at each call: pass x[t:t + 1], or the filter all of them"
-                )
-            log_likelihood = log_likelihood.squeeze(dim)
-        found = stream.step(log_likelihood, inputs)
+        dim = _dim_of_one_step(steps.sites[name], time)
+        found = stream.step(log_likelihood if dim is None else log_likelihood.squeeze(dim), inputs)
         self.state = stream.state
         log_probs = found.log_filtered if bayes.output == "filtered" else found.log_predicted
-        settings = {**steps.settings, "chain": bayes.output}
-        if dim is not None:
-            log_probs = log_probs.unsqueeze(dim)
-            settings["time"] = time
         return TaskPosterior(
-            {name: log_probs},
+            {name: log_probs if dim is None else log_probs.unsqueeze(dim)},
             steps.sites,
             method=f"{steps.method}, {bayes.output}",
-            settings=settings,
+            settings={
+                **steps.settings,
+                "chain": bayes.output,
+                **({} if dim is None else {"time": time}),
+            },
             passes=steps.passes,
             num_observations=steps.num_observations,
             log_evidence=None if steps.log_evidence is None else found.log_evidence,
             log_outside=steps.log_outside,
         )
+
+    def _chain_stream(
+        self, inputs: Tensor | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[ChainStream, Tensor | None]:
+        """Return the filter of the chain where it stands, and the inputs of this step."""
+        if self._stream is not None:
+            self._stream.state = self.state
+            return self._stream, inputs
+        chain = self._filter._chain(args, kwargs)
+        if inputs is None and chain.inputs is not None:
+            inputs = chain.inputs[..., -1, :]
+        return ChainStream(chain, self.state), inputs
+
+
+def _dim_of_one_step(site: TaskSite, time: str) -> int | None:
+    """Return the batch dimension over time, of size 1; None for a model without that plate."""
+    if time not in site.dims:
+        return None
+    dim = site.dims.index(time)
+    if site.batch_shape[dim] != 1:
+        raise TaskSiteError(
+            f"task site {site.name!r} has {site.batch_shape[dim]} steps in plate {time!r}; a "
+            "stream takes one at each call: pass x[t:t + 1], or all of them to the filter itself"
+        )
+    return dim
