@@ -12,7 +12,8 @@ from gbi_pyro.learning.collapse import (
 )
 from gbi_pyro.learning.compare_num_tasks import NumTasksComparison, compare_num_tasks
 from gbi_pyro.learning.convergence import ConvergenceWarning, EMFit
-from gbi_pyro.learning.em import EMStep, GradientEM
+from gbi_pyro.learning.em import GradientEM
+from gbi_pyro.learning.em_step import EMStep
 from gbi_pyro.learning.fit_marginal import Fit, fit_marginal
 from gbi_pyro.learning.labels import clamp_log_likelihoods, match_labels, order_tasks
 from gbi_pyro.learning.m_step import TaskTable, mixture_log_joint, task_table

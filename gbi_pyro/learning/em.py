@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -17,6 +17,7 @@ from gbi_pyro.inference.task_prior import TaskPrior
 from gbi_pyro.learning._e_step import EStep, explain
 from gbi_pyro.learning.collapse import CollapseReport, CollapseWarning, find_collapse
 from gbi_pyro.learning.convergence import ConvergenceWarning, EMFit, has_settled
+from gbi_pyro.learning.em_step import EMStep, backtrack, first_order_gain
 from gbi_pyro.learning.m_step import TaskTable, mixture_log_joint, task_table
 from gbi_pyro.learning.weights import check_gradients
 from gbi_pyro.logjoint import Passes
@@ -26,44 +27,6 @@ from gbi_pyro.sites import TaskSiteError
 
 MStep = Literal["expected", "relaxed", "hard"]
 Infer = Callable[..., TaskPosterior]
-MAX_HALVINGS = 12
-
-
-@dataclass(frozen=True)
-class EMStep:
-    """What one step found before it moved the weights; sums over the batch, in nats.
-
-    Attributes:
-        log_evidence: log p(x, labels), where the E-step knows it.
-        expected_log_joint: E_q log p(x, z); with ``m_step="relaxed"`` log p(x, Z = q) instead, and
-            with ``"hard"`` log p(x, z) at the most probable tasks.
-        entropy: H(q); zero with ``"hard"``.
-        log_density: log density of the prior over tasks under its pseudo-counts, up to a constant.
-        num_observations: observed values in the batch.
-        accepted: how much of the optimiser's step was taken: 1, less after backtracking.
-        promised: what the optimiser's whole step would gain by the gradient alone.
-        passes: forward and backward passes of the whole step.
-    """
-
-    log_evidence: float | None
-    expected_log_joint: float
-    entropy: float
-    log_density: float
-    num_observations: float
-    accepted: float
-    promised: float
-    passes: Passes
-
-    @property
-    def bound(self) -> float:
-        """E_q log p(x, z) + H(q) <= log evidence, with equality for the exact posterior."""
-        return self.expected_log_joint + self.entropy
-
-    @property
-    def objective(self) -> float:
-        """The log evidence, or its bound where it is unknown, with the prior's log density."""
-        log_evidence = self.bound if self.log_evidence is None else self.log_evidence
-        return log_evidence + self.log_density
 
 
 class GradientEM:
@@ -383,26 +346,24 @@ class GradientEM:
                 counts = self._counts.discounted(self.prior_rate, counts)
             self.prior, self._counts = self.prior.updated(counts), counts
         self.optim.step()
-        record = replace(record, promised=_gain(weights, start) * record.num_observations)
+        record = replace(
+            record, promised=first_order_gain(weights, start) * record.num_observations
+        )
         if not self.monotone:
             return record
-        goal, taken, passes = [p.detach().clone() for p in weights], 1.0, record.passes
-        for _ in range(MAX_HALVINGS):
+        passes, expected = record.passes, record.objective
+
+        def falls() -> bool:
+            nonlocal passes
             after = self._infer(args, labels)
             passes = Passes(*map(sum, zip(passes, after.posterior.passes, strict=True)))
             assert after.log_evidence is not None
-            if after.log_evidence + self._log_density >= record.objective:
-                break
-            taken /= 2
-            _place(weights, start, goal, taken)
-        else:  # the direction is no ascent: stay, and drop the momentum that chose it
-            taken = 0.0
-            _place(weights, start, goal, taken)
+            return not after.log_evidence + self._log_density >= expected  # true of a NaN
+
+        taken = backtrack(weights, start, falls)
+        if not taken:  # the direction is no ascent: stay, and drop the momentum that chose it
             self.optim.state.clear()
-            after = self._infer(args, labels)  # what the prior alone has learned may be kept
-            passes = Passes(*map(sum, zip(passes, after.posterior.passes, strict=True)))
-            assert after.log_evidence is not None
-            if after.log_evidence + self._log_density < record.objective:
+            if falls():  # what the prior alone has learned may be kept
                 self.prior, self._counts = prior, kept
         return replace(record, accepted=taken, passes=passes)
 
@@ -440,17 +401,3 @@ def _checks(infer: Infer) -> bool:
 
 def _one_hot(q: Tensor) -> Tensor:
     return torch.nn.functional.one_hot(q.argmax(-1), q.shape[-1]).to(q.dtype)
-
-
-@torch.no_grad()
-def _gain(weights: list[Tensor], start: list[Tensor]) -> float:
-    """Return how much less the loss is than at the start, by the gradient there."""
-    moves = zip(weights, start, strict=True)
-    gains = [(w.grad * (a - w)).sum().double() for w, a in moves if w.grad is not None]
-    return torch.stack(gains).sum().item() if gains else 0.0
-
-
-@torch.no_grad()
-def _place(weights: list[Tensor], start: list[Tensor], goal: list[Tensor], part: float) -> None:
-    for w, a, b in zip(weights, start, goal, strict=True):
-        w.copy_(torch.lerp(a, b, part))
