@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 
 from benchmarks.chains import LARGEST, chains, streams
+from benchmarks.fits import fits
 from benchmarks.gate import gate
 from benchmarks.images import images
 from benchmarks.language import language
@@ -26,6 +27,7 @@ def main() -> None:
         *images(5 if fast else 40),
         *language(5 if fast else 40),
         *gate(10 if fast else 150),
+        *fits(1 if fast else 5, 2 if fast else 20),
         *streams(0.2 if fast else 10),
         *chains(0.1 if fast else 4, 10_000 if fast else LARGEST),
     ]

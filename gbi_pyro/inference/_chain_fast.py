@@ -76,11 +76,12 @@ def counts(
     initial, transition, emission = flat(*args, batch)
     B, M, K = len(emission), transition.shape[1], emission.shape[-1]
     total, tasks = np.empty(B), np.empty(emission.shape)
-    counted = np.zeros((B, M if pairs else 0, K, K))
+    counted, failed = np.zeros((B, M if pairs else 0, K, K)), np.zeros(B, dtype=np.bool_)
     tolerance = simplex_tolerance(dtype)
-    if not kernel.evidence_and_counts(
-        initial, transition, emission, tolerance, total, tasks, counted
-    ):
+    kernel.evidence_and_counts(
+        initial, transition, emission, tolerance, total, tasks, counted, failed
+    )
+    if failed.any():
         return None
     e, q, p = (tensor(x, batch, dtype) for x in (total, tasks, counted))
     return e, q, p

@@ -121,7 +121,8 @@ class Vectorised:
         if not self.replays:
             return list(self._together(vectors))
         S = len(vectors)
-        size = 1 << (S - 1).bit_length()  # so that few sizes are recorded
+        # A tape of up to twice as many will do, so that few are recorded as starts end.
+        size = min((n for n in self._tapes if S <= n <= 2 * S), default=S)
         if size > S:
             vectors = torch.cat([vectors, vectors[-1:].detach().expand(size - S, -1)])
         if size not in self._tapes:
@@ -181,9 +182,16 @@ def _by_sequence(chain: list[Tensor], likelihood: Tensor) -> tuple[list[Tensor],
 
 
 def _evidence(args: list[Tensor], per_step: bool) -> Tensor:
-    if len(args) == 3:
-        return hmm_log_evidence(*args, per_step=per_step)
-    return hsmm_posterior(*args, per_step=per_step, viterbi=False).log_evidence
+    """Return the log evidence of each sequence at each value; NaN where it is impossible."""
+    try:
+        if len(args) == 3:
+            return hmm_log_evidence(*args, per_step=per_step)
+        return hsmm_posterior(*args, per_step=per_step, viterbi=False).log_evidence
+    except ValueError:
+        S = len(args[2])
+        if S == 1:
+            return args[2].sum((-1, -2)) * math.nan
+        return torch.cat([_evidence([a[i : i + 1] for a in args], per_step) for i in range(S)])
 
 
 def _known(factor: Factor) -> Tensor:

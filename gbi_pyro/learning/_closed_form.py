@@ -32,7 +32,7 @@ FAMILIES: dict[type, tuple[str, ...]] = {
     torch.distributions.Categorical: ("probs",),
 }
 LEAST = 1e-10  # a probability that a step leaves, so that a later one may raise it again
-STEPS, SLOW, SMALL = 100, 0.8, 1e-9  # when to leave it to the minimiser: gains in nats
+STEPS, SLOW = 100, 0.8  # when to leave it to the minimiser
 
 
 @dataclass(frozen=True)
@@ -134,11 +134,11 @@ class ClosedForm:
             emissions.append(found)
         return None if left else cls(log_joint, vectorised, emissions, chain)
 
-    def __call__(self, points: np.ndarray) -> np.ndarray:
+    def __call__(self, points: np.ndarray, small: float) -> np.ndarray:
         """Return points that are more probable, ``(S, P)``; those that no step improved as before.
 
-        A start ends where a step gains next to nothing, or less and less so slowly that the
-        minimiser is faster.
+        A start ends where a step gains less than ``small`` nats, or less and less so slowly that
+        the minimiser is faster.
         """
         points, active = points.copy(), np.arange(len(points))
         best, gained = np.full(len(points), -np.inf), np.full(len(points), np.inf)
@@ -155,7 +155,7 @@ class ClosedForm:
             trial[now] = new[better]
             slow = (gain > SLOW * gained[active]) & (gain < 1.0)
             gained[active] = gain
-            active = active[better & ~slow & (gain > SMALL)]
+            active = active[better & ~slow & (gain > small)]
             if not len(active):
                 break
         return points

@@ -11,9 +11,11 @@ Objective = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 MEMORY = 20  # pairs of steps and changes of the gradient
 DECREASE, CURVATURE = 1e-4, 0.9  # of the Wolfe conditions
-PROGRESS = 1e-14  # relative: what rounding leaves of a decrease
-TRIES = 40  # of one line search
+PROGRESS = 1e-10  # relative: a step that decreases the value by less is the last
+TRIES = 25  # of one line search
+PATIENCE = 4  # with a start that is worse than a converged one, in its rounds
 CONVERGED, STUCK = "gradient below its tolerance", "no step decreases it any more"
+BEHIND = "a better start had converged long before"
 
 
 class Minima(NamedTuple):
@@ -41,7 +43,9 @@ def minimize(
 
     The line search looks for the weak Wolfe conditions by bisection (Lewis and Overton 2013,
     Mathematical Programming 141), its first guess where the value rose is that of a parabola. All
-    starts advance by one evaluation at a time, each by its own steps.
+    starts advance by one evaluation at a time, each by its own steps. One that is worse than
+    another that has converged is given up after some more rounds: a state that shrinks around one
+    observation, say, has no optimum.
 
     Args:
         objective: from points ``(S, P)`` to values ``(S,)``, inf where there is none, and gradients
@@ -66,11 +70,14 @@ def minimize(
     why = np.full(S, "", dtype=object)
     why[_size(g) <= tolerance] = CONVERGED
     why[~np.isfinite(f)] = "no finite value at the start"
+    limit = np.inf
     while (at := np.flatnonzero(why == "")).size:
         trial = x[at] + step[at, None] * direction[at]
         value, gradient = objective(trial)
         rounds += 1
         tries[at] += 1
+        if rounds > limit:
+            why[at[f[at] > f[why == CONVERGED].min()]] = BEHIND
         fell = value <= f[at] + DECREASE * step[at] * slope[at]
         flat = np.einsum("sp,sp->s", gradient, direction[at]) >= CURVATURE * slope[at]
         spent = tries[at] >= TRIES
@@ -90,6 +97,8 @@ def minimize(
         why[now[taken[now] >= max_iter]] = f"{max_iter} steps"
         why[now[~progress]] = STUCK
         why[now[_size(gradient) <= tolerance]] = CONVERGED
+        if np.isinf(limit) and (why == CONVERGED).any():
+            limit = PATIENCE * rounds + 50
         direction[now], slope[now] = memory.direction(gradient, now)
         low[now], high[now], step[now], tries[now] = 0.0, np.inf, 1.0, 0
     return Minima(x, np.where(np.isfinite(f), f, np.inf), g, list(why), rounds)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
 
 from gbi_pyro.inference._vectorised import Vectorised
-from gbi_pyro.inference.marginal import Marginal
+from gbi_pyro.inference.marginal import FirstRun, Marginal
 from gbi_pyro.relax import Model
 
 Draw = Callable[[torch.Generator], Mapping[str, Tensor]] | None
@@ -34,6 +34,7 @@ class LogJoint:
         params: free numbers of each parameter, those of Pyro's store.
         latents: free numbers of each latent site.
         supports: where the values of each live.
+        first: a run of a marginal.
         vectorised: the same function of many vectors; None where the model cannot be run so.
     """
 
@@ -42,6 +43,7 @@ class LogJoint:
     params: dict[str, Tensor]
     latents: dict[str, Tensor]
     supports: dict[str, Any]
+    first: FirstRun | None = None
     vectorised: Vectorised | None = field(default=None, repr=False)
 
     @classmethod
@@ -51,8 +53,9 @@ class LogJoint:
         Raises:
             ValueError: for a model without parameters.
         """
-        with torch.no_grad():
-            nodes = poutine.trace(model).get_trace(*args).nodes
+        with torch.no_grad(), poutine.trace() as outside:
+            first = model.first_run(*args) if isinstance(model, Marginal) else model(*args)
+        nodes = outside.trace.nodes
         store, params, latents, supports = pyro.get_param_store(), {}, {}, {}
         for name, node in nodes.items():
             if node["type"] == "param" and store._params[name].requires_grad:
@@ -65,7 +68,8 @@ class LogJoint:
                 "the marginal has no parameter to fit: expected pyro.param, pyro.module or latent "
                 "sites in it, got none"
             )
-        return cls(model, args, params, latents, supports)
+        first = first if isinstance(model, Marginal) else None
+        return cls(model, args, params, latents, supports, first)
 
     @property
     def leaves(self) -> dict[str, Tensor]:
@@ -150,9 +154,14 @@ class LogJoint:
             parts.append(free)
         return torch.cat(parts).numpy().copy()
 
-    def vectorise(self, near: np.ndarray) -> None:
-        """Take one run for many vectors where that gives the same numbers, tried at one vector."""
-        if not isinstance(self.model, Marginal):
+    def vectorise(self, near: np.ndarray, size: int) -> None:
+        """Take one run for many vectors where that gives the same numbers, tried at one vector.
+
+        Args:
+            near: the vector.
+            size: how many there will be.
+        """
+        if not isinstance(self.model, Marginal) or self.first is None:
             return
         here, alone = self.here, self._alone(near)
         self.put(here)
@@ -161,11 +170,11 @@ class LogJoint:
         weights = {n: p for n, p in self.params.items() if isinstance(p, nn.Parameter)}
         for replays in (True, False):
             try:
-                first = self.model.first_run(*self.args)
                 self.vectorised = Vectorised(
-                    self.model, self.args, first, self.values, weights, replays
+                    self.model, self.args, self.first, self.values, weights, replays
                 )
-                found = self._together(torch.from_numpy(np.stack([near, near])))
+                several = np.tile(near, (min(size, self.vectorised.at_once), 1))
+                found = self._together(torch.from_numpy(several))
             except (ValueError, RuntimeError, TypeError, AttributeError, KeyError):
                 continue
             values, gradients = (f[0] for f in found)

@@ -166,10 +166,10 @@ def fit_marginal(
     points = [log_joint.here]
     points += [log_joint.moved(generator, spread, draw_start) for _ in range(starts - 1)]
     near = log_joint.moved(generator, spread / 10, None)
-    log_joint.vectorise(near)
+    log_joint.vectorise(near, starts)
     from_here, steps = np.stack(points), ClosedForm.read(log_joint, near)
     if steps is not None:
-        from_here = steps(from_here)
+        from_here = steps(from_here, n * tolerance**2)
 
     def loss(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         values, gradients = log_joint(points)

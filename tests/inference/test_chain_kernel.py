@@ -172,5 +172,24 @@ def test_the_evidence_alone_of_a_spike_goes_to_log_space() -> None:
     stay = torch.tensor([[1.0, 1e-300], [1e-300, 1.0]], dtype=F64).log()
     expected = hmm_posterior(half, stay, emission).log_evidence
     torch.testing.assert_close(hmm_log_evidence(half, stay, emission), expected)
+    forbidden = torch.full((3, 2), -torch.inf, dtype=F64)
     with pytest.raises(ValueError, match="possible under the chain"):
-        hmm_log_evidence(half, stay, torch.full((3, 2), -torch.inf, dtype=F64))
+        hmm_log_evidence(half, stay, forbidden)
+
+
+def test_one_chain_that_underflows_does_not_hurt_the_others(generator: torch.Generator) -> None:
+    initial, transition, emission = chain(generator, 2, 5, (3,))
+    transition = transition.expand(3, 1, 2, 2).clone()
+    transition[1] = torch.tensor([[0.0, -800.0], [-800.0, 0.0]], dtype=F64)
+    emission[1] = torch.tensor([[0.0, -900.0], [-900.0, 0.0]] * 2 + [[0.0, -900.0]], dtype=F64)
+    found = fast.counts(initial, transition, emission)
+    assert found is not None
+    for b in range(3):
+        args = [a.clone().requires_grad_() for a in (initial, transition[b], emission[b])]
+        evidence = in_log_space(args)[-1]
+        _, pairs, tasks = torch.autograd.grad(evidence, args)
+        for mine, want in zip(found, (evidence.detach(), tasks, pairs), strict=True):
+            torch.testing.assert_close(mine[b], want, atol=1e-9, rtol=1e-9)
+    emission[1] = -torch.inf
+    with pytest.raises(ValueError, match="possible under the chain"):
+        hmm_log_evidence(initial, transition.squeeze(1), emission)

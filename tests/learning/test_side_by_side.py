@@ -119,7 +119,7 @@ def test_many_values_in_one_run_are_what_checked_runs_say(
     log_joint = LogJoint.of(marginalize(model, prior, lengths), (x,))
     noise = torch.randn((5, len(log_joint.here)), generator=generator, dtype=F64).numpy()
     points = log_joint.here + 0.3 * noise
-    log_joint.vectorise(points[0])
+    log_joint.vectorise(points[0], 2)
     assert log_joint.vectorised is not None
     assert log_joint.vectorised.replays
     found, gradients = log_joint(points)
@@ -161,7 +161,7 @@ def test_models_that_cannot_be_run_so_are_run_one_by_one(
     x = torch.randn(T, generator=generator, dtype=F64)
     log_joint = LogJoint.of(marginalize(model, LearnedChain(K)), (x,))
     points = log_joint.here + np.linspace(-1, 1, 3)[:, None]
-    log_joint.vectorise(points[0])
+    log_joint.vectorise(points[0], 2)
     assert log_joint.vectorised is None or not log_joint.vectorised.replays
     found, gradients = log_joint(points)
     for point, value, gradient in zip(points, found, gradients, strict=True):
@@ -180,7 +180,7 @@ def test_random_numbers_of_a_model_are_not_repeated(generator: torch.Generator) 
 
     marginal = marginalize(model, LearnedChain(K), check=False)
     log_joint = LogJoint.of(marginal, (torch.randn(T, generator=generator, dtype=F64),))
-    log_joint.vectorise(log_joint.here)
+    log_joint.vectorise(log_joint.here, 2)
     assert log_joint.vectorised is None
 
 
@@ -197,7 +197,7 @@ def test_one_impossible_start_does_not_hurt_the_others() -> None:
 
     log_joint = LogJoint.of(marginalize(model, TaskChain.sticky(2, 0.1)), (x,))
     points = np.array([[0.0, 0.0], [-2.0, -2.0], [1.0, 0.5]])
-    log_joint.vectorise(points[0])
+    log_joint.vectorise(points[0], 2)
     assert log_joint.vectorised is not None
     values, gradients = log_joint(points)
     assert np.isneginf(values[1])
@@ -300,6 +300,6 @@ def test_the_fit_says_what_it_would_one_by_one(
     monkeypatch.setattr(ClosedForm, "read", lambda log_joint, near: None)
     together = fit_marginal(marginal, x, starts=3)
     pyro.clear_param_store()
-    monkeypatch.setattr(LogJoint, "vectorise", lambda self, near: None)
+    monkeypatch.setattr(LogJoint, "vectorise", lambda self, near, size: None)
     alone = fit_marginal(marginal, x, starts=3)
     torch.testing.assert_close(together.objectives, alone.objectives, atol=1e-4, rtol=0)
