@@ -11,7 +11,7 @@ Objective = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 MEMORY = 20  # pairs of steps and changes of the gradient
 DECREASE, CURVATURE = 1e-4, 0.9  # of the Wolfe conditions
-PROGRESS = 1e-10  # relative: a step that decreases the value by less is the last
+PROGRESS = 1e-14  # relative: what rounding leaves of a decrease
 TRIES = 25  # of one line search
 PATIENCE = 4  # with a start that is worse than a converged one, in its rounds
 CONVERGED, STUCK = "gradient below its tolerance", "no step decreases it any more"
