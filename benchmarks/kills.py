@@ -62,7 +62,7 @@ def kill(name: str, kills: int, seed: int = 0) -> Counter[str]:
                 if draw.random() < 0.5:  # so that there are units left to be killed in
                     piece.unlink()
             for moment in MOMENTS[: kills - found["kills"]]:
-                at = draw.uniform(0, whole / 2 if moment == "any" else 1.2 * writing)
+                at = draw.uniform(0, whole / 2 if moment == "any" else writing)
                 if _killed(study, new, target, moment, at):
                     found["ended first"] += 1
                     continue
@@ -71,6 +71,7 @@ def kill(name: str, kills: int, seed: int = 0) -> Counter[str]:
                 found["refused" if rows is None else "old or new run read"] += rows in (None, *runs)
                 found["read wrongly"] += rows not in (None, *runs)
                 found += _resumed(study, new, target, undisturbed)
+                click.echo(f"{name}: {in_words(found)}", err=True)
             shutil.rmtree(target)
     return found
 
@@ -181,7 +182,7 @@ def _without_times(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _in_words(found: Counter[str]) -> str:
+def in_words(found: Counter[str]) -> str:
     """Say what was found; resumptions, one after each kill, are counted one by one."""
     rest = found.keys() - {"kills", "resumed", "identical"}
     counts = [f"{found[what]} {what}" for what in sorted(rest) if found[what]]
@@ -201,7 +202,7 @@ def main(names: tuple[str, ...], kills: int) -> None:
         found = kill(name, kills)
         wrong += found["read wrongly"] + found["temporary files left"]
         wrong += found["resumed"] - found["identical"]
-        click.echo(f"{name}: {_in_words(found)}; {time.perf_counter() - start:.0f} s")
+        click.echo(f"{name}: {in_words(found)}; {time.perf_counter() - start:.0f} s")
     raise SystemExit(int(wrong > 0))
 
 

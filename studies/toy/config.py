@@ -81,8 +81,8 @@ class ToyConfig(Seeds):
             sequences=8,
             length=40,
             test_sequences=4,
-            test_length=60,
-            block_length=25,
+            test_length=40,
+            block_length=22,
             num_blocks=6,
-            new_block=40,
+            new_block=22,
         )

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chi2
+from study_runs import check_posterior_file, without_figures
 
 from gbi_pyro.data.switching import FixedBlocks, SwitchingStream
 from gbi_pyro.learning.weights import clamped_loss
@@ -99,12 +100,15 @@ def test_the_weights_and_the_posterior_are_those_of_the_first_true_network(finis
     np.testing.assert_allclose(probs.sum("z_task"), 1, atol=1e-5)
 
 
+def test_the_posterior_comes_back_as_it_was_written(finished):
+    check_posterior_file(AblationsStudy(TOY), finished)
+
+
 def test_every_stage_is_reported(finished, stages):
     assert len(stages) == len(set(stages)) == num_stages(AblationsStudy(TOY))
 
 
 def test_more_seeds_measure_the_new_ones_alone(finished, folder, monkeypatch):
-    monkeypatch.setattr(AblationsStudy, "figures", lambda _study, _found: iter(()))
     measured = []
     for name in MEASURES:
         one = getattr(study, f"measure_{name}")
@@ -114,10 +118,10 @@ def test_more_seeds_measure_the_new_ones_alone(finished, folder, monkeypatch):
             return one(*args)
 
         monkeypatch.setattr(study, f"measure_{name}", spy)
-    again = run(AblationsStudy(TOY), folder)
+    again = run(without_figures(AblationsStudy(TOY)), folder)
     assert not measured
     assert [row.as_dict() for row in again.rows] == [row.as_dict() for row in finished.rows]
-    more = run(AblationsStudy(replace(TOY, seeds=3)), folder)
+    more = run(without_figures(AblationsStudy(replace(TOY, seeds=3))), folder)
     assert set(measured) == {2, (2,)}
     assert len(measured) == len(AblationsStudy(TOY).parts())
     for one, other in zip(finished.rows, more.rows, strict=True):

@@ -5,6 +5,7 @@ import arviz as az
 import numpy as np
 import pytest
 import torch
+from study_runs import check_posterior_file, without_figures
 
 from gbi_pyro.data.images import load_images
 from gbi_pyro.models.image import ConditionedAutoencoder
@@ -94,9 +95,14 @@ def test_the_posterior_opens_in_arviz(finished, sets):
     np.testing.assert_array_equal(data["constant_data"]["z"], sets.test.y.numpy())
 
 
+def test_the_posterior_comes_back_as_it_was_written(finished):
+    check_posterior_file(ImagesStudy(FAST), finished)
+
+
 def test_more_seeds_reuse_the_finished_ones(finished):
     stages = []
-    more = run(ImagesStudy(replace(FAST, seeds=3)), finished.folder, progress=stages.append)
+    study = without_figures(ImagesStudy(replace(FAST, seeds=3)))
+    more = run(study, finished.folder, progress=stages.append)
     assert stages[1:4] == [*["images: finished earlier"] * 2, "seed 2: images"]
     for row in finished.rows:
         (same,) = [r for r in more.rows if r.what == row.what]
@@ -105,7 +111,7 @@ def test_more_seeds_reuse_the_finished_ones(finished):
 
 def test_a_sweep_measures_the_use_of_the_task_at_every_width_with_the_first_seed(tmp_path):
     config, trained = replace(FAST, epochs=1, sweep=True), []
-    rows = run(ImagesStudy(config), tmp_path, detail=trained.append).rows
+    rows = run(without_figures(ImagesStudy(config)), tmp_path, detail=trained.append).rows
     assert sum("d = " in what for what in trained) == len(WIDTHS) * 2  # before and after the epoch
     for width, latent in WIDTHS:
         mine = [r for r in rows if f"d = {width}, {latent}:" in r.what]
@@ -115,7 +121,7 @@ def test_a_sweep_measures_the_use_of_the_task_at_every_width_with_the_first_seed
         assert 0 <= probe <= 100
         assert 0 <= one_step <= 100
     trained.clear()
-    run(ImagesStudy(config), tmp_path, detail=trained.append)
+    run(without_figures(ImagesStudy(config)), tmp_path, detail=trained.append)
     assert not trained
 
 

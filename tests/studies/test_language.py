@@ -9,6 +9,7 @@ import arviz as az
 import numpy as np
 import pytest
 import torch
+from study_runs import check_posterior_file, without_figures
 
 from gbi_pyro import Enumeration, relaxed_log_joint
 from studies.core.runner import num_stages, run
@@ -78,6 +79,10 @@ def test_the_study_writes_what_it_found(finished):
     assert list(data.task_probs["z"]["z_task"].values) == ["chat", "mail", "news"]
 
 
+def test_the_posterior_comes_back_as_it_was_written(finished, corpora):
+    check_posterior_file(LanguageStudy(TINY, corpora), finished[0])
+
+
 def test_every_stage_is_reported(finished, corpora):
     _, _, stages = finished
     assert len(stages) == num_stages(LanguageStudy(TINY, corpora))
@@ -115,11 +120,11 @@ def test_a_second_run_reuses_every_unit_and_more_seeds_measure_only_the_new_ones
         return train(config, texts, kind, seed, checkpoints)
 
     monkeypatch.setattr(study, "train", counted)
-    again = run(LanguageStudy(TINY, corpora), folder)
+    again = run(without_figures(LanguageStudy(TINY, corpora)), folder)
     assert trained == []
     for row, first in zip(again.rows, results.rows, strict=True):
         np.testing.assert_array_equal(row.values, first.values)
-    run(LanguageStudy(replace(TINY, seeds=2), corpora), folder)
+    run(without_figures(LanguageStudy(replace(TINY, seeds=2), corpora)), folder)
     assert {seed for _, seed in trained} == {1}
     assert {name for name, _ in trained} == {c.name for c in choose_sets(TINY, corpora)}
 
@@ -266,7 +271,7 @@ def test_all_kinds_of_network_are_trained(finished):
 
 
 def test_the_posterior_of_bigrams_is_compared_with_the_exact_one(tmp_path):
-    results = run(LanguageStudy(LanguageConfig().fast()), tmp_path)
+    results = run(without_figures(LanguageStudy(LanguageConfig().fast())), tmp_path)
     (record,) = results.found["bigrams"]
     for found in record.identified.values():
         assert set(found.kl) == {identify.ENUMERATION, identify.EXACT}

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from study_runs import check_posterior_file
 
 from gbi_pyro.metrics import student_interval
+from studies.core.cache import Cache
 from studies.core.runner import run
 from studies.sequences import study
 from studies.sequences.choices import make_choices
@@ -43,6 +45,12 @@ def finished(folder):
 def two_states():
     model = ChoiceModel(2, precision=0.04)
     return fit_choices(model, PARTS.fitting, starts=1, seed=0, tolerance=1e-3)
+
+
+def test_the_posterior_comes_back_as_it_was_written(finished):
+    written = SequencesStudy(FAST)
+    written.prepare(Cache(finished.folder / "pieces"), lambda _what: None)
+    check_posterior_file(written, finished, known_tasks=False)
 
 
 def names(sessions):

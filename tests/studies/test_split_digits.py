@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from study_runs import without_figures
 
 from gbi_pyro import Enumeration
 from gbi_pyro.data.images import Images, load_images
@@ -152,10 +153,10 @@ def test_more_seeds_measure_the_new_ones_alone(finished, folder, monkeypatch):
         return one(config, sets, network, rate, seed)
 
     monkeypatch.setattr(study, "measure_network", spy)
-    again = run(SplitDigitsStudy(FAST), folder)
+    again = run(without_figures(SplitDigitsStudy(FAST)), folder)
     assert not measured
     assert [row.as_dict() for row in again.rows] == [row.as_dict() for row in finished.rows]
-    more = run(SplitDigitsStudy(replace(FAST, seeds=3)), folder)
+    more = run(without_figures(SplitDigitsStudy(replace(FAST, seeds=3))), folder)
     assert set(measured) == {2}
     for one, other in zip(finished.rows, more.rows, strict=True):
         assert one.values == other.values[:2]

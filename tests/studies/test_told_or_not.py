@@ -10,10 +10,11 @@ import arviz as az
 import numpy as np
 import pytest
 import torch
+from study_runs import check_posterior_file, without_figures
 from torch import Tensor
 
 from gbi_pyro.data.switching import Stream
-from studies.core.runner import num_stages, run
+from studies.core.runner import StudyResults, num_stages, run
 from studies.core.streams import exact_filter
 from studies.told_or_not import study
 from studies.told_or_not.config import NETWORKS, Task, ToldOrNotConfig, generator
@@ -26,13 +27,19 @@ TASKS: list[Task] = ["labels", "none", "shuffled", "unlabelled"]
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, StudyResults]:
     """One run of every kind of network, too short to show anything."""
     torch.set_num_threads(1)
-    folders = {task: tmp_path_factory.mktemp(task) for task in TASKS}
-    for task, folder in folders.items():
-        run(ToldOrNotStudy(replace(FAST, task=task)), folder)
-    return folders
+    return {
+        task: run(ToldOrNotStudy(replace(FAST, task=task)), tmp_path_factory.mktemp(task))
+        for task in TASKS
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(results: dict[str, StudyResults]) -> dict[str, Path]:
+    """The folders of these runs."""
+    return {task: found.folder for task, found in results.items()}
 
 
 def batches(config: ToldOrNotConfig, n: int, seed: int = 7) -> list[Stream]:
@@ -223,8 +230,12 @@ def test_unlabelled_begins_with_windows_and_goes_on_alone() -> None:
     assert not torch.equal(weights(learner), weights(again))
 
 
+def test_the_posterior_comes_back_as_it_was_written(results: dict[str, StudyResults]) -> None:
+    check_posterior_file(ToldOrNotStudy(replace(FAST, task="labels")), results["labels"])
+
+
 def test_a_second_run_reuses_every_seed_and_more_seeds_measure_only_the_new_ones(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    results: dict[str, StudyResults], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stages: list[str] = []
     measured: list[int] = []
@@ -234,15 +245,14 @@ def test_a_second_run_reuses_every_seed_and_more_seeds_measure_only_the_new_ones
         return measure(config, seed)
 
     monkeypatch.setattr(study, "measure", counted)
-    config = replace(FAST, task="none")
-    results = run(ToldOrNotStudy(config), tmp_path, progress=stages.append)
-    assert measured == [0, 1]
+    config, first = replace(FAST, task="none"), results["none"]
+    assert all(math.isfinite(v) for row in first.rows for v in row.values)
+    again = run(without_figures(ToldOrNotStudy(config)), first.folder, progress=stages.append)
     assert len(stages) == num_stages(ToldOrNotStudy(config))
-    assert all(math.isfinite(v) for row in results.rows for v in row.values)
-    again = run(ToldOrNotStudy(config), tmp_path)
-    assert [row.values for row in again.rows] == [row.values for row in results.rows]
-    run(ToldOrNotStudy(replace(config, seeds=3)), tmp_path)
-    assert measured == [0, 1, 2]
+    assert [row.values for row in again.rows] == [row.values for row in first.rows]
+    assert not measured
+    run(without_figures(ToldOrNotStudy(replace(config, seeds=3))), first.folder)
+    assert measured == [2]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import arviz as az
 import numpy as np
 import pytest
 import torch
+from study_runs import check_posterior_file, without_figures
 
 from gbi_pyro.models.sequence import SequenceLSTM
 from studies.core.blocks import reference_errors
@@ -75,6 +76,10 @@ def test_the_posterior_opens_in_arviz_with_the_exact_one_beside_it(finished):
     assert data["constant_data"]["z"].shape == (FAST.test_sequences, FAST.test_length)
 
 
+def test_the_posterior_comes_back_as_it_was_written(finished):
+    check_posterior_file(ToyStudy(FAST), finished[0])
+
+
 def test_progress_is_reported_once_a_stage(finished):
     _, _, stages = finished
     assert len(stages) == num_stages(ToyStudy(FAST))
@@ -98,11 +103,11 @@ def test_a_second_run_reuses_every_unit_and_more_seeds_measure_only_the_new_ones
         return learn_blocks(config, seed, conditioned=conditioned)
 
     monkeypatch.setattr(study, "learn_blocks", counted)
-    again = run(ToyStudy(FAST), folder)
+    again = run(without_figures(ToyStudy(FAST)), folder)
     assert measured == []
     for row, first in zip(again.rows, results.rows, strict=True):
         np.testing.assert_array_equal(row.values, first.values)
-    run(ToyStudy(replace(FAST, seeds=3)), folder)
+    run(without_figures(ToyStudy(replace(FAST, seeds=3))), folder)
     assert measured == [2, 2]  # with and without a task input
 
 

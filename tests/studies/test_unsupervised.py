@@ -8,6 +8,7 @@ import arviz as az
 import numpy as np
 import pytest
 import torch
+from study_runs import check_posterior_file, without_figures
 
 from gbi_pyro.learning.m_step import task_table
 from studies.core.runner import num_stages, run
@@ -65,6 +66,10 @@ def test_the_posterior_lies_beside_the_exact_one(finished):
     np.testing.assert_allclose(probs.sum("z_task"), 1, atol=1e-5)
 
 
+def test_the_posterior_comes_back_as_it_was_written(finished):
+    check_posterior_file(UnsupervisedStudy(FAST), finished[0])
+
+
 def test_progress_is_reported_once_a_stage(finished):
     _, _, stages = finished
     assert len(stages) == len(set(stages)) == num_stages(UnsupervisedStudy(FAST))
@@ -85,10 +90,10 @@ def test_a_second_run_reuses_every_unit_and_more_seeds_measure_only_the_new_ones
         return replace(part, measure=measure)
 
     monkeypatch.setattr(UnsupervisedStudy, "parts", lambda study: [*map(recorded, parts(study))])
-    again = run(UnsupervisedStudy(FAST), folder)
+    again = run(without_figures(UnsupervisedStudy(FAST)), folder)
     assert measured == []
     assert [row.as_dict() for row in again.rows] == [row.as_dict() for row in results.rows]
-    run(UnsupervisedStudy(replace(FAST, seeds=3)), folder)
+    run(without_figures(UnsupervisedStudy(replace(FAST, seeds=3))), folder)
     assert measured == [(2,)] * len(results.found)
 
 

@@ -7,6 +7,7 @@ import arviz as az
 import numpy as np
 import pytest
 import torch
+from study_runs import check_posterior_file, without_figures
 
 from gbi_pyro import Enumeration, GradientEM, OneStepGradient
 from gbi_pyro.data.images import load_images
@@ -306,6 +307,10 @@ def test_the_posterior_lies_beside_the_exact_one(finished):
     assert sorted(probs["z_task"].values.tolist()) == list("0123456789")
 
 
+def test_the_posterior_comes_back_as_it_was_written(finished):
+    check_posterior_file(UnsupervisedImagesStudy(FAST), finished[0])
+
+
 def test_a_second_run_reuses_every_unit_and_more_seeds_measure_only_the_new_ones(
     finished, monkeypatch
 ):
@@ -323,10 +328,10 @@ def test_a_second_run_reuses_every_unit_and_more_seeds_measure_only_the_new_ones
     monkeypatch.setattr(
         UnsupervisedImagesStudy, "parts", lambda study: [*map(recorded, parts(study))]
     )
-    again = run(UnsupervisedImagesStudy(FAST), folder)
+    again = run(without_figures(UnsupervisedImagesStudy(FAST)), folder)
     assert measured == []
     assert again.rows == results.rows
-    run(UnsupervisedImagesStudy(replace(FAST, seeds=3)), folder)
+    run(without_figures(UnsupervisedImagesStudy(replace(FAST, seeds=3))), folder)
     assert measured == [2]
 
 
