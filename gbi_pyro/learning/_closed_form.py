@@ -245,7 +245,8 @@ def _emission(
         for known, value in values.items():
             whole = value.expand_as(row) if value.shape in (row.shape, row.shape[1:]) else None
             shared = parameter == "scale" or value.shape == row.shape
-            if whole is not None and shared and torch.allclose(whole, row, rtol=1e-9, atol=0.0):
+            rounding = 8 * max(torch.finfo(v.dtype).eps for v in (value, row))
+            if whole is not None and shared and _equal(whole, row, rounding):
                 names[parameter] = known
     value = factor.value.expand(*batch, *factor.value.shape[factor.value.ndim - event :])
     value = value.reshape(-1, *value.shape[len(batch) :])
@@ -253,6 +254,10 @@ def _emission(
     if vectorised.first.real is not None:
         seen = seen * vectorised.first.real.squeeze(-1)
     return Emission(family, value, seen.reshape(-1), given, names)
+
+
+def _equal(a: Tensor, b: Tensor, rounding: float) -> bool:
+    return torch.allclose(a.double(), b.double(), rtol=rounding, atol=0.0)
 
 
 def _base(law: Any) -> Any:

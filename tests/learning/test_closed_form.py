@@ -141,6 +141,23 @@ def test_each_step_climbs_and_none_leaves_the_optimum(
         torch.testing.assert_close(after[name], at[name], atol=1e-4, rtol=1e-4)
 
 
+def test_a_model_in_single_precision_is_read_as_well(generator: torch.Generator) -> None:
+    x = torch.poisson(torch.tensor([2.0] * 20 + [9.0] * 20), generator=generator)
+
+    def model(x: Tensor) -> None:
+        rates = pyro.param("rates", torch.tensor([1.0, 5.0]), constraint=POSITIVE)
+        with pyro.plate("time", len(x)):
+            z = pyro.sample("z", dist.OneHotCategorical(torch.ones(K)), infer={"task": True})
+            pyro.sample("x", dist.Poisson(z @ rates), obs=x)
+
+    log_joint = LogJoint.of(marginalize(model, LearnedChain(K)), (x,))
+    assert read(log_joint) is not None
+    fit = fit_marginal(marginalize(model, LearnedChain(K)), x, starts=2, tolerance=1e-5)
+    pyro.clear_param_store()
+    with_doubles = fit_marginal(marginalize(model, LearnedChain(K)), x.double(), starts=2)
+    assert fit.log_evidence == pytest.approx(with_doubles.log_evidence, abs=1e-3)
+
+
 def transformed(x: Tensor) -> None:
     roots = param("roots", [1.0, 2.0])
     with pyro.plate("time", len(x)):
