@@ -69,7 +69,7 @@ def counts(
         steps with one transition for all, or ``(..., 0, K, K)`` without ``pairs``. None where
         ``solve`` says so.
     """
-    from gbi_pyro.inference import _chain_kernel as kernel  # late: numba is slow to load
+    from gbi_pyro.inference import _count_kernel as kernel  # late: numba is slow to load
 
     args = log_initial, log_transition, log_emission
     batch, dtype = batch_shape(*args), log_emission.dtype

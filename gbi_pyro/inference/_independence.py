@@ -11,6 +11,7 @@ from gbi_pyro.inference._elimination import Axes
 from gbi_pyro.inference._task_tables import Group, Row, at_tasks, close, score
 from gbi_pyro.logjoint import LogJoint, RelaxedModel
 from gbi_pyro.relax import points_at
+from gbi_pyro.score import Factor
 from gbi_pyro.sites import TaskSite, TaskSiteError
 
 MOST_SHIFTS = 8  # runs in which neighbours have other tasks, to check that they do not matter
@@ -78,11 +79,12 @@ def check_independent(
 def _same_outside(mixed: LogJoint, first: LogJoint, axes: Axes) -> bool:
     """Whether what lies in no plate of a task is the same under all tasks."""
     here = {n: f for n, f in mixed.factors.items() if not axes.tasks_of(f)}
-    return all(
-        n in first.factors
-        and bool(((f.log_prob - first.factors[n].log_prob).abs() <= f.rounding).all())
-        for n, f in here.items()
-    )
+    return all(n in first.factors and _same(f, first.factors[n]) for n, f in here.items())
+
+
+def _same(factor: Factor, other: Factor) -> bool:
+    a, b = factor.log_prob, other.log_prob
+    return bool(((a == b) | ((a - b).abs() <= factor.rounding)).all())  # -inf equals -inf
 
 
 def _mixed_tasks(site: TaskSite, generator: torch.Generator) -> Tensor:

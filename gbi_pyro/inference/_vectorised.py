@@ -24,9 +24,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from gbi_pyro.inference import _chain_fast as fast
+from gbi_pyro.inference._hidden_task import FirstRun
 from gbi_pyro.inference._tape import Tape
 from gbi_pyro.inference.hmm import hmm_log_evidence, hsmm_posterior
-from gbi_pyro.inference.marginal import FirstRun, Marginal
+from gbi_pyro.inference.marginal import Marginal
 from gbi_pyro.inference.task_chain import TaskChain
 from gbi_pyro.score import Factor, by_element
 from gbi_pyro.sites import TaskSite, is_task_message, read_task_site

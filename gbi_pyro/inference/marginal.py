@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
-from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from gbi_pyro.inference._hidden_task import FirstRun, HiddenTask, InPlates, TaskLikelihood
 from gbi_pyro.inference.chain_posterior import ChainPosterior, Output, along_chain, check_output
 from gbi_pyro.inference.enumeration import Enumeration
 from gbi_pyro.inference.task_chain import TaskChain
@@ -21,51 +21,11 @@ from gbi_pyro.logjoint import LogJoint, Passes, runs_in_training
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.purity import pure
 from gbi_pyro.relax import Model, Point, RelaxMessenger, points_at
-from gbi_pyro.score import Factor, ScoreMessenger, by_element
+from gbi_pyro.score import by_element
 from gbi_pyro.sites import TaskSite, TaskSiteError, no_task_sites
 
 Prior = TaskPrior | TaskChain | Callable[..., TaskPrior | TaskChain] | None
 Lengths = Tensor | Callable[..., Tensor] | None
-
-
-class TaskLikelihood(NamedTuple):
-    """What a marked model says of its tasks at its present weights.
-
-    Attributes:
-        log_likelihood: log p(x | z = k), ``batch_shape + (K,)``, differentiable.
-        log_prior: the model's own log pi_k, likewise.
-        site: its task site.
-        frames: Pyro's plates around it, by name.
-        num_observations: how many observed values each element explains, ``batch_shape``.
-        passes: the compute used.
-    """
-
-    log_likelihood: Tensor
-    log_prior: Tensor
-    site: TaskSite
-    frames: Mapping[str, Any]
-    num_observations: Tensor
-    passes: Passes
-
-
-class FirstRun(NamedTuple):
-    """A checked run of a marked model, which others repeat at other parameters.
-
-    Attributes:
-        factors: the terms of its task and of the data in the task's plates, by name.
-        site: its task site.
-        frames: Pyro's plates around it, by name.
-        indices: those of every plate, by name.
-        time: the name of a chain's plate over time, where the chain has one.
-        real: which steps are real, ``batch_shape + (1,)``; None for all.
-    """
-
-    factors: Mapping[str, Factor]
-    site: TaskSite
-    frames: Mapping[str, Any]
-    indices: Mapping[str, Tensor]
-    time: str | None
-    real: Tensor | None
 
 
 @dataclass
@@ -89,7 +49,7 @@ class Marginal:
         else:
             own = found.log_prior if prior is None else prior.log_probs.to(found.log_likelihood)
             evidence = (found.log_likelihood + own).logsumexp(-1)
-        with _InPlates([found.frames[name] for name in dims]):
+        with InPlates([found.frames[name] for name in dims]):
             pyro.factor(f"{site.name}_log_evidence", evidence)
 
     def likelihood(self, *args: Any, **kwargs: Any) -> TaskLikelihood:
@@ -224,7 +184,7 @@ class Marginal:
         prior, recorded = self.prior, dict[Any, Any]()
         if callable(prior):
             prior = prior(*args, **kwargs)
-        run = _Run(recorded, replays=False)
+        run = HiddenTask(recorded, replays=False)
         site = self._once(run, lambda s: s.corner(0), args, kwargs)
         indices = {name: recorded[name] for name in run.subsamples}
         time = prior.time if isinstance(prior, TaskChain) else None
@@ -235,7 +195,7 @@ class Marginal:
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[TaskLikelihood, dict[str, Tensor]]:
         recorded: dict[Any, Any] = {}
-        first = _Run(recorded, replays=False)
+        first = HiddenTask(recorded, replays=False)
         site = self._once(first, lambda s: s.corner(0), args, kwargs)
         nesting = max(f.log_prob.ndim for f in first.factors.values())
         ones = (1,) * (nesting - len(site.batch_shape))
@@ -245,7 +205,7 @@ class Marginal:
             corners = site.corner(int(tasks[0]))
             if self.chunk_size is not None:
                 corners = site.corner(tasks).reshape(len(tasks), *ones, *site.log_prior.shape)
-            run = _Run(recorded, replays=True)
+            run = HiddenTask(recorded, replays=True)
             self._once(run, points_at({site.name: corners}), args, kwargs)
             rows.append(by_element(run.factors, site, nesting, len(tasks)))
         likelihood, prior = (torch.cat(parts).movedim(0, -1) for parts in zip(*rows, strict=True))
@@ -255,7 +215,7 @@ class Marginal:
         return TaskLikelihood(likelihood, prior, site, first.frames, seen, passes), latents
 
     def _once(
-        self, run: _Run, point: Point, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self, run: HiddenTask, point: Point, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> TaskSite:
         with run, RelaxMessenger(point, inferred=True, min_tasks=1) as relax:
             self.model(*args, **kwargs)
@@ -322,79 +282,6 @@ def marginalize(
     if not callable(model):
         raise TypeError(f"model should be a Pyro model, a callable; got a {type(model).__name__}")
     return Marginal(model, prior, lengths, chunk_size, check)
-
-
-class _Run(ScoreMessenger):
-    """Effect handler of one run: hides the task and the data in its plates, and scores them.
-
-    Every other site shows itself in the first run, and is repeated in the others.
-    """
-
-    def __init__(self, recorded: dict[Any, Any], *, replays: bool) -> None:
-        super().__init__()
-        self.recorded, self.replays = recorded, replays
-        self.frames: dict[str, Any] = {}
-        self.latents: set[str] = set()
-        self.subsamples: set[str] = set()
-        self._own: set[str] = set()
-        self._task: str | None = None
-
-    def _pyro_param(self, msg: Any) -> None:
-        self._repeat(msg)
-
-    def _pyro_post_param(self, msg: Any) -> None:
-        self.recorded.setdefault(msg["name"], msg["value"])
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if site_is_subsample(msg):
-            self.subsamples.add(msg["name"])
-            self._repeat(msg)
-            return
-        super()._pyro_sample(msg)
-        plates = {f.name: f for f in msg["cond_indep_stack"] if f.vectorized}
-        if msg["infer"].get("task") and msg["is_observed"] and self._task is None:
-            self._task, self.frames = msg["name"], plates
-        inside = self._task is not None and plates.keys() >= self.frames.keys()
-        if (msg["is_observed"] and inside) or msg["name"] in self._hidden:
-            self._own.add(msg["name"])
-            msg["stop"] = True
-        else:
-            self._repeat(msg)
-
-    def _pyro_post_sample(self, msg: Any) -> None:
-        if msg["name"] in self._own:
-            super()._pyro_post_sample(msg)
-            return
-        self.recorded.setdefault(msg["name"], msg["value"])
-        if site_is_subsample(msg):
-            return
-        self.latents.add(msg["name"])
-        with torch.no_grad():
-            here = msg["fn"].log_prob(msg["value"])
-        first = self.recorded.setdefault(("log_prob", msg["name"]), here)
-        if not torch.equal(first, here):
-            raise TaskSiteError(
-                f"site {msg['name']!r} is latent and depends on the task, so that the task cannot "
-                "be summed out beside it; expected data there: give them before, "
-                "marginalize(poutine.condition(model, data={...}))"
-            )
-
-    def _repeat(self, msg: Any) -> None:
-        if self.replays and msg["name"] in self.recorded:
-            msg["value"], msg["done"], msg["stop"] = self.recorded[msg["name"]], True, True
-
-
-class _InPlates(Messenger):
-    """Effect handler that puts sites into plates that a model has left."""
-
-    def __init__(self, frames: list[Any]) -> None:
-        super().__init__()
-        self.frames = frames
-
-    def _pyro_sample(self, msg: Any) -> None:
-        msg["cond_indep_stack"] = (*msg["cond_indep_stack"], *self.frames)
-        for frame in self.frames:
-            msg["scale"] = msg["scale"] * ((frame.full_size or frame.size) / frame.size)
 
 
 def _chain_evidence(chain: TaskChain, found: TaskLikelihood) -> Tensor:

@@ -16,8 +16,9 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
 
+from gbi_pyro.inference._hidden_task import FirstRun
 from gbi_pyro.inference._vectorised import Vectorised
-from gbi_pyro.inference.marginal import FirstRun, Marginal
+from gbi_pyro.inference.marginal import Marginal
 from gbi_pyro.relax import Model
 
 Draw = Callable[[torch.Generator], Mapping[str, Tensor]] | None

@@ -124,9 +124,9 @@ def compare_num_tasks(
     if folds < 2:
         raise ValueError(f"folds should be at least 2, got {folds}")
     fits, scores, unit = {}, {}, "sequence"
-    options = {"seed": seed, **options}
     for K in candidates:
-        fits[K] = _fit(marginal, K, args, options)
+        fitted = _Fitted(marginal, K, args, {"seed": seed, **options})
+        fits[K] = fitted.to(args)
         several, n = _count(fits[K].infer(*args))
         unit = "sequence" if several else "block of steps"
         if n < 2 * folds:
@@ -136,10 +136,30 @@ def compare_num_tasks(
             )
         take = select or _along_first(n)
         if several:
-            scores[K] = _by_fold(marginal, K, args, options, take, n, folds, seed)
+            scores[K] = _by_fold(fitted, take, n, folds, seed)
         else:
-            scores[K] = _later(marginal, K, args, options, take, n, folds)
+            scores[K] = _later(fitted, take, n, folds)
     return NumTasksComparison(fits, scores, unit)
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """Fits of one marginal to several data."""
+
+    marginal: Callable[[int], Marginal]
+    num_tasks: int
+    args: tuple[Any, ...]
+    options: dict[str, Any]
+
+    def to(self, args: tuple[Any, ...]) -> Fit:
+        made = self.marginal(self.num_tasks)
+        if isinstance(made.lengths, Tensor):
+            raise ValueError(
+                "lengths should be a function of the marginal's arguments, so that they are those "
+                "of the sequences left in; got a tensor: marginalize(model, prior, lambda x, n: n)"
+            )
+        with pyro.get_param_store().scope():
+            return fit_marginal(made, *args, **self.options)
 
 
 def _count(posterior: TaskPosterior) -> tuple[bool, int]:
@@ -164,50 +184,20 @@ def _one_step_ahead(posterior: TaskPosterior) -> Tensor:
     return posterior.step_log_evidence.double().flatten()
 
 
-def _fit(
-    marginal: Callable[[int], Marginal], K: int, args: tuple[Any, ...], options: dict[str, Any]
-) -> Fit:
-    made = marginal(K)
-    if isinstance(made.lengths, Tensor):
-        raise ValueError(
-            "lengths should be a function of the marginal's arguments, so that they are those of "
-            "the sequences left in; got a tensor: marginalize(model, prior, lambda x, n: n)"
-        )
-    with pyro.get_param_store().scope():
-        return fit_marginal(made, *args, **options)
-
-
-def _by_fold(
-    marginal: Callable[[int], Marginal],
-    K: int,
-    args: tuple[Any, ...],
-    options: dict[str, Any],
-    take: Select,
-    n: int,
-    folds: int,
-    seed: int,
-) -> Tensor:
+def _by_fold(fitted: _Fitted, take: Select, n: int, folds: int, seed: int) -> Tensor:
     scores = torch.empty(n, dtype=torch.float64)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     for out in order.chunk(folds):
         kept = torch.ones(n, dtype=torch.bool)
         kept[out] = False
-        fit = _fit(marginal, K, take(kept.nonzero()[:, 0], *args), options)
-        scores[out] = _evidence(fit.infer(*take(out, *args)))
+        fit = fitted.to(take(kept.nonzero()[:, 0], *fitted.args))
+        scores[out] = _evidence(fit.infer(*take(out, *fitted.args)))
     return scores
 
 
-def _later(
-    marginal: Callable[[int], Marginal],
-    K: int,
-    args: tuple[Any, ...],
-    options: dict[str, Any],
-    take: Select,
-    n: int,
-    blocks: int,
-) -> Tensor:
-    fit = _fit(marginal, K, take(torch.arange(n // 2), *args), options)
-    later = _one_step_ahead(fit.infer(*args))[n // 2 :]
+def _later(fitted: _Fitted, take: Select, n: int, blocks: int) -> Tensor:
+    fit = fitted.to(take(torch.arange(n // 2), *fitted.args))
+    later = _one_step_ahead(fit.infer(*fitted.args))[n // 2 :]
     return torch.stack([block.sum() for block in later.tensor_split(blocks)])
 
 
