@@ -62,13 +62,6 @@ def load_study(place: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-_DATA = click.Option(
-    ["--data"],
-    type=click.Path(path_type=Path),
-    help="Folder of the data files; else GBI_PYRO_DATA.",
-)
-
-
 def study_command(study: Any) -> click.Command:
     """Make the command of a study: its configuration's fields, and where the results go."""
     options: list[click.Parameter] = [
@@ -80,7 +73,7 @@ def study_command(study: Any) -> click.Command:
             help="Folder for the results.",
         ),
         *config_options(study.config_type),
-        *([_DATA] if study.reads_files else []),
+        *([_data_option(study.data_variable)] if study.reads_files else []),
         click.Option(
             ["--jobs"],
             type=click.IntRange(min=1),
@@ -103,6 +96,14 @@ def study_command(study: Any) -> click.Command:
             run_study(study(config.fast() if fast else config, data), folder, jobs)
 
     return click.Command(study.name, params=options, callback=callback, help=f"{study.title}.")
+
+
+def _data_option(variable: str) -> click.Option:
+    return click.Option(
+        ["--data"],
+        type=click.Path(path_type=Path),
+        help=f"Folder of the data files; else {variable}.",
+    )
 
 
 def config_options(config_type: type) -> Iterator[click.Option]:

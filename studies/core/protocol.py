@@ -116,12 +116,14 @@ class Study(Generic[ConfigT]):
         title: one line for the help text and above the table.
         config_type: the dataclass of its settings.
         reads_files: whether it may be given a folder of data files.
+        data_variable: the environment variable that names this folder else.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     config_type: ClassVar[type[Seeds]]
     reads_files: ClassVar[bool] = False
+    data_variable: ClassVar[str] = "GBI_PYRO_DATA"
 
     def __init__(self, config: ConfigT, data: Path | None = None) -> None:
         self.config = config

@@ -21,6 +21,7 @@ from studies.sequences.models import ChoiceModel
 from studies.sequences.one_step import compare_one_step
 from studies.sequences.record import GRUSeed, LinearSeed, NeuralSeed
 from studies.sequences.sessions import (
+    FOLDER_VARIABLE,
     Split,
     checksum,
     data_file,
@@ -41,6 +42,7 @@ class SequencesStudy(Study[SequencesConfig]):
     title = "A rat's choices: hidden states, networks, and one gradient step in the chain"
     config_type = SequencesConfig
     reads_files = True
+    data_variable = FOLDER_VARIABLE
     made: Choices | None = None
 
     @property
