@@ -16,18 +16,29 @@ class LinearSeed:
     """Regressions with states that switch, by number of states; 1 is the GLM.
 
     Attributes:
-        fits: with constant transitions.
-        driven: with transitions driven by the outcome of the trial that is left.
+        fits: the fitted models.
         scores: log p(choices) of each held-out session, by name of the model, ``(S,)``.
         one_step: estimates of the chain's posterior, by number of states and way.
         strategies: the states of the model whose number validation sessions chose.
     """
 
     fits: dict[int, Fitted]
-    driven: dict[int, Fitted]
     scores: dict[str, Tensor]
     one_step: dict[int, dict[str, ChainEstimate]]
     strategies: Strategies
+
+
+@dataclass(frozen=True)
+class DrivenSeed:
+    """The same with transitions driven by the outcome of the trial that is left.
+
+    Attributes:
+        fits: by number of states.
+        scores: as in ``LinearSeed``.
+    """
+
+    fits: dict[int, Fitted]
+    scores: dict[str, Tensor]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from studies.sequences.fits import Fitted, fit_choices
 from studies.sequences.gru import ChoiceGRU, train_gru
 from studies.sequences.models import ChoiceModel
 from studies.sequences.one_step import compare_one_step
-from studies.sequences.record import GRUSeed, LinearSeed, NeuralSeed
+from studies.sequences.record import DrivenSeed, GRUSeed, LinearSeed, NeuralSeed
 from studies.sequences.sessions import (
     FOLDER_VARIABLE,
     Split,
@@ -32,7 +32,8 @@ from studies.sequences.sessions import (
 from studies.sequences.strategies import describe_states
 from studies.sequences.table import Results, sequences_table
 
-LINEAR, NEURAL, RECURRENT = "linear states", "states with networks", "GRU"
+LINEAR, DRIVEN = "linear states", "linear states, driven"
+NEURAL, RECURRENT = "states with networks", "GRU"
 
 
 class SequencesStudy(Study[SequencesConfig]):
@@ -82,35 +83,40 @@ class SequencesStudy(Study[SequencesConfig]):
         c = self.made
         return [
             Part.of_seed(LINEAR, LinearSeed, self.linear, c and c.states),
+            Part.of_seed(DRIVEN, DrivenSeed, self.driven),
             Part.of_seed(NEURAL, NeuralSeed, self.neural, c and sorted(c.decays.items())),
             Part.of_seed(RECURRENT, GRUSeed, self.recurrent, c and str(c.gru)),
         ]
 
     def linear(self, seed: int, report: Report) -> LinearSeed:
         """Fit regressions with states that switch, and describe the states."""
-        config, parts = self.config, self.sessions
-        fits: dict[bool, dict[int, Fitted]] = {False: {}, True: {}}
-        for driven in (False, True):
-            for K in config.states if driven else (1, *config.states):
-                report(f"{state_words(K)}{', driven' if driven else ''}")
-                fits[driven][K] = self._fit(ChoiceModel(K, config.precision), seed, driven=driven)
-        constant = fits[False]
-        scores = {state_words(K): fit.score(parts.held_out) for K, fit in constant.items()}
-        for K, fit in fits[True].items():
-            scores[f"{state_words(K)}, driven"] = fit.score(parts.held_out)
+        config, parts, fits = self.config, self.sessions, {}
+        for K in (1, *config.states):
+            report(state_words(K))
+            fits[K] = self._fit(ChoiceModel(K, config.precision), seed)
         report("one step in the chain")
         one_step = {
-            K: compare_one_step(constant[K], parts.training, parts.held_out) for K in config.states
+            K: compare_one_step(fits[K], parts.training, parts.held_out) for K in config.states
         }
         report("the states")
         strategies = describe_states(
-            constant[self.choice.states],
-            constant[1],
+            fits[self.choice.states],
+            fits[1],
             parts.every,
             draws=config.draws,
             draw=generator(seed, "draws"),
         )
-        return LinearSeed(constant, fits[True], scores, one_step, strategies)
+        scores = {state_words(K): fit.score(parts.held_out) for K, fit in fits.items()}
+        return LinearSeed(fits, scores, one_step, strategies)
+
+    def driven(self, seed: int, report: Report) -> DrivenSeed:
+        """Fit the same with transitions that outcomes drive."""
+        fits, scores = {}, {}
+        for K in self.config.states:
+            report(f"{state_words(K)}, driven")
+            fits[K] = self._fit(ChoiceModel(K, self.config.precision), seed, driven=True)
+            scores[f"{state_words(K)}, driven"] = fits[K].score(self.sessions.held_out)
+        return DrivenSeed(fits, scores)
 
     def neural(self, seed: int, report: Report) -> NeuralSeed:
         """Fit states with a network each, at the decays that were chosen."""
@@ -156,6 +162,7 @@ class SequencesStudy(Study[SequencesConfig]):
         return Results(
             self.choice,
             found[LINEAR],
+            found[DRIVEN],
             found[NEURAL],
             found[RECURRENT],
             parts.held_out.lengths.numpy(),

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from gbi_pyro.metrics.intervals import Interval
 from gbi_pyro.metrics.predictive_check import tail_probability
 from studies.core.table import Row, Target
 from studies.sequences.choices import Choices, state_words
 from studies.sequences.one_step import EXACT, ChainEstimate
-from studies.sequences.record import GRUSeed, LinearSeed, NeuralSeed
+from studies.sequences.record import DrivenSeed, GRUSeed, LinearSeed, NeuralSeed
 from studies.sequences.scores import BIT, per_trial
 from studies.sequences.strategies import Strategies
 
@@ -27,13 +28,14 @@ class Results(NamedTuple):
 
     Attributes:
         choices: made on validation sessions.
-        linear, neural, gru: the records.
+        linear, driven, neural, gru: the records.
         lengths: trials of each held-out session, ``(S,)``.
         num_training: trials of the training sessions.
     """
 
     choices: Choices
     linear: Sequence[LinearSeed]
+    driven: Sequence[DrivenSeed]
     neural: Sequence[NeuralSeed]
     gru: Sequence[GRUSeed]
     lengths: np.ndarray
@@ -42,8 +44,9 @@ class Results(NamedTuple):
     @property
     def scores(self) -> dict[str, np.ndarray]:
         """Log p(choices) of each held-out session by model, ``(seeds, S)``, nats."""
-        found = {name: [r.scores[name] for r in self.linear] for name in self.linear[0].scores}
-        found |= {name: [r.scores[name] for r in self.neural] for name in self.neural[0].scores}
+        found: dict[str, list[Tensor]] = {}
+        for records in (self.linear, self.driven, self.neural):
+            found |= {name: [r.scores[name] for r in records] for name in records[0].scores}
         found[GRU] = [r.score for r in self.gru]
         return {name: np.stack([np.asarray(s) for s in rows]) for name, rows in found.items()}
 
@@ -119,15 +122,13 @@ def _choice_rows(found: Results) -> Iterator[Row]:
     by_bic = [min(r.fits, key=lambda K: r.fits[K].bic(found.num_training)) for r in found.linear]
     yield Row.of("S1", "number of linear states with the least BIC of training sessions", by_bic)
     groups = [
-        *((state_words(K), [r.fits[K] for r in found.linear]) for K in found.linear[0].fits),
-        *(
-            (f"{state_words(K)}, driven", [r.driven[K] for r in found.linear])
-            for K in found.linear[0].driven
-        ),
-        *(
-            (f"neural, {state_words(K)}", [r.fits[K] for r in found.neural])
-            for K in found.neural[0].fits
-        ),
+        (words.format(state_words(K)), [r.fits[K] for r in records])
+        for words, records in (
+            ("{}", found.linear),
+            ("{}, driven", found.driven),
+            ("neural, {}", found.neural),
+        )
+        for K in records[0].fits
     ]
     for name, fits in groups:
         claim = "S2" if name.startswith("neural") else "S1"

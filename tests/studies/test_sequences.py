@@ -21,7 +21,7 @@ from studies.sequences.models import ChoiceModel, D
 from studies.sequences.one_step import EXACT, compare_one_step
 from studies.sequences.scores import per_trial
 from studies.sequences.sessions import FILE, data_file, read_sessions, split, trials
-from studies.sequences.study import LINEAR, NEURAL, RECURRENT, SequencesStudy
+from studies.sequences.study import DRIVEN, LINEAR, NEURAL, RECURRENT, SequencesStudy
 from studies.sequences.table import AHEAD
 
 FAST = SequencesConfig().fast()
@@ -167,10 +167,10 @@ def test_rows_are_those_of_the_records(finished):
     assert len(rows) == len(finished.rows)
     assert {len(row.values) for row in finished.rows} == {1}
     glm = rows[f"{AHEAD}, GLM: nats a trial"]
-    linear, neural = (finished.found[part][0] for part in (LINEAR, NEURAL))
+    linear, driven, neural = (finished.found[p][0] for p in (LINEAR, DRIVEN, NEURAL))
     n = PARTS.held_out.num_steps
     assert glm.mean == pytest.approx(linear.scores["GLM"].sum().item() / n)
-    for name, score in {**linear.scores, **neural.scores}.items():
+    for name, score in {**linear.scores, **driven.scores, **neural.scores}.items():
         if name != "GLM":
             gain = (score - linear.scores["GLM"]).sum().item() / n / np.log(2)
             row = rows[f"{AHEAD}, {name}: bits a trial over the GLM"]
@@ -195,7 +195,7 @@ def test_a_second_run_measures_nothing(finished, folder, monkeypatch):
     monkeypatch.setattr(study, "train_gru", None)
     again = run(SequencesStudy(FAST), folder)
     assert [row.as_dict() for row in again.rows] == [row.as_dict() for row in finished.rows]
-    assert set(again.found) == {LINEAR, NEURAL, RECURRENT}
+    assert set(again.found) == {LINEAR, DRIVEN, NEURAL, RECURRENT}
 
 
 def test_a_folder_without_the_file_is_refused(tmp_path, monkeypatch):
