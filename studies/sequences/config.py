@@ -40,10 +40,10 @@ class SequencesConfig(Seeds):
     hidden: int = 12
     precision: float = 0.04
     decays: tuple[float, ...] = (1.0, 3.0, 10.0)
-    starts: int = 10
-    neural_starts: int = 3
+    starts: int = 20
+    neural_starts: int = 2
     tolerance: float = 1e-4
-    gru_units: tuple[int, ...] = (4, 8, 16)
+    gru_units: tuple[int, ...] = (8, 16)
     gru_decays: tuple[float, ...] = (0.1, 1.0)
     gru_updates: int = 300
     gru_rate: float = 0.01

@@ -21,7 +21,7 @@ from gbi_pyro.learning import fit_marginal, order_tasks
 from studies.sequences.models import TIME, ChoiceModel
 from studies.sequences.sessions import S1, S2, trials
 
-STAY = 0.95  # the probability of keeping a state that fits start from
+STAY = 0.5, 0.99  # probabilities of keeping a state that fits start from, drawn between
 AGREE = 1.0  # nats in all training trials: starts that differ by less have found the same optimum
 DRIVEN_BY: Literal["entered"] = (
     "entered"  # outcomes of the trial before belong to the row of the trial after
@@ -130,7 +130,6 @@ def fit_choices(
     K = model.num_states
     chain = LearnedChain(
         K,
-        stay=STAY,
         inputs=_outcomes if driven and K > 1 else None,
         of=DRIVEN_BY,
         time=TIME,
@@ -143,7 +142,7 @@ def fit_choices(
             *trials(sessions),
             starts=1 if K == 1 and not model.hidden else starts,
             seed=seed,
-            draw_start=model.draw_start,
+            draw_start=lambda draw: {**model.draw_start(draw), **_draw_chain(K, draw)},
             num_observations=sessions.num_steps,
             tolerance=tolerance,
         )
@@ -186,6 +185,16 @@ def sensitivity(model: ChoiceModel, weights: Mapping[str, Tensor], sessions: Ses
     louder = (covariates[..., S1] - covariates[..., S2]).sign() * mask
     log_odds = model.log_odds(weights, covariates)
     return (louder.unsqueeze(-1) * log_odds).sum((0, 1)) / sessions.num_steps
+
+
+def _draw_chain(num_states: int, draw: torch.Generator) -> dict[str, Tensor]:
+    """Draw how long states last at a start: some optima have states of few trials."""
+    if num_states == 1:
+        return {}
+    low, high = STAY
+    stay = low + (high - low) * torch.rand(num_states, generator=draw, dtype=torch.float64)
+    leave = ((1 - stay) / (num_states - 1)).unsqueeze(-1).repeat(1, num_states)
+    return {"chain_transition": torch.where(torch.eye(num_states) > 0, stay.unsqueeze(-1), leave)}
 
 
 def _outcomes(_covariates: Tensor, _right: Tensor, _mask: Tensor, outcomes: Tensor) -> Tensor:

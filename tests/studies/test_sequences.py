@@ -190,6 +190,10 @@ def test_the_figures_are_written(finished):
     assert all(path.exists() for path in finished.figures)
 
 
+def test_the_posterior_is_read_back(finished):
+    check_posterior_file(prepared(SequencesStudy(FAST), finished), finished, known_tasks=False)
+
+
 def test_a_second_run_measures_nothing(finished, folder, monkeypatch):
     monkeypatch.setattr(study, "fit_choices", None)
     monkeypatch.setattr(study, "train_gru", None)
