@@ -119,7 +119,7 @@ def figure_checks(found: Strategies) -> Figure:
 def figure_one_step(found: Results) -> Figure:
     """Draw the divergence of one step in the chain from the exact chain."""
     figure = Figure(figsize=(11, 3.6), layout="constrained")
-    axes = figure.subplots(1, 2, sharey=True)
+    axes = figure.subplots(1, 2, sharex=True, sharey=True)
     groups = [
         (prefix + state_words(K), [r.one_step[K] for r in records])
         for prefix, records in (("", found.linear), ("neural, ", found.neural))
