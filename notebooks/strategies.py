@@ -256,12 +256,13 @@ gbi.plots.autocorrelation(
 #   three trials is as much a mixture of two ways to answer as a state of mind.
 # - Which state was on in a trial is uncertain, and the probabilities say so: take them along (as
 #   weights, or draw paths) where you relate states to other data, such as recordings.
-# - Four states fit better and, from these starts, predict no better than three. Held-out sessions
-#   tell how well a model predicts, not how many states there are in the animal.
-# - States need not be the best predictor: `python -m studies sequences` sets them beside a small
-#   network in each state and a recurrent network, with intervals over sessions, and shows what
-#   none of the states explain: choices of the same session are alike over more trials than the
-#   chain says.
+# - Held-out sessions tell how well a model predicts, not how many states there are in the animal.
+#   Where starts end in different places, give more of them before you say that another state is
+#   worth nothing (`starts`; 20 without it).
+# - States need not be the best predictor. `python -m studies sequences` sets them beside
+#   transitions that rewards drive, a small network in each state and a recurrent network, with
+#   intervals over sessions: here the recurrent network predicts best. What states give is
+#   something to look at.
 #
 # **Next:** [Your data](your_data.ipynb) takes a network for the choices and an optimiser of your
 # own. [Comparing models](comparing_models.ipynb) says when a difference is one. [Can I trust
