@@ -39,10 +39,9 @@ NUMBERS = {
         "K = 5, sigma 0.1, batch, no labels: all tasks found",
         "K = 5, sigma 0.3, batch, no labels: all tasks found",
     ],
-    "ablations": [
-        "true Z: updates saved on the plain LSTM",
-        "shuffled Z: updates saved on the plain LSTM",
-        "all schedules, rate 0.001: forgetting, plain LSTM / true Z",
+    "sequences": [
+        f"held-out choices, one trial ahead, {model}: bits a trial over the GLM"
+        for model in ("4 states", "4 states, driven", "neural, 3 states", "GRU")
     ],
 }
 """Quantities whose mean stands in the digest, by folder of results."""
