@@ -164,7 +164,7 @@ class LogJoint:
         """
         if not isinstance(self.model, Marginal) or self.first is None:
             return
-        here, alone = self.here, self._alone(near)
+        here, alone = self.here, self.alone(near)
         self.put(here)
         single = any(v.dtype != torch.float64 for v in self.leaves.values())
         precision = 1e-3 if single else 1e-7
@@ -195,7 +195,7 @@ class LogJoint:
             with contextlib.suppress(ValueError):  # one of them is impossible: see which
                 values, gradients = zip(*map(self._together, parts), strict=True)
                 return np.concatenate(values), np.concatenate(gradients)
-        alone = [self._alone(point) for point in points]
+        alone = [self.alone(point) for point in points]
         return np.array([value for value, _ in alone]), np.stack([slope for _, slope in alone])
 
     def _together(self, points: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -208,7 +208,11 @@ class LogJoint:
         gradients = torch.where(good[:, None], gradients, 0.0)
         return values.detach().double().numpy(), gradients.double().numpy()
 
-    def _alone(self, point: np.ndarray) -> tuple[float, np.ndarray]:
+    def alone(self, point: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return log p(x) and its gradient by a run with all checks, and stay there.
+
+        -inf and 0 where that is refused.
+        """
         self.put(point)
         leaves = list(self.leaves.values())
         for leaf in leaves:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gbi_pyro.learning._closed_form import ClosedForm
-from gbi_pyro.learning._lbfgs import minimize
+from gbi_pyro.learning._lbfgs import Minima, minimize
 from gbi_pyro.learning._log_joint import LogJoint
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.relax import Model
@@ -31,7 +31,7 @@ class Fit:
         num_agree: how many starts ended within ``AGREE`` nats of the best.
         gradient_norm: the largest element of its gradient, per observation.
         converged: whether the optimiser met its criterion.
-        message: what the optimiser says.
+        message: why the best start ended.
         num_parameters: free ones; a row of probabilities has one less than it has elements.
         num_observations: n, for BIC.
     """
@@ -167,16 +167,12 @@ def fit_marginal(
     points += [log_joint.moved(generator, spread, draw_start) for _ in range(starts - 1)]
     near = log_joint.moved(generator, spread / 10, None)
     log_joint.vectorise(near, starts)
-    from_here, steps = np.stack(points), ClosedForm.read(log_joint, near)
-    if steps is not None:
-        from_here = steps(from_here, n * tolerance**2)
-
-    def loss(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        values, gradients = log_joint(points)
-        return -values / n, -gradients / n
-
-    with np.errstate(all="ignore"):
-        ends = minimize(loss, from_here, tolerance=tolerance, max_iter=max_iter)
+    limits = {"tolerance": tolerance, "max_iter": max_iter}
+    ends = _minimise(log_joint, np.stack(points), n, ClosedForm.read(log_joint, near), **limits)
+    if log_joint.vectorised is not None and not _is_valid(log_joint, ends, n):
+        # Values outside of a support, which a parameter without constraint may take.
+        log_joint.vectorised = None
+        ends = _minimise(log_joint, np.stack(points), n, None, **limits)
     best = int(ends.values.argmin())
     if not np.isfinite(ends.values[best]):
         log_joint.put(points[0])
@@ -200,6 +196,26 @@ def fit_marginal(
         _log_joint=log_joint,
         _at=at,
     )
+
+
+def _minimise(
+    log_joint: LogJoint, points: np.ndarray, n: int, steps: ClosedForm | None, **limits: Any
+) -> Minima:
+    def loss(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        values, gradients = log_joint(points)
+        return -values / n, -gradients / n
+
+    if steps is not None:
+        points = steps(points, n * limits["tolerance"] ** 2)
+    with np.errstate(all="ignore"):
+        return minimize(loss, points, **limits)
+
+
+def _is_valid(log_joint: LogJoint, ends: Minima, n: int) -> bool:
+    """Whether a run with all checks agrees on the best end."""
+    best = int(ends.values.argmin())
+    found, _ = log_joint.alone(ends.points[best])
+    return bool(np.isclose(found / n, -ends.values[best], rtol=1e-4, atol=1e-4))
 
 
 def _count(args: tuple[Any, ...]) -> int:

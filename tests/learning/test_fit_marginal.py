@@ -91,6 +91,23 @@ def test_starts_are_drawn_as_asked_and_the_best_is_kept(generator: torch.Generat
     assert again.log_evidence == pytest.approx(fit.log_evidence, abs=1e-4)  # where it was left
 
 
+def test_a_parameter_without_constraint_stays_inside_the_support() -> None:
+    u = torch.linspace(-1, 1, 21, dtype=F64)
+
+    def model(y: Tensor) -> None:
+        slope = pyro.param("slope", torch.tensor([0.1, 0.2], dtype=F64))  # at most 1 / 2
+        with pyro.plate("time", len(y)):
+            prior = dist.OneHotCategorical(torch.ones(2, dtype=F64))
+            z = pyro.sample("z", prior, infer={"task": True})
+            pyro.sample("y", dist.Bernoulli(0.5 + (z @ slope) * u), obs=y)
+
+    # Without checks torch cuts probabilities above 1 off, and the steepest slope wins.
+    fit = fit_marginal(marginalize(model), (u > 0).to(F64), starts=2, max_iter=30)
+    assert fit.estimates["slope"].max() <= 0.5
+    steepest = dist.Bernoulli(0.5 + 0.5 * u).log_prob((u > 0).to(F64)).sum().item()
+    assert fit.log_evidence <= steepest + 1e-9
+
+
 def test_what_cannot_be_fitted_is_refused() -> None:
     x = torch.ones(3, dtype=F64)
     with pytest.raises(ValueError, match="starts should be at least 1"):

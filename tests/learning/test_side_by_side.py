@@ -124,7 +124,7 @@ def test_many_values_in_one_run_are_what_checked_runs_say(
     assert log_joint.vectorised.replays
     found, gradients = log_joint(points)
     for point, value, gradient in zip(points, found, gradients, strict=True):
-        expected, slope = log_joint._alone(point)
+        expected, slope = log_joint.alone(point)
         np.testing.assert_allclose(value, expected, rtol=1e-10)
         np.testing.assert_allclose(gradient, slope, rtol=1e-8, atol=1e-8)
 
@@ -165,7 +165,7 @@ def test_models_that_cannot_be_run_so_are_run_one_by_one(
     assert log_joint.vectorised is None or not log_joint.vectorised.replays
     found, gradients = log_joint(points)
     for point, value, gradient in zip(points, found, gradients, strict=True):
-        expected, slope = log_joint._alone(point)
+        expected, slope = log_joint.alone(point)
         assert value == pytest.approx(expected, rel=1e-12)
         np.testing.assert_allclose(gradient, slope, rtol=1e-10, atol=1e-10)
 
@@ -203,7 +203,7 @@ def test_one_impossible_start_does_not_hurt_the_others() -> None:
     assert np.isneginf(values[1])
     assert (gradients[1] == 0).all()
     for i in (0, 2):
-        assert values[i] == pytest.approx(log_joint._alone(points[i])[0], rel=1e-12)
+        assert values[i] == pytest.approx(log_joint.alone(points[i])[0], rel=1e-12)
 
 
 def test_a_tape_refuses_to_repeat_what_writes_into_tensors() -> None:
