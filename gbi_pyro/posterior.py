@@ -63,7 +63,8 @@ class TaskPosterior:
         objective: the two parts of f_T, for methods that ascend it (for one site).
         points: where Z stands, if that is not the posterior itself: free values after iteration.
         path: the points after 0, 1, ... steps, ``(steps + 1,) + batch_shape + (K,)``.
-        joint: the joint posterior of tasks that hang together: the smoothed steps of a chain.
+        joint: the joint posterior of tasks that hang together: the smoothed steps of a chain, or
+            several sites that were enumerated.
     """
 
     log_probs: dict[str, Tensor]

@@ -15,6 +15,7 @@ from gbi_pyro.inference._elimination import Axes, eliminate
 from gbi_pyro.inference._independence import check_broadcast, check_independent
 from gbi_pyro.inference._options import check_numbers
 from gbi_pyro.inference._task_tables import Group, depend, score, stack
+from gbi_pyro.inference.enumerated_joint import EnumeratedJoint
 from gbi_pyro.logjoint import LogJoint, RelaxedModel
 from gbi_pyro.posterior import Objective, TaskPosterior, detached, entropy
 from gbi_pyro.relax import Model, Point
@@ -106,6 +107,7 @@ class Enumeration:
             log_evidence=log_evidence.to(dtype) if self.temperature == 1 else None,
             log_outside=sum(f.total.item() for f in outside),
             objective=objective,
+            joint=EnumeratedJoint.of(eliminated) if len(axes.sites) > 1 else None,
         )
 
     def _tables(self, run: RelaxedModel, first: LogJoint, axes: Axes) -> dict[Group, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -112,6 +112,8 @@ def importance_correction(
 ) -> ImportanceCorrection:
     r"""Weight draws from an inferred posterior by p(x, z) / q(z | x), and check the weights.
 
+    q is what the guide draws from: the product of the posteriors of the elements.
+
     The inference runs once and the model once for every draw, so this is for models that are too
     large to enumerate, or whose elements influence each other; where ``Enumeration`` works with
     fewer passes it is exact. For a posterior already at hand, or another one, give the guide an
@@ -161,7 +163,8 @@ def importance_correction(
     kwargs = kwargs or {}
     with torch.enable_grad():
         posterior = guide.infer(guide.model, *args, **kwargs)
-    tasks = posterior.sample(num_draws, generator=generator)
+    # As the guide draws them, each element by itself: that is the q of the weights.
+    tasks = replace(posterior, joint=None).sample(num_draws, generator=generator)
     run = RelaxedModel(guide.model, args, kwargs)
     dims = _unit_dims(posterior, each)
     rows, rounding = [], []

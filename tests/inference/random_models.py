@@ -144,8 +144,8 @@ class RandomModel:
         """Return the K of a task."""
         return self.by_name[name].table.shape[-1]
 
-    def exact(self) -> tuple[float, dict[str, Tensor]]:
-        """Sum over every assignment: the log evidence, and the marginals ``elements + (K,)``."""
+    def every_assignment(self) -> tuple[list[tuple[str, tuple[int, ...]]], Tensor]:
+        """Return every task of every element, and the log joint with an axis for each of them."""
         unknown = [(t.name, e) for t in self.tasks for e in self.elements(t)]
         table = torch.zeros([self.num_tasks(name) for name, _ in unknown], dtype=torch.float64)
         for node in (*self.tasks, *self.observations):
@@ -170,6 +170,11 @@ class RandomModel:
                 order = sorted(range(len(axes)), key=lambda i: axes[i])
                 sizes = [table.shape[i] if i in axes else 1 for i in range(table.ndim)]
                 table = table + term.permute(order).reshape(sizes)
+        return unknown, table
+
+    def exact(self) -> tuple[float, dict[str, Tensor]]:
+        """Sum over every assignment: the log evidence, and the marginals ``elements + (K,)``."""
+        unknown, table = self.every_assignment()
         log_evidence = table.logsumexp(tuple(range(table.ndim)))
         weights, marginals = (table - log_evidence).exp(), {}
         for t in self.tasks:

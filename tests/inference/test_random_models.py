@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gbi_pyro import BayesFilter, Enumeration, TaskChain, TaskSiteError
+from gbi_pyro.inference.enumerated_joint import EnumeratedJoint
+from gbi_pyro.joint import Joint
 from tests.inference.random_models import Node, RandomModel, random_models
 
 SETTINGS = {
@@ -36,7 +38,30 @@ def compare_with_brute_force(model: RandomModel, chunk_size: int | None) -> str:
         order = sorted(range(len(dims)), key=lambda i: dims[i])  # plates from left to right
         expected = marginals[task.name].permute([*order, len(dims)]).reshape(q.shape)
         torch.testing.assert_close(q, expected, rtol=1e-7, atol=1e-9)
+    if found.joint is not None:
+        compare_joint(model, found.joint, log_evidence)
     return "right"
+
+
+def compare_joint(model: RandomModel, joint: Joint, log_evidence: float) -> None:
+    """Fail where the joint posterior of random assignments, or of its own draws, is wrong."""
+    assert isinstance(joint, EnumeratedJoint)
+    unknown, table = model.every_assignment()
+    drawn = joint.sample(3, torch.Generator().manual_seed(0))
+    anything = {
+        name: torch.randint(model.num_tasks(name), ids.shape) for name, ids in drawn.items()
+    }
+    for ids in (drawn, anything):
+        assignments = []
+        for name, element in unknown:
+            task = model.by_name[name]
+            dims = [model.plates[p][1] for p in task.plates]
+            at: list[int | slice] = [0] * (ids[name].ndim - 1)
+            for d, i in zip(dims, element, strict=True):
+                at[d] = i
+            assignments.append(ids[name][(slice(None), *at)])
+        expected = table[tuple(assignments)] - log_evidence
+        torch.testing.assert_close(joint.log_prob(ids), expected, rtol=1e-7, atol=1e-7)
 
 
 def run(examples: int) -> Counter[str]:

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from gbi_pyro import (
     AutoTaskGuide,
+    BayesFilter,
     Enumeration,
     OneStepGradient,
+    TaskChain,
     TaskPosterior,
     TaskSiteError,
     find_task_sites,
@@ -287,3 +289,31 @@ def test_invalid_arguments_are_named(generator: torch.Generator) -> None:
         importance_correction(AutoTaskGuide(shared), (x,), generator=generator, each=["trial"])
     with pytest.raises(ValueError, match="estimate should have the shape of exact"):
         effective_share(torch.zeros(1), torch.tensor([0.5, 0.5]).log())
+
+
+@pytest.mark.parametrize("how", ["a smoothed chain", "coupled sites"])
+def test_draws_are_those_whose_probability_the_weights_take(
+    how: str, generator: torch.Generator
+) -> None:
+    """Of a joint posterior too: the guide draws each element by itself, and so do the weights."""
+    if how == "a smoothed chain":
+        model, x = even(3, 0.4), points(generator, 6)
+        chain = TaskChain.sticky(3, 0.3, time="trial")
+        infer: Any = BayesFilter(Enumeration(), chain, output="smoothed")
+    else:
+
+        def model(x: Tensor) -> None:
+            half = torch.full((2,), 0.5, dtype=F64)
+            with pyro.plate("trial", len(x)):
+                a = pyro.sample("a", dist.OneHotCategorical(half), infer=TASK)
+                b = pyro.sample("b", dist.OneHotCategorical(half), infer=TASK)
+                pyro.sample("x", dist.Normal(a[..., 1] + b[..., 1], 0.5), obs=x)
+
+        x, infer = 2 * points(generator, 4), Enumeration()
+    exact = Enumeration()(model, x).total_log_evidence
+    assert exact is not None
+    guide = AutoTaskGuide(model, infer)
+    found = importance_correction(guide, (x,), num_draws=1500, generator=generator)
+    weights = (found.log_weights - exact).exp()
+    error = weights.std() / len(weights) ** 0.5
+    assert abs(weights.mean() - 1) <= 4 * error

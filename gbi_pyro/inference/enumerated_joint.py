@@ -1,0 +1,133 @@
+"""The joint posterior over the tasks of all sites, where they were enumerated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from gbi_pyro.inference._elimination import Axes, Eliminated
+from gbi_pyro.posterior import draw_tasks
+
+
+@dataclass(frozen=True)
+class Conditional:
+    """Log p(tasks of one plate set | outer tasks, data).
+
+    Attributes:
+        tasks: the names of their sites.
+        outer: of those they depend on.
+        log_probs: with an axis for each task site and each plate, 1 where unused.
+    """
+
+    tasks: tuple[str, ...]
+    outer: tuple[str, ...]
+    log_probs: Tensor
+
+
+@dataclass(frozen=True)
+class EnumeratedJoint:
+    """The joint posterior of several task sites: p(z) = prod p(tasks of a plate set | outer ones).
+
+    Tasks of an outer plate come first; given them the elements of an inner plate are independent.
+
+    Attributes:
+        axes: of the tables.
+        conditionals: those of the fewest plates first.
+    """
+
+    axes: Axes = field(repr=False)
+    conditionals: tuple[Conditional, ...] = field(repr=False)
+
+    @classmethod
+    def of(cls, eliminated: Eliminated) -> EnumeratedJoint:
+        """Return the joint posterior that variable elimination leaves."""
+        order = list(eliminated.axes.sites)
+        parts = [
+            Conditional(
+                tuple(sorted(c.tasks, key=order.index)),
+                tuple(sorted(c.outer, key=order.index)),
+                c.conditional.detach(),
+            )
+            for c in reversed(eliminated.components)
+            if c.tasks
+        ]
+        return cls(eliminated.axes, tuple(parts))
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Draw task ids together, ``(n,) + batch_shape`` for each site."""
+        drawn: dict[str, Tensor] = {}
+        for part in self.conditionals:
+            table = self._given(part, drawn)
+            if len(table) == 1:
+                table = table.expand(n, *table.shape[1:])
+            table = self._own_last(table, part)
+            sizes = [self.axes.sites[name].num_tasks for name in part.tasks]
+            ids = torch.unravel_index(draw_tasks(table, generator), sizes)
+            drawn |= dict(zip(part.tasks, ids, strict=True))
+        return {
+            name: drawn[name].permute(0, *self._plates(name, first=1)).reshape(n, *s.batch_shape)
+            for name, s in self.axes.sites.items()
+        }
+
+    def log_prob(self, ids: Mapping[str, Tensor]) -> Tensor:
+        """Return log p(all tasks | data), ``lead``.
+
+        Args:
+            ids: of every site, ``lead + batch_shape``.
+        """
+        lead = next(iter(ids.values())).shape[: -len(self._first_shape) or None]
+        given = {name: self._spread(name, ids[name]) for name in self.axes.sites}
+        total = torch.zeros(lead.numel(), dtype=torch.float64)
+        for part in self.conditionals:
+            everything = (*part.outer, *part.tasks)
+            chosen = self._given(Conditional((), everything, part.log_probs), given)
+            total = total + chosen.double().flatten(1).sum(1)
+        return total.reshape(lead)
+
+    @property
+    def _first_shape(self) -> torch.Size:
+        return next(iter(self.axes.sites.values())).batch_shape
+
+    def _given(self, part: Conditional, ids: Mapping[str, Tensor]) -> Tensor:
+        """Return the table at ids of its outer tasks, ``(n or 1,) + axes``."""
+        table = part.log_probs.unsqueeze(0)
+        ones = (1,) * len(self.axes.sites)
+        for name in part.outer:
+            (axis,) = self.axes.of_sites([name])
+            chosen = ids[name].reshape(-1, *ones, *ids[name].shape[1:])
+            shape = [max(a, b) for a, b in zip(table.shape, chosen.shape, strict=True)]
+            at = [*shape[: axis + 1], 1, *shape[axis + 2 :]]
+            shape[axis + 1] = table.shape[axis + 1]
+            table = table.expand(shape).gather(axis + 1, chosen.expand(at))
+        return table
+
+    def _own_last(self, table: Tensor, part: Conditional) -> Tensor:
+        """Return a table with its own tasks as one last axis: ``(n,) + plates + (prod K,)``."""
+        own = [a + 1 for a in self.axes.of_sites(part.tasks)]
+        others = [d for d in range(1, len(self.axes.sites) + 1) if d not in own]
+        plates = list(range(len(self.axes.sites) + 1, table.ndim))
+        table = table.permute(0, *others, *plates, *own)
+        kept = [table.shape[0], *table.shape[1 + len(others) : 1 + len(others) + len(plates)]]
+        return table.reshape(*kept, -1)
+
+    def _plates(self, name: str, first: int) -> list[int]:
+        """Return where the plates of a site are among all, in the site's order, then the others."""
+        own = [self.axes.plates.index(p.name) for p in self.axes.sites[name].plates if p]
+        others = [i for i in range(len(self.axes.plates)) if i not in own]
+        return [first + i for i in (*own, *others)]
+
+    def _spread(self, name: str, ids: Tensor) -> Tensor:
+        """Return ids of a site with an axis for every plate: ``(lead,) + plates``."""
+        site = self.axes.sites[name]
+        own = [self.axes.plates.index(p.name) for p in site.plates if p]
+        sizes = [p.size for p in site.plates if p]
+        flat = ids.reshape(-1, *sizes)
+        order = sorted(range(len(own)), key=own.__getitem__)
+        flat = flat.permute(0, *(1 + i for i in order))
+        shape = [1] * len(self.axes.plates)
+        for i in order:
+            shape[own[i]] = sizes[i]
+        return flat.reshape(-1, *shape)
