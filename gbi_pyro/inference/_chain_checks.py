@@ -29,6 +29,10 @@ def shaped(
     Raises:
         ValueError: for their shapes and kinds of numbers.
     """
+    if log_duration is None and not per_step:
+        plain = _plain(log_initial, log_transition, log_emission)
+        if plain is not None:
+            return plain
     initial = as_tensor(log_initial, "log_initial")
     transition = as_tensor(log_transition, "log_transition")
     emission = as_tensor(log_emission, "log_emission")
@@ -70,6 +74,29 @@ def shaped(
     if any(lead and lead != leading["log_emission"] for lead in leading.values()):
         _check_batch(leading)
     return list(args.values())
+
+
+def _plain(initial: Given, transition: Given, emission: Given) -> list[Tensor] | None:
+    """Return tensors that need no more: (K,), (K, K) and (..., T, K), on the CPU in float64.
+
+    A short chain takes a tenth less time for it.
+    """
+    if not (
+        isinstance(initial, Tensor)
+        and isinstance(transition, Tensor)
+        and isinstance(emission, Tensor)
+        and initial.dtype == transition.dtype == emission.dtype == torch.float64
+        and initial.is_cpu
+        and transition.is_cpu
+        and emission.is_cpu
+        and initial.ndim == 1
+        and emission.ndim > 1
+    ):
+        return None
+    K = len(initial)
+    if not K or not emission.shape[-2] or transition.shape != (K, K) or emission.shape[-1] != K:
+        return None
+    return [initial, transition.unsqueeze(0), emission]
 
 
 def checked(args: list[Tensor]) -> list[Tensor]:

@@ -52,7 +52,7 @@ class LearnedChain:
         ValueError: for fewer than one task, a probability outside (0, 1), a law without a longest
             block or the other way round, and inputs where two tasks take turns.
 
-    >>> chain = LearnedChain(2, initial="stationary")()
+    >>> chain = LearnedChain(2, initial="stationary", name="example")()
     >>> chain.log_transition.exp()
     tensor([[0.9000, 0.1000], [0.1000, 0.9000]], dtype=torch.float64, ...)
     >>> blocks = LearnedChain(2, duration="free", max_duration=3, stay=0.5, name="blocks")()
