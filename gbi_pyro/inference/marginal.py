@@ -47,8 +47,7 @@ class Marginal:
             evidence = _chain_evidence(prior, found)
             dims.pop(site.dims[time], None)
         else:
-            own = found.log_prior if prior is None else prior.log_probs.to(found.log_likelihood)
-            evidence = (found.log_likelihood + own).logsumexp(-1)
+            evidence = _element_evidence(prior, found)
         with InPlates([found.frames[name] for name in dims]):
             pyro.factor(f"{site.name}_log_evidence", evidence)
 
@@ -67,8 +66,7 @@ class Marginal:
             posterior = prior.posterior(found.log_likelihood.double().movedim(time, -2))
             several = posterior.log_evidence.numel() > 1
             return (posterior.log_evidence if several else posterior.step_log_evidence).flatten()
-        own = found.log_prior if prior is None else prior.log_probs.to(found.log_likelihood)
-        return (found.log_likelihood + own).logsumexp(-1).flatten()
+        return _element_evidence(prior, found).flatten()
 
     def infer(
         self, *args: Any, output: Output = "smoothed", **kwargs: Any
@@ -282,6 +280,11 @@ def marginalize(
     if not callable(model):
         raise TypeError(f"model should be a Pyro model, a callable; got a {type(model).__name__}")
     return Marginal(model, prior, lengths, chunk_size, check)
+
+
+def _element_evidence(prior: TaskPrior | None, found: TaskLikelihood) -> Tensor:
+    own = found.log_prior if prior is None else prior.log_probs.to(found.log_likelihood)
+    return (found.log_likelihood + own).logsumexp(-1)
 
 
 def _chain_evidence(chain: TaskChain, found: TaskLikelihood) -> Tensor:

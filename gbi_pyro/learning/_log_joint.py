@@ -16,6 +16,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
 
+from gbi_pyro._arrays import as_tensor
 from gbi_pyro.inference._hidden_task import FirstRun
 from gbi_pyro.inference._vectorised import Vectorised
 from gbi_pyro.inference.marginal import Marginal
@@ -148,12 +149,24 @@ class LogJoint:
         for name, value in self.leaves.items():
             free = value.detach().double().flatten()
             if name in drawn:
-                free = transform_to(self.supports[name]).inv(drawn[name]).double().flatten()
+                free = self._free(name, drawn[name])
             else:
                 noise = torch.randn(len(free), generator=generator, dtype=torch.float64)
                 free = free + spread * free.abs().clamp_min(1.0) * noise
             parts.append(free)
         return torch.cat(parts).numpy().copy()
+
+    def _free(self, name: str, value: Tensor) -> Tensor:
+        """Return the free numbers of a value that a start was given."""
+        support, given = self.supports[name], as_tensor(value, f"draw_start[{name!r}]")
+        shape = transform_to(support)(self.leaves[name]).shape
+        if given.shape != shape or not bool(support.check(given).all()):
+            raise ValueError(
+                f"draw_start[{name!r}] should be of shape {tuple(shape)} and inside {support}; got "
+                f"shape {tuple(given.shape)}: {given.flatten()[:4].tolist()}"
+            )
+        free: Tensor = transform_to(support).inv(given).double().flatten()
+        return free
 
     def vectorise(self, near: np.ndarray, size: int) -> None:
         """Take one run for many vectors where that gives the same numbers, tried at one vector.

@@ -103,8 +103,8 @@ def compare_num_tasks(
         options: of ``fit_marginal``.
 
     Raises:
-        ValueError: for fewer than two folds, or fewer sequences (steps) than folds; for lengths
-            that are no function.
+        ValueError: for no candidates, fewer than two folds, or too few sequences (steps); for
+            lengths that are no function, and arguments of which no part was taken.
 
     >>> import pyro.distributions as dist
     >>> from gbi_pyro import LearnedChain, marginalize
@@ -123,6 +123,9 @@ def compare_num_tasks(
     """
     if folds < 2:
         raise ValueError(f"folds should be at least 2, got {folds}")
+    candidates = list(candidates)
+    if not candidates:
+        raise ValueError("candidates should be one number of tasks at least, got none")
     fits, scores, unit = {}, {}, "sequence"
     for K in candidates:
         fitted = _Fitted(marginal, K, args, {"seed": seed, **options})
@@ -161,6 +164,17 @@ class _Fitted:
         with pyro.get_param_store().scope():
             return fit_marginal(made, *args, **self.options)
 
+    def to_part(self, args: tuple[Any, ...], n: int) -> Fit:
+        """Fit a part of the data, which should hold ``n`` sequences (or steps) and no more."""
+        fit = self.to(args)
+        if (found := _count(fit.infer(*args))[1]) != n:
+            raise ValueError(
+                f"the part that is to be fitted should hold {n} sequences or steps, got {found}, "
+                "so that scores would not be those of unseen data: give tensors whose first "
+                "dimension is that of the sequences (of a single series, of time), or select=..."
+            )
+        return fit
+
 
 def _count(posterior: TaskPosterior) -> tuple[bool, int]:
     """Return whether there are several sequences (or elements without a chain), and how many.
@@ -190,13 +204,13 @@ def _by_fold(fitted: _Fitted, take: Select, n: int, folds: int, seed: int) -> Te
     for out in order.chunk(folds):
         kept = torch.ones(n, dtype=torch.bool)
         kept[out] = False
-        fit = fitted.to(take(kept.nonzero()[:, 0], *fitted.args))
+        fit = fitted.to_part(take(kept.nonzero()[:, 0], *fitted.args), n - len(out))
         scores[out] = _evidence(fit.infer(*take(out, *fitted.args)))
     return scores
 
 
 def _later(fitted: _Fitted, take: Select, n: int, blocks: int) -> Tensor:
-    fit = fitted.to(take(torch.arange(n // 2), *fitted.args))
+    fit = fitted.to_part(take(torch.arange(n // 2), *fitted.args), n // 2)
     later = _one_step_ahead(fit.infer(*fitted.args))[n // 2 :]
     return torch.stack([block.sum() for block in later.tensor_split(blocks)])
 

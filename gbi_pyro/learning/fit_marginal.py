@@ -158,8 +158,8 @@ def fit_marginal(
     >>> round(fit.standard_errors()["mean"].item(), 3)  # 1 / sqrt(3)
     0.577
     """
-    if starts < 1:
-        raise ValueError(f"starts should be at least 1, got {starts}")
+    if not isinstance(starts, int) or starts < 1:
+        raise ValueError(f"starts should be at least 1, a whole number; got {starts}")
     n = max(_count(args) if num_observations is None else num_observations, 1)
     log_joint = LogJoint.of(marginal, args)
     generator = torch.Generator().manual_seed(seed)

@@ -125,3 +125,20 @@ def test_what_cannot_be_compared_is_refused() -> None:
         compare_num_tasks(counts, (1,), x, length, folds=2, starts=1)
     with pytest.raises(ValueError, match="lengths should be a function"):
         compare_num_tasks(fixed_lengths, (1,), x, length, folds=2)
+
+
+def one_session(K: int) -> Marginal:
+    model = series(K).model
+
+    def in_a_row(x: Tensor) -> None:
+        model(x.reshape(-1))
+
+    return marginalize(in_a_row, LearnedChain(K))
+
+
+def test_data_of_which_no_part_can_be_taken_are_refused() -> None:
+    x = torch.poisson(torch.full((40,), 5.0, dtype=F64))
+    with pytest.raises(ValueError, match=r"should hold 20 sequences or steps, got 40"):
+        compare_num_tasks(one_session, (1,), x.unsqueeze(0), folds=2, starts=1)  # time comes second
+    with pytest.raises(ValueError, match="candidates should be one number"):
+        compare_num_tasks(series, (), x)

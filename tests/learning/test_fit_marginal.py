@@ -116,6 +116,9 @@ def test_what_cannot_be_fitted_is_refused() -> None:
         fit_marginal(lambda x: None, x)
     with pytest.raises(ValueError, match=r"draw_start should name parameters.*'rte'"):
         fit_marginal(rates, x, starts=2, draw_start=lambda g: {"rte": torch.ones(())})
+    for start in (torch.ones(2), torch.tensor(-1.0)):  # another shape; outside
+        with pytest.raises(ValueError, match=r"draw_start\['rate'\] should be of shape \(\)"):
+            fit_marginal(rates, x, starts=2, draw_start=lambda g, start=start: {"rate": start})
     with pytest.raises(ValueError, match="finite log evidence"):
         fit_marginal(rates, torch.full((3,), 1e308, dtype=F64), starts=1)
 
