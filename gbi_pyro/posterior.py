@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gbi_pyro._arrays import check_order
-from gbi_pyro.joint import Joint, Reordered
+from gbi_pyro.joint import Joint, JointTable, Reordered, combinations, draw_tasks, product_log_prob
 from gbi_pyro.logjoint import Passes
 from gbi_pyro.sites import TaskSite, TaskSiteError, unknown_site
 
@@ -64,7 +65,7 @@ class TaskPosterior:
         points: where Z stands, if that is not the posterior itself: free values after iteration.
         path: the points after 0, 1, ... steps, ``(steps + 1,) + batch_shape + (K,)``.
         joint: the joint posterior of tasks that hang together: the smoothed steps of a chain, or
-            several sites that were enumerated.
+            several sites. Without one, elements and sites are independent of each other.
     """
 
     log_probs: dict[str, Tensor]
@@ -211,6 +212,69 @@ class TaskPosterior:
                 draws[name] = draw_tasks(log_prob.expand(n, *log_prob.shape), generator)
         return {name: draws[name] for name in self.log_probs}
 
+    def log_prob(self, ids: Mapping[str, Tensor]) -> Tensor:
+        """Return log q(all tasks | x) of each element that the sites share.
+
+        Of several sites it is the joint posterior, where there is one, else the product; a
+        smoothed chain has a number for each path. Elements that only some sites have are summed.
+
+        Args:
+            ids: task ids of every site, ``lead + batch_shape``, with the same ``lead``.
+
+        Returns:
+            ``lead`` + the shape of the shared elements.
+
+        Raises:
+            TaskSiteError: for ids of other sites.
+
+        >>> site = TaskSite("z", torch.full((2, 2), 0.5).log(), (None,))
+        >>> q = TaskPosterior({"z": torch.tensor([[0.9, 0.1], [0.5, 0.5]]).log()}, {"z": site}, "")
+        >>> q.log_prob({"z": torch.tensor([0, 1])}).exp()
+        tensor([0.9000, 0.5000], dtype=torch.float64)
+        """
+        if ids.keys() != self.log_probs.keys():
+            raise TaskSiteError(
+                f"ids should name the task sites {list(self.log_probs)}; got {list(ids)}"
+            )
+        if self.joint is not None:
+            return self.joint.log_prob(ids)
+        return product_log_prob(self.sites, self.log_probs, ids)
+
+    def table(self, max_joint: int = 65536) -> JointTable:
+        """Return the posterior of every combination of the tasks of its sites.
+
+        Args:
+            max_joint: the largest number of combinations that is written out.
+
+        Raises:
+            TaskSiteError: for sites whose elements differ, tasks of a chain, which hang together
+                along time, and more combinations than ``max_joint``.
+        """
+        if isinstance(self.joint, JointTable):
+            return self.joint
+        shapes = {q.shape[:-1] for q in self.log_probs.values()}
+        if len(shapes) > 1 or "chain" in self.settings:
+            where = {n: tuple(q.shape[:-1]) for n, q in self.log_probs.items()}
+            raise TaskSiteError(
+                "a table of all tasks needs sites with the same elements, each by itself; got "
+                f"{where}"
+                + ", along a chain" * ("chain" in self.settings)
+                + ": take .log_prob(ids)"
+            )
+        sizes = {n: q.shape[-1] for n, q in self.log_probs.items()}
+        if (number := math.prod(sizes.values())) > max_joint:
+            raise TaskSiteError(
+                f"the sites {list(sizes)} have {number} combinations of tasks, more than max_joint "
+                f"= {max_joint}: raise it, or take .log_prob(ids) of those that matter"
+            )
+        (batch,) = shapes
+        ids = {
+            n: k.reshape(-1, *[1] * len(batch)).expand(-1, *batch)
+            for n, k in combinations(sizes).items()
+        }
+        log_probs = self.log_prob(ids).movedim(0, -1)
+        return JointTable.of_scores(sizes, log_probs)
+
     def to_dataframe(
         self,
         site: str | None = None,
@@ -322,22 +386,6 @@ def trailing(empty: Tensor, dim: int) -> Tensor:
     tensor([False, False,  True,  True])
     """
     return (~empty).flip(dim).cumsum(dim).flip(dim) == 0
-
-
-def draw_tasks(log_weights: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Draw task ids from unnormalised log weights, ``(..., K)``, on their device: ``(...)``.
-
-    Args:
-        log_weights: at least one of each row above -inf.
-        generator: a seeded generator, on any device; torch's own random state without one.
-    """
-    probs = log_weights.detach().softmax(-1)
-    here = probs if generator is None else probs.to(generator.device)
-    rows = here.reshape(-1, here.shape[-1])
-    if not len(rows):  # which multinomial refuses
-        return torch.zeros(probs.shape[:-1], dtype=torch.long, device=probs.device)
-    drawn = torch.multinomial(rows, 1, generator=generator)
-    return drawn.reshape(probs.shape[:-1]).to(probs.device)
 
 
 def entropy(log_probs: Tensor) -> Tensor:

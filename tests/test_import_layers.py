@@ -29,7 +29,7 @@ CORE = {
 MAY_IMPORT: dict[str, set[str]] = {
     "purity": set(),
     "files": set(),
-    "joint": set(),
+    "joint": {"sites"},
     "_arrays": set(),
     "sites": {"_arrays", "purity"},
     "relax": {"_arrays", "sites"},
@@ -43,6 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "metrics": {*CORE, "files", "inference", "plots"},
     "export": {*CORE, "files", "inference", "learning"},
     "models": {"_arrays", "files"},
+    "problems": {*CORE, "inference", "models"},
     "data": set(),
     "plots": {"files"},
     "cli": {"", "check", "metrics"},

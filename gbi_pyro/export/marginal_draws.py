@@ -26,8 +26,9 @@ from gbi_pyro.export._handlers import (
 from gbi_pyro.export.posterior_predictive import posterior_predictive
 from gbi_pyro.inference.chain_posterior import ChainPosterior
 from gbi_pyro.inference.marginal import Marginal
+from gbi_pyro.joint import draw_tasks
 from gbi_pyro.logjoint import Passes
-from gbi_pyro.posterior import TaskPosterior, draw_tasks
+from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.purity import pure
 from gbi_pyro.relax import Model
 

@@ -26,6 +26,7 @@ from gbi_pyro.inference.log_likelihoods import log_likelihoods
 from gbi_pyro.inference.marginal import Marginal, marginalize
 from gbi_pyro.inference.online import OnlineGradient, OnlineRun, StepsAhead
 from gbi_pyro.inference.recogniser import Dream, Recogniser, dream, forward_kl_loss, reverse_kl_loss
+from gbi_pyro.inference.simulator import Drawn, Simulator
 from gbi_pyro.inference.stepwise import CarriesState, stepwise
 from gbi_pyro.inference.task_chain import TaskChain
 from gbi_pyro.inference.task_prior import TaskPrior
@@ -38,6 +39,7 @@ __all__ = [
     "ChainPosterior",
     "ChainStream",
     "Counts",
+    "Drawn",
     "Dream",
     "Enumeration",
     "Explained",
@@ -50,6 +52,7 @@ __all__ = [
     "OnlineGradient",
     "OnlineRun",
     "Recogniser",
+    "Simulator",
     "StepsAhead",
     "StreamState",
     "StreamStep",

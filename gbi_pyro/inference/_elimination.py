@@ -87,6 +87,23 @@ class Axes:
         value = value.permute(*others, *kept[1:], kept[0])
         return value.reshape(declared.log_prior.shape)
 
+    def by_shared_element(self, value: Tensor) -> Tensor:
+        """Return a value of each element of the shared plates, whose axes are the last ones.
+
+        It has the batch shape of the outermost task site, if there is one; what lies to the left of
+        the axes of all plates, but for axes of size 1, is kept.
+        """
+        shared, plates = self.shared, len(self.plates)
+        outermost = [s for n, s in self.sites.items() if self.plates_of(n) == shared]
+        site = (outermost or list(self.sites.values()))[0]
+        first = value.ndim - plates
+        kept = [first + self.plates.index(p.name) for p in site.plates if p and p.name in shared]
+        others = [d for d in range(first, value.ndim) if d not in kept]
+        sizes = [value.shape[d] for d in kept]
+        shape = site.batch_shape if outermost else torch.Size(sizes)
+        value = value.permute((*range(first), *others, *kept))
+        return value.reshape(value.shape[:first] + shape)
+
 
 class Table(NamedTuple):
     """The log of a factor: its values, the tasks that it depends on, and its plates."""
@@ -144,13 +161,8 @@ class Eliminated(NamedTuple):
         total = functools.reduce(
             torch.add, (_summed(c.total, axes.of_plates(c.plates - shared)) for c in roots)
         )
-        outermost = [s for n, s in axes.sites.items() if axes.plates_of(n) == shared]
-        site = (outermost or list(axes.sites.values()))[0]
-        kept = axes.of_plates(p.name for p in site.plates if p and p.name in shared)
-        others = [d for d in range(total.ndim) if d not in kept]
-        sizes = [total.shape[d] for d in kept]
-        total = total.permute(*others, *kept)
-        return total.reshape(site.batch_shape if outermost else sizes)
+        total = total.reshape(total.shape[len(axes.sites) :])
+        return axes.by_shared_element(total)
 
     def log_marginals(self) -> dict[str, Tensor]:
         """Return log p(z = k | data) of every task site: ``batch_shape + (K,)``."""

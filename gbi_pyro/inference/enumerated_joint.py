@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gbi_pyro.inference._elimination import Axes, Eliminated
-from gbi_pyro.posterior import draw_tasks
+from gbi_pyro.joint import draw_tasks, tasks_given
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class EnumeratedJoint:
             table = self._given(part, drawn)
             if len(table) == 1:
                 table = table.expand(n, *table.shape[1:])
-            table = self._own_last(table, part)
+            table = self._own_last(table, part.tasks)
             sizes = [self.axes.sites[name].num_tasks for name in part.tasks]
             ids = torch.unravel_index(draw_tasks(table, generator), sizes)
             drawn |= dict(zip(part.tasks, ids, strict=True))
@@ -72,24 +73,58 @@ class EnumeratedJoint:
             for name, s in self.axes.sites.items()
         }
 
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Its sites, those of outer plates first."""
+        return tuple(name for part in self.conditionals for name in part.tasks)
+
     def log_prob(self, ids: Mapping[str, Tensor]) -> Tensor:
-        """Return log p(all tasks | data), ``lead``.
+        """Return log p(all tasks | data) of each shared element, ``lead`` + their shape.
 
         Args:
             ids: of every site, ``lead + batch_shape``.
         """
-        lead = next(iter(ids.values())).shape[: -len(self._first_shape) or None]
+        name, first = next(iter(self.axes.sites.items()))
+        lead = ids[name].shape[: ids[name].ndim - len(first.batch_shape)]
         given = {name: self._spread(name, ids[name]) for name in self.axes.sites}
-        total = torch.zeros(lead.numel(), dtype=torch.float64)
+        inner = [1 + i for i, p in enumerate(self.axes.plates) if p not in self.axes.shared]
+        total = torch.zeros((), dtype=torch.float64, device=first.log_prior.device)
         for part in self.conditionals:
             everything = (*part.outer, *part.tasks)
-            chosen = self._given(Conditional((), everything, part.log_probs), given)
-            total = total + chosen.double().flatten(1).sum(1)
-        return total.reshape(lead)
+            chosen = self._given(Conditional((), everything, part.log_probs), given).double()
+            chosen = chosen.flatten(0, len(self.axes.sites))
+            total = total + (chosen.sum(inner, keepdim=True) if inner else chosen)
+        found = self.axes.by_shared_element(total)
+        return found.expand(lead.numel(), *found.shape[1:]).reshape(*lead, *found.shape[1:])
 
-    @property
-    def _first_shape(self) -> torch.Size:
-        return next(iter(self.axes.sites.values())).batch_shape
+    def conditional(self, site: str, given: Mapping[str, Tensor]) -> Any:
+        """Return the distribution of a site's tasks, one-hot, given those of the sites before it.
+
+        Args:
+            site: its name.
+            given: ids of the sites before it, each broadcasting from the right against
+                ``lead`` + the batch shape of the site.
+        """
+        (part,) = (part for part in self.conditionals if site in part.tasks)
+        at = part.tasks.index(site)
+        later = self.axes.of_sites(part.tasks[at + 1 :])
+        table = part.log_probs.logsumexp(later, keepdim=True) if later else part.log_probs
+        before = (*part.outer, *part.tasks[:at])
+        own = self.axes.sites[site]
+        rank = len(own.batch_shape)
+        ids = {n: given[n].reshape((1,) * (rank - given[n].ndim) + given[n].shape) for n in before}
+        lead = torch.broadcast_shapes(*(k.shape[: k.ndim - rank] for k in ids.values()), ())
+        spread = {}
+        for name in before:
+            shape = self.axes.sites[name].batch_shape
+            k = ids[name].expand(*lead, *ids[name].shape[ids[name].ndim - rank :])
+            # An outer site may have fewer dimensions than this one: those between are of size 1.
+            k = k.reshape(*lead, *k.shape[k.ndim - len(shape) :])
+            spread[name] = self._spread(name, k.expand(*lead, *shape))
+        rows = self._own_last(self._given(Conditional((), before, table), spread), (site,))
+        rows = rows.permute(0, *self._plates(site, first=1), rows.ndim - 1)
+        rows = rows.expand(lead.numel(), *rows.shape[1:])
+        return tasks_given(rows.reshape(*lead, *own.batch_shape, own.num_tasks))
 
     def _given(self, part: Conditional, ids: Mapping[str, Tensor]) -> Tensor:
         """Return the table at ids of its outer tasks, ``(n or 1,) + axes``."""
@@ -104,9 +139,9 @@ class EnumeratedJoint:
             table = table.expand(shape).gather(axis + 1, chosen.expand(at))
         return table
 
-    def _own_last(self, table: Tensor, part: Conditional) -> Tensor:
+    def _own_last(self, table: Tensor, tasks: tuple[str, ...]) -> Tensor:
         """Return a table with its own tasks as one last axis: ``(n,) + plates + (prod K,)``."""
-        own = [a + 1 for a in self.axes.of_sites(part.tasks)]
+        own = [a + 1 for a in self.axes.of_sites(tasks)]
         others = [d for d in range(1, len(self.axes.sites) + 1) if d not in own]
         plates = list(range(len(self.axes.sites) + 1, table.ndim))
         table = table.permute(0, *others, *plates, *own)

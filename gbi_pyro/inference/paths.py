@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gbi_pyro.inference import _chain_fast as fast
-from gbi_pyro.posterior import draw_tasks
+from gbi_pyro.joint import draw_tasks
 
 
 class Paths:

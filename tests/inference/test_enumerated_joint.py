@@ -64,7 +64,7 @@ def test_log_probabilities_sum_to_one() -> None:
     assert isinstance(found.joint, EnumeratedJoint)
     a, b = torch.meshgrid(torch.arange(2), torch.arange(2), indexing="ij")
     total = found.joint.log_prob({"a": a.unsqueeze(-1), "b": b.unsqueeze(-1)})
-    assert total.shape == (2, 2)
+    assert total.shape == (2, 2, 1)  # of each case
     assert total.exp().sum().item() == pytest.approx(1.0)
 
 

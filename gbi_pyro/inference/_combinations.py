@@ -1,0 +1,119 @@
+"""The log joint of chosen combinations of tasks, each element of the plates with its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from gbi_pyro.logjoint import LogJoint, RelaxedModel
+from gbi_pyro.relax import points_at
+from gbi_pyro.score import sum_to_element
+from gbi_pyro.sites import TaskSite, TaskSiteError
+
+
+def check_same_elements(sites: Mapping[str, TaskSite], what: str) -> torch.Size:
+    """Return the batch shape of task sites that share their elements.
+
+    Args:
+        sites: the task sites.
+        what: the inference that needs it, for the error.
+
+    Raises:
+        TaskSiteError: for sites in different plates.
+    """
+    shapes = {(site.batch_shape, site.plates) for site in sites.values()}
+    if len(shapes) > 1:
+        where = ", ".join(f"{n!r} in {s.dims or 'no plate'}" for n, s in sites.items())
+        raise TaskSiteError(
+            f"{what} takes task sites that lie in the same plates; got {where}: use Enumeration, "
+            "which sums inner tasks out for each outer one, or OneStepGradient"
+        )
+    return next(iter(sites.values())).batch_shape
+
+
+class Scorer:
+    """Score combinations of tasks exactly: log p(x, z), element by element.
+
+    Each element has combinations of its own, so that one run of the model scores one combination of
+    every element, and a chunk of them side by side in a leading dimension scores several.
+
+    Args:
+        run: the model with its data; passes are counted there.
+        joint: any run of it, for its sites and the shape of its factors.
+        chunk_size: how many combinations are tried in one run, which the model has to broadcast
+            over; None tries one after the other.
+        check: whether independence of elements, and broadcasting, are checked by one more run.
+
+    Raises:
+        TaskSiteError: for sites in different plates; when called, for elements that influence each
+            other, or a model that does not broadcast.
+    """
+
+    def __init__(
+        self,
+        run: RelaxedModel,
+        joint: LogJoint,
+        *,
+        chunk_size: int | None = 64,
+        check: bool = True,
+        what: str = "scoring combinations of tasks",
+    ) -> None:
+        self.run, self.sites, self.nesting = run, joint.sites, joint.nesting
+        self.batch_shape = check_same_elements(joint.sites, what)
+        self.chunk_size, self.check = chunk_size, check
+
+    def __call__(self, ids: Mapping[str, Tensor]) -> Tensor:
+        """Return log p(x, z) of each element, ``(m,) + batch_shape``, float64.
+
+        Args:
+            ids: of every site, ``(m,) + batch_shape``.
+        """
+        stacked = torch.stack([ids[name] for name in self.sites])
+        rows = [self._scored(part) for part in stacked.split(self.chunk_size or 1, 1)]
+        scores = torch.cat(rows)
+        if self.check and scores.numel():
+            self._check(stacked, scores)
+            self.check = False  # once is enough: another call scores other tasks of the same model
+        return scores
+
+    def _scored(self, ids: Tensor) -> Tensor:
+        """Score a chunk: ids ``(sites, m) + batch_shape``."""
+        m = ids.shape[1]
+        self.run.count(forward=m)
+        joint = self._joint(ids.squeeze(1) if m == 1 else ids)
+        return self._by_element(joint, rounding=False).expand(m, *self.batch_shape)
+
+    def _joint(self, ids: Tensor) -> LogJoint:
+        points = {}
+        for (name, site), own in zip(self.sites.items(), ids, strict=True):
+            point = one_hot(own, site.num_tasks).to(site.log_prior)
+            if own.ndim > len(self.batch_shape):
+                ones = (1,) * (self.nesting - len(self.batch_shape))
+                point = point.reshape(len(own), *ones, *point.shape[1:])
+            points[name] = point
+        return self.run.log_joint(points_at(points), on_simplex=False)
+
+    def _by_element(self, joint: LogJoint, *, rounding: bool) -> Tensor:
+        site = next(iter(self.sites.values()))
+        own = [f for f in joint.factors.values() if f.belongs(site)]
+        terms = [(f.rounding if rounding else f.log_prob).double() for f in own]
+        return sum_to_element(terms, site, self.nesting)
+
+    def _check(self, ids: Tensor, scores: Tensor) -> None:
+        """Check by one run in which neighbours have different combinations."""
+        m, size = len(scores), self.batch_shape.numel()
+        at = (torch.arange(size) % m).reshape(1, *self.batch_shape)
+        alone = self._joint(ids.gather(1, at.expand(len(ids), 1, *self.batch_shape)).squeeze(1))
+        self.run.count(check=1)
+        found = self._by_element(alone, rounding=False)
+        error = (found - scores.gather(0, at).squeeze(0)).abs()
+        if bool((error > self._by_element(alone, rounding=True)).any()):
+            raise TaskSiteError(
+                f"the score of an element of task sites {list(self.sites)} changes with the tasks "
+                "of others, or with the number of combinations tried at once; expected elements "
+                "that do not influence each other, and a model that broadcasts over leading "
+                "dimensions: keep '...' in front of each operation, or give chunk_size=None"
+            )
