@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -99,6 +99,12 @@ class JointTable:
             others = [d for d in range(-n, 0) if d != i - n]
             found[name] = self.log_probs.logsumexp(others) if others else self.log_probs
         return found
+
+    def ordered(self, sites: Sequence[str]) -> JointTable:
+        """Return the same table with its sites in another order."""
+        first = len(self.batch_shape)
+        at = [first + self.sites.index(name) for name in sites]
+        return JointTable(tuple(sites), self.log_probs.permute(*range(first), *at))
 
     def mode(self) -> dict[str, Tensor]:
         """Return the most probable combination of each element, ``batch_shape`` by site."""

@@ -251,7 +251,7 @@ class TaskPosterior:
                 along time, and more combinations than ``max_joint``.
         """
         if isinstance(self.joint, JointTable):
-            return self.joint
+            return self.joint.ordered(list(self.log_probs))
         shapes = {q.shape[:-1] for q in self.log_probs.values()}
         if len(shapes) > 1 or "chain" in self.settings:
             where = {n: tuple(q.shape[:-1]) for n, q in self.log_probs.items()}

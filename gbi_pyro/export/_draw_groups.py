@@ -105,9 +105,7 @@ def marginal_groups(
 def _posterior(layout: Layout, found: TaskDraws, generator: torch.Generator) -> xr.Dataset | None:
     """Return the other sites and, for each draw of them, one draw of the tasks."""
     variables = _variables(layout, found.values)
-    for name, log_probs in found.log_probs.items():
-        rows = log_probs.exp().flatten(0, -2).to(generator.device)
-        ids = torch.multinomial(rows, 1, generator=generator).reshape(log_probs.shape[:-1])
+    for name, ids in found.sample(generator).items():
         variables[name] = (*SAMPLE_DIMS, *found.sites[name].dims), to_numpy(ids)
     return layout.dataset(variables)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from gbi_pyro.inference.chain_joint import ChainJoint
 from gbi_pyro.inference.hmm import HMMPosterior
-from gbi_pyro.inference.paths import ChainJoint
 from gbi_pyro.learning.online_em import OnlineEMRun
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.sites import Plate, TaskSite
@@ -47,7 +47,9 @@ def chain_posteriors(chain: HMMPosterior) -> tuple[TaskPosterior, TaskPosterior]
             sites,
             f"exact chain, {name}",
             log_evidence=evidence,
-            joint=ChainJoint(SITE, chain.paths, -1) if name == "smoothed" else None,
+            joint=ChainJoint(SITE, chain.paths, -1, log_prior.shape)
+            if name == "smoothed"
+            else None,
         )
         for name, log_probs in (("smoothed", chain.log_smoothed), ("filtered", chain.log_filtered))
     )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gbi_pyro.export._handlers import AtDraws, DrawnModel, Draws, log_mean_exp, look
 from gbi_pyro.inference.enumeration import Enumeration
+from gbi_pyro.joint import Joint, draw_tasks
 from gbi_pyro.logjoint import Passes
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.purity import pure
@@ -32,6 +33,7 @@ class TaskDraws(NamedTuple):
         sites: the task sites, as the first draw leaves them.
         passes: the compute used.
         settings: how the draws were gone through.
+        joints: the joint posteriors of several task sites, for one draw or a chunk of them each.
     """
 
     values: dict[str, Tensor]
@@ -40,6 +42,19 @@ class TaskDraws(NamedTuple):
     sites: dict[str, TaskSite]
     passes: Passes
     settings: dict[str, Any]
+    joints: tuple[Joint, ...] = ()
+
+    def sample(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Draw the tasks of all sites together, once for each draw: ``(C, S) + batch_shape``."""
+        if not self.joints:
+            return {n: draw_tasks(q, generator) for n, q in self.log_probs.items()}
+        drawn = [joint.sample(1, generator) for joint in self.joints]
+        return {
+            name: torch.cat([d[name].reshape(-1, *q.shape[2:-1]) for d in drawn]).reshape(
+                q.shape[:-1]
+            )
+            for name, q in self.log_probs.items()
+        }
 
     @property
     def log_predictive_density(self) -> Tensor:
@@ -146,6 +161,7 @@ class GivenDraws:
             seen.sites,
             Passes(*(sum(counts) for counts in zip(*(f.passes for f in found), strict=True))),
             {"draws": type(self.draws).__name__, "chunk_size": size},
+            tuple(f.joint for f in found if f.joint is not None),
         )
 
     def predict(
@@ -191,7 +207,8 @@ class GivenDraws:
             if not at.in_plate:
                 raise
             raise _no_broadcast(str(error)) from error
-        return _Found(log_probs, log_evidence if at.in_plate else log_evidence.unsqueeze(0), passes)
+        log_evidence = log_evidence if at.in_plate else log_evidence.unsqueeze(0)
+        return _Found(log_probs, log_evidence, passes, result.joint)
 
 
 def _log_evidence(result: TaskPosterior) -> Tensor:
@@ -203,6 +220,7 @@ class _Found(NamedTuple):
     log_probs: dict[str, Tensor]
     log_likelihood: Tensor
     passes: Passes
+    joint: Joint | None
 
 
 def _check_broadcast(

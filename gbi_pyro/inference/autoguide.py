@@ -21,6 +21,7 @@ from gbi_pyro.sites import Plate
 class AutoTaskGuide:
     """Guide that draws the tasks of a model from their inferred posterior q(z | x).
 
+    Tasks that hang together, several sites or the steps of a smoothed chain, are drawn together.
     It has no parameters: at each call it runs the inference on the data it is given. So it works
     wherever Pyro takes a guide: in ``SVI`` to train the weights, in ``Predictive`` to draw from the
     posterior predictive, in importance sampling to correct a one-step posterior. Its sites copy the
@@ -65,14 +66,22 @@ class AutoTaskGuide:
         """Infer the tasks and draw them; returns one-hot values by site."""
         with torch.enable_grad():  # Predictive calls its guide without gradients
             posterior = self.infer(self.model, *args, **kwargs)
-        draws = {}
-        for name, log_probs in posterior.log_probs.items():
+        draws: dict[str, Tensor] = {}
+        joint = posterior.joint
+        for name in (*(joint.sites if joint else ()), *posterior.log_probs):
+            if name in draws:
+                continue
             site = posterior.sites[name]
+            if joint and name in joint.sites:
+                given = {n: z.argmax(-1) for n, z in draws.items()}
+                tasks = joint.conditional(name, given)
+            else:
+                tasks = dist.OneHotCategorical(logits=posterior.log_probs[name])
             with contextlib.ExitStack() as stack:
                 for i, plate in enumerate(site.plates):
                     if plate is not None:
                         stack.enter_context(_open(plate, dim=i - len(site.plates)))
-                draws[name] = pyro.sample(name, dist.OneHotCategorical(logits=log_probs))
+                draws[name] = pyro.sample(name, tasks)
         return draws
 
 

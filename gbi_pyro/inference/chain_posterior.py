@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from gbi_pyro._arrays import check_order
+from gbi_pyro.inference.chain_joint import ChainJoint
 from gbi_pyro.inference.hmm import HMMPosterior
-from gbi_pyro.inference.paths import ChainJoint
 from gbi_pyro.inference.task_chain import TaskChain
 from gbi_pyro.posterior import TaskPosterior
 
@@ -156,7 +156,9 @@ def along_chain(
         num_observations=steps.num_observations,
         log_evidence=None if steps.log_evidence is None else found.log_evidence,
         log_outside=steps.log_outside,
-        joint=ChainJoint(name, found.paths, dim) if output == "smoothed" else None,
+        joint=ChainJoint(name, found.paths, dim, log_likelihood.shape)
+        if output == "smoothed"
+        else None,
         chain=chain,
         hmm=found,
         _log_likelihood=by_time,

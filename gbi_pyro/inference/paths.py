@@ -1,4 +1,4 @@
-"""Joint draws of a chain's tasks: forward filtering, backward sampling."""
+"""The joint posterior of a chain's tasks: draws of whole paths, and their probabilities."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from gbi_pyro.inference import _chain_fast as fast
+from gbi_pyro.inference import _chain_log_space as log_space
+from gbi_pyro.inference._chain_log_space import LOG_ZERO
 from gbi_pyro.joint import draw_tasks
 
 
@@ -35,6 +37,20 @@ class Paths:
         >>> paths = hmm_posterior(half, stay, torch.zeros(4, 2)).paths.sample(3)
         >>> bool((paths == paths[:, :1]).all())  # this chain never leaves its task
         True
+        """
+        raise NotImplementedError
+
+    def log_prob(self, tasks: Tensor) -> Tensor:
+        """Return the log probability of each step of a path, which sum to that of the path.
+
+        Those of ordinary chains are log p(z_t | z_t+1..T, x). A path that is impossible has -inf at
+        one step.
+
+        Args:
+            tasks: ids, ``(lead, ..., T)``.
+
+        Returns:
+            ``(lead, ..., T)``, float64.
         """
         raise NotImplementedError
 
@@ -69,6 +85,32 @@ class StatePaths(Paths):
             path.append(state)
         return torch.stack(path[::-1], -1) // D
 
+    def log_prob(self, tasks: Tensor) -> Tensor:
+        """Return the log probability of each step, see ``Paths``.
+
+        Backwards over p(z_t..T, d_t | x), the elapsed steps of the present block summed out.
+        """
+        shape, T = tasks.shape[:-1], tasks.shape[-1]
+        K, D = self.log_states.shape[-2:]
+        states = self.log_states.double().expand(*shape, T, K, D)
+        now = _at(states[..., -1, :, :], tasks[..., -1])
+        totals = [now.logsumexp(-1)]
+        for t in reversed(range(T - 1)):
+            here, after = tasks[..., t], tasks[..., t + 1]
+            transition = self.log_transition[..., t % self.log_transition.shape[-3], :, :].mT
+            rows = _at(transition.double().expand(*shape, K, K), after)
+            ending = states[..., t, :, :] + self.log_end + rows.unsqueeze(-1)
+            chosen = _at(ending, here) - ending.logsumexp((-2, -1)).unsqueeze(-1)
+            begun = now[..., :1] + chosen
+            staying = torch.nn.functional.pad(now[..., 1:], (0, 1), value=LOG_ZERO)
+            staying = staying.masked_fill((here != after).unsqueeze(-1), LOG_ZERO)
+            now = torch.logaddexp(begun, staying).clamp_min(LOG_ZERO)
+            totals.append(now.logsumexp(-1))
+        later = torch.stack(totals, -1)
+        later = later.masked_fill(~(later > LOG_ZERO / 2), -torch.inf)
+        steps = later.diff(dim=-1, prepend=torch.zeros_like(later[..., :1])).flip(-1)
+        return steps.nan_to_num(nan=0.0, neginf=-torch.inf)  # after an impossible step
+
 
 @dataclass(frozen=True)
 class TaskPaths(Paths):
@@ -93,6 +135,17 @@ class TaskPaths(Paths):
         paths = np.empty(uniform.shape, dtype=np.int64)
         kernel.draw_tasks(*args, uniform, paths)
         return torch.from_numpy(paths.reshape(n, *batch, T))
+
+    def log_prob(self, tasks: Tensor) -> Tensor:
+        """Return the log probability of each step, see ``Paths``."""
+        *shape, T = tasks.shape
+        K = self.log_filtered.shape[-1]
+        weights = self.log_filtered.double().expand(*shape, T, K)
+        rows = self.log_transition.mT.double().expand(*shape, T - 1, K, K)
+        before = weights[..., :-1, :] + _at(rows, tasks[..., 1:])
+        weights = torch.cat([before, weights[..., -1:, :]], -2)
+        steps = _at(weights.unsqueeze(-1), tasks).squeeze(-1) - weights.logsumexp(-1)
+        return steps.nan_to_num(nan=-torch.inf, neginf=-torch.inf)  # of an impossible task
 
 
 @dataclass(frozen=True)
@@ -124,6 +177,21 @@ class BlockPaths(Paths):
         kernel.draw_blocks(*chain, *blocks, uniform, paths)
         return torch.from_numpy(paths.reshape(n, *batch, T))
 
+    def log_prob(self, tasks: Tensor) -> Tensor:
+        """Return the log probability of each step, see ``Paths``.
+
+        With the gain as likelihood log p(x) is 0; that of a single path is its probability.
+        """
+        gain = self.gain.log().expand(*tasks.shape, self.gain.shape[-1])
+        others = torch.nn.functional.one_hot(tasks, gain.shape[-1]) == 0
+        found = log_space.solve(
+            self.begun[..., 0, :].log().clamp_min(LOG_ZERO),
+            self.log_transition.double().clamp_min(LOG_ZERO),
+            gain.clamp_min(LOG_ZERO).masked_fill(others, LOG_ZERO),
+            self.log_duration.double().clamp_min(LOG_ZERO),
+        ).step_log_evidence
+        return found.masked_fill(found < LOG_ZERO / 2, -torch.inf)
+
 
 @dataclass(frozen=True)
 class ReorderedPaths(Paths):
@@ -142,28 +210,19 @@ class ReorderedPaths(Paths):
         drawn = self.paths.sample(n, generator)
         return self.order.argsort().to(drawn.device)[drawn]
 
+    def log_prob(self, tasks: Tensor) -> Tensor:
+        """Return the log probability of each step, see ``Paths``."""
+        return self.paths.log_prob(self.order.to(tasks.device)[tasks])
+
+
+def _at(rows: Tensor, tasks: Tensor) -> Tensor:
+    """Return the row of a task: ``(..., K, D)`` at ``(...)``, ``(..., D)``."""
+    index = tasks[..., None, None].to(rows.device).expand(*tasks.shape, 1, rows.shape[-1])
+    return rows.gather(-2, index).squeeze(-2)
+
 
 def _uniform(shape: tuple[int, ...], generator: torch.Generator | None) -> np.ndarray:
     device = None if generator is None else generator.device
     drawn = torch.rand(shape, dtype=torch.float64, generator=generator, device=device)
     found: np.ndarray = drawn.cpu().numpy()
     return found
-
-
-@dataclass(frozen=True)
-class ChainJoint:
-    """The joint posterior of one task site along time.
-
-    Attributes:
-        site: its name.
-        paths: of the chain.
-        time: the batch dimension (negative) that is time.
-    """
-
-    site: str
-    paths: Paths
-    time: int
-
-    def sample(self, n: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """Draw task ids, ``(n,) + batch_shape``."""
-        return {self.site: self.paths.sample(n, generator).movedim(-1, self.time)}

@@ -109,24 +109,42 @@ def checked_pair(
 ) -> tuple[Tensor, Tensor]:
     """Return the log probabilities of both, on the CPU in double precision, (..., K) each.
 
+    Of several sites without a name they are those of all combinations.
+
     Raises:
-        TaskSiteError: for an unknown site, or none where there are several.
-        ValueError: for unequal shapes, rows that are not log probabilities, or posteriors whose
-            tasks are in different orders.
+        TaskSiteError: for an unknown site, or sites whose combinations make no table.
+        ValueError: for unequal shapes, rows that are not log probabilities, or posteriors of other
+            sites or whose tasks are in different orders.
     """
     if isinstance(exact, TaskPosterior) and isinstance(estimate, TaskPosterior):
-        orders = [q.sites[q.site_name(site)].order for q in (exact, estimate)]
-        ids = [tuple(range(exact.logits(site).shape[-1])) if o is None else o for o in orders]
-        if ids[0] != ids[1]:
+        together = site is None and len(exact.log_probs) > 1
+        names = list(exact.log_probs) if together else [exact.site_name(site)]
+        if together and estimate.log_probs.keys() != exact.log_probs.keys():
             raise ValueError(
-                f"exact and estimate should have their tasks in one order; got {ids[0]} and "
-                f"{ids[1]} of the model's: take posterior.in_model_order()"
+                f"exact and estimate should have the same task sites; got {names} and "
+                f"{list(estimate.log_probs)}"
+            )
+        for name in names:
+            _check_same_order(exact, estimate, name if together else site)
+        if together:
+            return checked_both(
+                exact.table().flat, estimate.table().ordered(names).flat, ("exact", "estimate")
             )
     return checked_both(
         exact.logits(site) if isinstance(exact, TaskPosterior) else exact,
         estimate.logits(site) if isinstance(estimate, TaskPosterior) else estimate,
         names=("exact", "estimate"),
     )
+
+
+def _check_same_order(exact: TaskPosterior, estimate: TaskPosterior, site: str | None) -> None:
+    orders = [q.sites[q.site_name(site)].order for q in (exact, estimate)]
+    ids = [tuple(range(exact.logits(site).shape[-1])) if o is None else o for o in orders]
+    if ids[0] != ids[1]:
+        raise ValueError(
+            f"exact and estimate should have their tasks in one order; got {ids[0]} and "
+            f"{ids[1]} of the model's: take posterior.in_model_order()"
+        )
 
 
 def checked_both(

@@ -119,16 +119,19 @@ def agreement(
 ) -> Agreement:
     """Compare an estimated task posterior with the exact one, averaged over all elements.
 
+    Posteriors over several sites are compared jointly, as tables of all combinations, unless a site
+    is named. Without a joint posterior a table is the product of its sites.
+
     Args:
         exact: a posterior, or its normalised log probabilities, (..., K).
         estimate: the same of the estimate.
-        site: which task site to compare; the only one if there is one.
+        site: which task site to compare; without it the only one, or all of several together.
 
     Returns:
         The means over elements, with their number.
 
     Raises:
-        TaskSiteError: for an unknown site, or none where there are several.
+        TaskSiteError: for an unknown site; for several sites that make no table of combinations.
         ValueError: for unequal shapes, no elements, or rows that are not log probabilities.
 
     Example:
@@ -179,11 +182,11 @@ def log_odds(
     Args:
         exact: a posterior, or its normalised log probabilities, (..., K).
         estimate: the same of the estimate.
-        site: which task site to compare; the only one if there is one.
+        site: which task site to compare; without it the only one, or all of several together.
         reference: the task r, whose own log odds are 0; None for the mean over tasks.
 
     Raises:
-        TaskSiteError: for an unknown site, or none where there are several.
+        TaskSiteError: for an unknown site; for several sites that make no table of combinations.
         ValueError: for unequal shapes, rows that are not log probabilities, an unknown reference,
             or log odds against a task of probability zero.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -112,7 +112,8 @@ def importance_correction(
 ) -> ImportanceCorrection:
     r"""Weight draws from an inferred posterior by p(x, z) / q(z | x), and check the weights.
 
-    q is what the guide draws from: the product of the posteriors of the elements.
+    q is what the guide draws from: the joint posterior of sites that hang together or of a smoothed
+    chain, else the product of the posteriors of the elements.
 
     The inference runs once and the model once for every draw, so this is for models that are too
     large to enumerate, or whose elements influence each other; where ``Enumeration`` works with
@@ -163,8 +164,8 @@ def importance_correction(
     kwargs = kwargs or {}
     with torch.enable_grad():
         posterior = guide.infer(guide.model, *args, **kwargs)
-    # As the guide draws them, each element by itself: that is the q of the weights.
-    tasks = replace(posterior, joint=None).sample(num_draws, generator=generator)
+    tasks = posterior.sample(num_draws, generator=generator)
+    log_q = _log_q(posterior, tasks)
     run = RelaxedModel(guide.model, args, kwargs)
     dims = _unit_dims(posterior, each)
     rows, rounding = [], []
@@ -174,7 +175,7 @@ def importance_correction(
             for name, ids in tasks.items()
         }
         joint = run.log_joint(points_at(corners))
-        terms = _terms(joint, posterior, corners, dims)
+        terms = _terms(joint, [-q[s] for q in log_q], dims)
         rows.append(_by_unit(terms, dims))
         eps = torch.finfo(joint.total.dtype).eps
         finite = [(eps * t.nan_to_num(neginf=0.0)).square() for t in terms]
@@ -211,14 +212,14 @@ def effective_share(
     Args:
         exact: a posterior, or its normalised log probabilities, (..., K).
         estimate: the same of the estimate.
-        site: which task site to compare; the only one if there is one.
+        site: which task site to compare; without it the only one, or all of several together.
 
     Returns:
         One number per element, (...), in [0, 1], float64: 0 where the estimate forbids a task that
         the exact posterior allows.
 
     Raises:
-        TaskSiteError: for an unknown site, or none where there are several.
+        TaskSiteError: for an unknown site; for several sites that make no table of combinations.
         ValueError: for unequal shapes, or rows that are not log probabilities.
 
     Example:
@@ -241,13 +242,38 @@ def _unit_dims(posterior: TaskPosterior, each: Collection[str]) -> dict[str, int
                     f"task site {name!r} does not lie in plate {plate!r}; expected each=... to "
                     f"name plates around every task, and the plates here are {sorted(placed)}"
                 )
+            if posterior.joint is not None and plate == posterior.settings.get("time"):
+                raise TaskSiteError(
+                    f"plate {plate!r} of task site {name!r} is the time of a chain; expected "
+                    "each=... to name plates of independent elements: leave it out"
+                )
             dims[plate] = placed[plate]
     return dims
 
 
-def _terms(
-    joint: LogJoint, posterior: TaskPosterior, corners: Mapping[str, Tensor], dims: dict[str, int]
-) -> list[Tensor]:
+def _log_q(posterior: TaskPosterior, tasks: Mapping[str, Tensor]) -> list[Tensor]:
+    """Return log q of each drawn task given those before it: ``(draws,) + batch_shape`` by site."""
+    joint, found = posterior.joint, []
+    for name, log_probs in posterior.log_probs.items():
+        if joint is None or name not in joint.sites:
+            q = log_probs.expand(*tasks[name].shape, log_probs.shape[-1])
+            found.append(q.gather(-1, tasks[name].unsqueeze(-1)).squeeze(-1))
+            continue
+        before = joint.sites[: joint.sites.index(name)]
+        # Draws stand to the left of the plates of all sites.
+        rank = max(site.log_prior.ndim - 1 for site in posterior.sites.values())
+        given = {n: _spread(tasks[n], rank) for n in before}
+        values = one_hot(_spread(tasks[name], rank), log_probs.shape[-1]).to(log_probs)
+        log_q = joint.conditional(name, given).log_prob(values)
+        found.append(log_q.reshape(tasks[name].shape))
+    return found
+
+
+def _spread(tasks: Tensor, rank: int) -> Tensor:
+    return tasks.reshape(len(tasks), *[1] * (rank + 1 - tasks.ndim), *tasks.shape[1:])
+
+
+def _terms(joint: LogJoint, minus_log_q: list[Tensor], dims: dict[str, int]) -> list[Tensor]:
     """Return the terms of log p(x, z) - log q(z) of one draw, with plates as dimensions."""
     for name, factor in joint.factors.items():
         if not factor.plates.keys() >= dims.keys():
@@ -256,9 +282,7 @@ def _terms(
                 "elements share its term and have no weights of their own; leave each=() to weight "
                 "everything together"
             )
-    return [factor.log_prob for factor in joint.factors.values()] + [
-        -torch.where(z > 0, posterior.log_probs[name], 0.0).sum(-1) for name, z in corners.items()
-    ]
+    return [factor.log_prob for factor in joint.factors.values()] + minus_log_q
 
 
 def _by_unit(terms: list[Tensor], dims: dict[str, int]) -> Tensor:

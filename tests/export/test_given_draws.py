@@ -328,3 +328,32 @@ def test_draws_of_nothing_that_the_model_has_are_refused(x: Tensor) -> None:
 def test_invalid_options_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         GivenDraws({"a": torch.zeros(1)}, **options)
+
+
+@pytest.mark.parametrize("chunk_size", [None, 500])
+def test_tasks_of_several_sites_are_drawn_together(
+    chunk_size: int | None, generator: torch.Generator
+) -> None:
+    """Only a + b + shift is seen: the share of draws with both on is their joint probability."""
+
+    def two(x: Tensor) -> None:
+        shift = pyro.sample("shift", dist.Normal(torch.zeros((), dtype=torch.float64), 1.0))
+        half = dist.OneHotCategorical(torch.full((2,), 0.5, dtype=torch.float64))
+        with pyro.plate("case", len(x)):
+            a = pyro.sample("a", half, infer=TASK)
+            b = pyro.sample("b", half, infer=TASK)
+            pyro.sample("x", dist.Normal(a[..., 1] + b[..., 1] + shift, 0.5), obs=x)
+
+    shifts = 0.1 * torch.randn(2000, generator=generator, dtype=torch.float64)
+    x = torch.tensor([1.0, 0.3], dtype=torch.float64)
+    found = GivenDraws({"shift": shifts}, chunk_size=chunk_size)(two, x)
+    drawn = found.sample(generator)
+    assert drawn["a"].shape == (1, 2000, 2)
+    both = (drawn["a"] * drawn["b"])[0].double()
+    means = torch.tensor([0.0, 1.0, 1.0, 2.0], dtype=torch.float64)
+    log_lik = dist.Normal(means + shifts[:, None, None], 0.5).log_prob(x.unsqueeze(-1))
+    p = log_lik.softmax(-1)[..., 3]
+    error = (p * (1 - p)).sum(0).sqrt() / len(shifts)
+    assert bool(((both.mean(0) - p.mean(0)).abs() <= 4 * error).all())
+    product = (found.log_probs["a"] + found.log_probs["b"])[0, :, :, 1].exp().mean(0)
+    assert float((product - p.mean(0))[0]) > 0.05  # what draws one by one would give

@@ -91,6 +91,10 @@ def assert_matches_table(
     close(posterior.log_smoothed, torch.stack([marginal(z[:, t], log_joint, K) for t in range(T)]))
     best = log_joint[(z == posterior.viterbi).all(-1)].max()
     close(best, log_joint.max())
+    every, at = z.unique(dim=0, return_inverse=True)  # segmentations may make the same path
+    by_path = [log_joint[at == i].logsumexp(0) for i in range(len(every))]
+    of_path = torch.stack(by_path) - posterior.log_evidence
+    close(posterior.paths.log_prob(every).sum(-1), of_path)
 
 
 @pytest.mark.parametrize("forbid", ["", "self", "some"])

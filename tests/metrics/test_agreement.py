@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import torch
 from pyro_models import random_log_probs
 from torch import Tensor
 
+from gbi_pyro.joint import JointTable
 from gbi_pyro.metrics import (
     agreement,
     argmax_agreement,
@@ -128,10 +130,27 @@ def test_agreement_takes_posteriors_tensors_and_arrays(pair: tuple[Tensor, Tenso
     assert agreement(posterior(z=p), q.numpy()) == expected
     assert agreement(posterior(y=q, z=p), posterior(y=p, z=q), site="z") == expected
     assert agreement(p.clone().requires_grad_(), q) == expected
-    with pytest.raises(TaskSiteError):
-        agreement(posterior(y=q, z=p), posterior(y=p, z=q))
     with pytest.raises(TaskSiteError, match="'w' is not a task site"):
         agreement(posterior(z=p), posterior(z=q), site="w")
+
+
+def test_several_sites_are_compared_jointly(pair: tuple[Tensor, Tensor]) -> None:
+    """The divergence of products is the sum of divergences: the chain rule."""
+    p, q = pair
+    both = agreement(posterior(y=q, z=p), posterior(z=q, y=p))
+    assert both.kl == pytest.approx(agreement(p, q).kl + agreement(q, p).kl, rel=1e-9)
+    with pytest.raises(ValueError, match=r"same task sites; got \['y', 'z'\] and \['w', 'z'\]"):
+        agreement(posterior(y=q, z=p), posterior(w=q, z=p))
+
+
+def test_what_hangs_together_is_not_lost(pair: tuple[Tensor, Tensor]) -> None:
+    """Two tasks that always agree: the product of their marginals loses log 2."""
+    same = torch.eye(2, dtype=torch.float64).div(2).log().expand(3, 2, 2)
+    half = torch.full((3, 2), 0.5, dtype=torch.float64).log()
+    product = posterior(y=half, z=half)
+    exact = replace(product, joint=JointTable(("y", "z"), same))
+    assert agreement(exact, product).kl == pytest.approx(math.log(2), rel=1e-12)
+    assert agreement(exact, product, site="z").kl == 0
 
 
 @pytest.mark.parametrize(
