@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
-from gbi_pyro.inference import _chain_fast as fast
 from gbi_pyro.inference._hidden_task import FirstRun
+from gbi_pyro.inference._kernels import chain_fast as fast
 from gbi_pyro.inference._tape import Tape
 from gbi_pyro.inference.hmm import hmm_log_evidence, hsmm_posterior
 from gbi_pyro.inference.marginal import Marginal

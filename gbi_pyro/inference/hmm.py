@@ -1,8 +1,8 @@
 """Exact posterior over a chain of tasks: pure functions of tensors, no model and no Pyro.
 
-They run in probability space in compiled code (``_chain_kernel``, ``_block_kernel`` for explicit
-block lengths), with the gradient of the evidence in closed form. Where numbers get too small for
-that, on other devices and for gradients of anything else, the recursion in log space is taken.
+They run in probability space in compiled code (``_kernels``), with the gradient of the evidence in
+closed form. Where numbers get too small for that, on other devices and for gradients of anything
+else, the recursion in log space is taken.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from gbi_pyro._arrays import check_order
-from gbi_pyro.inference import _block_fast as blocks
-from gbi_pyro.inference import _chain_fast as fast
-from gbi_pyro.inference import _chain_log_space as log_space
-from gbi_pyro.inference._chain_checks import check_possible, checked, shaped
+from gbi_pyro.inference._kernels import block_fast as blocks
+from gbi_pyro.inference._kernels import chain_fast as fast
+from gbi_pyro.inference._kernels import chain_log_space as log_space
+from gbi_pyro.inference._kernels.chain_checks import check_possible, checked, shaped
 from gbi_pyro.inference.paths import BlockPaths, Paths, ReorderedPaths, StatePaths, TaskPaths
 
 

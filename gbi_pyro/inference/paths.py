@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gbi_pyro.inference import _chain_fast as fast
-from gbi_pyro.inference import _chain_log_space as log_space
-from gbi_pyro.inference._chain_log_space import LOG_ZERO
+from gbi_pyro.inference._kernels import chain_fast as fast
+from gbi_pyro.inference._kernels import chain_log_space as log_space
+from gbi_pyro.inference._kernels.chain_log_space import LOG_ZERO
 from gbi_pyro.joint import draw_tasks
 
 
@@ -126,7 +126,7 @@ class TaskPaths(Paths):
 
     def sample(self, n: int = 1, generator: torch.Generator | None = None) -> Tensor:
         """Draw paths, see ``Paths``."""
-        from gbi_pyro.inference import _path_kernel as kernel  # late: numba is slow to load
+        from gbi_pyro.inference._kernels import path_kernel as kernel  # late: numba is slow to load
 
         *batch, T, _ = self.log_filtered.shape
         shape = torch.Size(batch)
@@ -155,7 +155,7 @@ class BlockPaths(Paths):
     Attributes:
         log_transition: log A between blocks, ``(..., 1 or T - 1, K, K)``.
         log_duration: log p(a block of task k lasts d steps), ``(..., K, D)``.
-        begun, ended, gain: see ``_block_fast.solve``, ``(..., T, K)``.
+        begun, ended, gain: see ``_kernels.block_fast.solve``, ``(..., T, K)``.
     """
 
     log_transition: Tensor = field(repr=False)
@@ -166,7 +166,7 @@ class BlockPaths(Paths):
 
     def sample(self, n: int = 1, generator: torch.Generator | None = None) -> Tensor:
         """Draw paths, see ``Paths``."""
-        from gbi_pyro.inference import _path_kernel as kernel  # late: numba is slow to load
+        from gbi_pyro.inference._kernels import path_kernel as kernel  # late: numba is slow to load
 
         *batch, T, _ = self.begun.shape
         shape = torch.Size(batch)

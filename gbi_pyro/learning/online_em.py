@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from gbi_pyro._arrays import as_tensor
-from gbi_pyro.inference._chain_log_space import LOG_ZERO
 from gbi_pyro.inference._counts import Counts
+from gbi_pyro.inference._kernels.chain_log_space import LOG_ZERO
 from gbi_pyro.inference.log_likelihoods import log_likelihoods
 from gbi_pyro.inference.online import StepsAhead
 from gbi_pyro.inference.task_chain import TaskChain

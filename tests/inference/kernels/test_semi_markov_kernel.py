@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from gbi_pyro.inference import _block_fast as fast
-from gbi_pyro.inference import _chain_log_space as log_space
 from gbi_pyro.inference import hsmm_posterior
+from gbi_pyro.inference._kernels import block_fast as fast
+from gbi_pyro.inference._kernels import chain_log_space as log_space
 
 F64 = torch.float64
 

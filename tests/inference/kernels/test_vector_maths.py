@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from gbi_pyro.inference._vector_maths import exp_into, log_in_place
+from gbi_pyro.inference._kernels.vector_maths import exp_into, log_in_place
 
 
 def units_apart(found: np.ndarray, want: np.ndarray) -> float:

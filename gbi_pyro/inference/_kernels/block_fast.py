@@ -8,22 +8,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gbi_pyro.inference import _chain_fast as fast
-from gbi_pyro.inference import _chain_log_space as log_space
+from gbi_pyro.inference._kernels import chain_fast as fast
+from gbi_pyro.inference._kernels import chain_log_space as log_space
 from gbi_pyro.sites import simplex_tolerance
 
 Blocks = tuple[Tensor, Tensor, Tensor]
 
 
 def solve(*args: Tensor) -> tuple[fast.Outputs, Blocks] | None:
-    """Filter and smooth semi-Markov chains; gradients as in ``_chain_fast.solve``.
+    """Filter and smooth semi-Markov chains; gradients as in ``chain_fast.solve``.
 
     Args:
-        args: log_initial, log_transition, log_emission as in ``_chain_fast.solve``, and
+        args: log_initial, log_transition, log_emission as in ``chain_fast.solve``, and
             log_duration, ``(..., K, D)``.
 
     Returns:
-        What ``_chain_fast.solve`` does, and what blocks are drawn from: p(a block of k begins at t
+        What ``chain_fast.solve`` does, and what blocks are drawn from: p(a block of k begins at t
         | x_1..t-1), p(one ends at t | x_1..t) and p(x_t | k) / p(x_t | x_1..t-1), ``(..., T, K)``.
     """
     if not fast.runs_here(*args):
@@ -45,7 +45,7 @@ def solve(*args: Tensor) -> tuple[fast.Outputs, Blocks] | None:
 
 def best_path(*args: Tensor) -> Tensor:
     """Return the tasks of the most probable blocks, ``(..., T)``; arguments as in ``solve``."""
-    from gbi_pyro.inference import _block_kernel as kernel  # late: numba is slow to load
+    from gbi_pyro.inference._kernels import block_kernel as kernel  # late: numba is slow to load
 
     log_initial, log_transition, log_emission, log_duration = (
         a.detach().clamp_min(log_space.LOG_ZERO) for a in args
@@ -95,7 +95,7 @@ def _batch_shape(*args: Tensor) -> torch.Size:
 def _solve(
     args: tuple[Tensor, ...], *, count: bool
 ) -> tuple[fast.Outputs, list[np.ndarray]] | None:
-    from gbi_pyro.inference import _block_kernel as kernel  # late: numba is slow to load
+    from gbi_pyro.inference._kernels import block_kernel as kernel  # late: numba is slow to load
 
     log_initial, log_transition, log_emission, log_duration = args
     batch, dtype = _batch_shape(*args), log_emission.dtype

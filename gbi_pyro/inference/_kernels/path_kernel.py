@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from gbi_pyro.inference._block_kernel import laws
-from gbi_pyro.inference._chain_kernel import OPTIONS, SMALLEST
-from gbi_pyro.inference._vector_maths import exp_into
+from gbi_pyro.inference._kernels.block_kernel import laws
+from gbi_pyro.inference._kernels.chain_kernel import OPTIONS, SMALLEST
+from gbi_pyro.inference._kernels.vector_maths import exp_into
 
 LARGE = 1 / SMALLEST  # times a probability of the filter: then products do not underflow
 
@@ -59,7 +59,7 @@ def draw_blocks(
     Args:
         transition: log A between blocks, (1 or B, 1 or T - 1, K, K).
         duration: log p(D = d), (1 or B, K, any number).
-        begun, ended, gain: see ``_block_kernel.filter_blocks``, (B, T, K).
+        begun, ended, gain: see ``block_kernel.filter_blocks``, (B, T, K).
         uniform: uniform random numbers, (n, B, T).
         paths: written, (n, B, T).
     """

@@ -1,6 +1,6 @@
 """The evidence of a chain and its posterior counts, which are its gradient, compiled.
 
-The recursion of ``_chain_kernel``, without the logs of every step; chains whose numbers underflow
+The recursion of ``chain_kernel``, without the logs of every step; chains whose numbers underflow
 are counted in log space.
 """
 
@@ -11,8 +11,14 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from gbi_pyro.inference._chain_kernel import FORBIDDEN, OPTIONS, exp_rows, likelihoods, passes
-from gbi_pyro.inference._vector_maths import log_in_place
+from gbi_pyro.inference._kernels.chain_kernel import (
+    FORBIDDEN,
+    OPTIONS,
+    exp_rows,
+    likelihoods,
+    passes,
+)
+from gbi_pyro.inference._kernels.vector_maths import log_in_place
 
 
 @njit(**OPTIONS)

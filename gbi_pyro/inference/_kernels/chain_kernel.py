@@ -11,10 +11,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from gbi_pyro.inference._vector_maths import exp_into, log_in_place
+from gbi_pyro.inference._kernels.vector_maths import exp_into, log_in_place
 
 SMALLEST = 1e-290  # below it, float64 begins to lose digits
-FORBIDDEN = -5e29  # a log probability below stands for -inf: half of ``_chain_log_space.LOG_ZERO``
+FORBIDDEN = -5e29  # a log probability below stands for -inf: half of ``chain_log_space.LOG_ZERO``
 OPTIONS = {
     "cache": True,
     "nogil": True,

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from gbi_pyro._arrays import as_tensor
-from gbi_pyro.inference._chain_log_space import LOG_ZERO
+from gbi_pyro.inference._kernels.chain_log_space import LOG_ZERO
 from gbi_pyro.sites import simplex_tolerance
 
 Given = Tensor | ArrayLike

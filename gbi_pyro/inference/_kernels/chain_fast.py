@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gbi_pyro.inference import _chain_log_space as log_space
+from gbi_pyro.inference._kernels import chain_log_space as log_space
 from gbi_pyro.sites import simplex_tolerance
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -69,7 +69,7 @@ def counts(
         steps with one transition for all, or ``(..., 0, K, K)`` without ``pairs``. None where
         ``solve`` says so.
     """
-    from gbi_pyro.inference import _count_kernel as kernel  # late: numba is slow to load
+    from gbi_pyro.inference._kernels import count_kernel as kernel  # late: numba is slow to load
 
     args = log_initial, log_transition, log_emission
     batch, dtype = batch_shape(*args), log_emission.dtype
@@ -95,7 +95,7 @@ def runs_here(*args: Tensor) -> bool:
 
 def best_path(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor) -> Tensor:
     """Return the tasks of the most probable path, ``(..., T)``; arguments as in ``solve``."""
-    from gbi_pyro.inference import _chain_kernel as kernel  # late: numba is slow to load
+    from gbi_pyro.inference._kernels import chain_kernel as kernel  # late: numba is slow to load
 
     args = log_initial, log_transition, log_emission
     batch = batch_shape(*args)
@@ -155,7 +155,7 @@ class _Evidence(torch.autograd.Function):
 
 
 def _solve(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor) -> Outputs | None:
-    from gbi_pyro.inference import _chain_kernel as kernel  # late: numba is slow to load
+    from gbi_pyro.inference._kernels import chain_kernel as kernel  # late: numba is slow to load
 
     args = log_initial, log_transition, log_emission
     batch, dtype = batch_shape(*args), log_emission.dtype
@@ -216,7 +216,7 @@ def _gradient(
     wanted: tuple[bool, ...],
 ) -> tuple[Tensor | None, ...]:
     """Return weighted posterior counts of first tasks, of pairs and of tasks."""
-    from gbi_pyro.inference import _chain_kernel as kernel
+    from gbi_pyro.inference._kernels import chain_kernel as kernel
 
     log_initial, log_transition, log_emission = args
     batch = outputs[0].shape[:-2]

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from gbi_pyro.inference import _chain_fast as fast
-from gbi_pyro.inference import _chain_log_space as log_space
 from gbi_pyro.inference import hmm_log_evidence, hmm_posterior
+from gbi_pyro.inference._kernels import chain_fast as fast
+from gbi_pyro.inference._kernels import chain_log_space as log_space
 
 F64 = torch.float64
 

@@ -6,7 +6,7 @@ the same for every open block of a task, so that one number for each task, ``sca
     p(block of k begun at s goes on at t, x_1..t) = weight[k, s] scale[k] p(D_k >= t - s + 1)
 
 up to p(x_1..t), and a step costs two products with the law of durations. Weights are rescaled
-before they leave the range of float64. As in ``_chain_kernel``, every result keeps its relative
+before they leave the range of float64. As in ``chain_kernel``, every result keeps its relative
 accuracy or the call ends: a sum has to be far larger than what was lost from it.
 """
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from gbi_pyro.inference._chain_kernel import (
+from gbi_pyro.inference._kernels.chain_kernel import (
     FORBIDDEN,
     OPTIONS,
     SMALLEST,
@@ -24,7 +24,7 @@ from gbi_pyro.inference._chain_kernel import (
     normalise_rows,
     push,
 )
-from gbi_pyro.inference._vector_maths import log_in_place
+from gbi_pyro.inference._kernels.vector_maths import log_in_place
 
 LEAST_SUM = 1e-270  # a smaller sum of products may have lost terms that underflowed
 LOWEST, HIGHEST = 1e-100, 1e8  # of a scale
@@ -113,7 +113,7 @@ def filter_blocks(
         initial, transition: p(z_1), (K,), and A between blocks, (1 or T - 1, K, K).
         emission, likelihood: logs, and relative to the best task, (T, K).
         law, after: see ``laws``.
-        filtered, predicted, norms: written, see ``_chain_kernel``.
+        filtered, predicted, norms: written, see ``chain_kernel``.
         begun: written, p(a block of k begins at t | x_1..t-1), (T, K).
         ended: written, p(a block of k ends at t | x_1..t), (T, K).
         gain: written, p(x_t | k) / p(x_t | x_1..t-1), (T, K).
@@ -306,7 +306,7 @@ def forward_backward(
         duration: log p(D = d), (1 or B, K, any number).
         tolerance: how far from one a row of probabilities may sum to.
         filtered, predicted, smoothed, steps, total: written, logs, see
-            ``_chain_kernel.forward_backward``.
+            ``chain_kernel.forward_backward``.
         begun, ended, gain, starts: written, see ``filter_blocks`` and ``smooth_blocks``, (B, T, K).
         lengths, unfinished: written, see ``smooth_blocks``, (B, K, D) or (B, 0, D).
 
