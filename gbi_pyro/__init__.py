@@ -19,7 +19,17 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gbi_pyro import data, export, inference, learning, metrics, models, plots, problems
+    from gbi_pyro import (
+        data,
+        export,
+        inference,
+        learning,
+        metrics,
+        models,
+        plots,
+        problems,
+        representation,
+    )
     from gbi_pyro.check import check_model
     from gbi_pyro.data import Sessions
     from gbi_pyro.export import to_inference_data
@@ -47,7 +57,17 @@ if TYPE_CHECKING:
     from gbi_pyro.relax import clamp_tasks
     from gbi_pyro.sites import TaskSiteError, find_task_sites
 
-_PACKAGES = ("data", "export", "inference", "learning", "metrics", "models", "plots", "problems")
+_PACKAGES = (
+    "data",
+    "export",
+    "inference",
+    "learning",
+    "metrics",
+    "models",
+    "plots",
+    "problems",
+    "representation",
+)
 _NAMES = {
     "check": ("check_model",),
     "data": ("Sessions",),
@@ -115,6 +135,7 @@ __all__ = [
     "plots",
     "problems",
     "relaxed_log_joint",
+    "representation",
     "stepwise",
     "to_inference_data",
 ]

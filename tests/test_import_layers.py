@@ -46,6 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "problems": {*CORE, "inference", "models"},
     "data": set(),
     "plots": {"files"},
+    "representation": {"_arrays"},
     "cli": {"", "check", "metrics"},
     "": {"check", "logjoint", "posterior", "relax", "sites", *gbi_pyro._PACKAGES},
 }

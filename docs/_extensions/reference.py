@@ -20,6 +20,7 @@ PARTS = {
     "models": "Models",
     "data": "Data",
     "plots": "Plots",
+    "representation": "Representations",
 }
 """The title of each part: the modules at the top of the package, and its sub-packages."""
 NOT_IMPORTED = {"gbi_pyro.cli"}

@@ -2,7 +2,7 @@
 
 Proper scores, calibration and its test, agreement with the exact posterior, simulation-based
 calibration, importance correction, intervals, recalibration, comparison of models, prequential
-code, out-of-distribution scores (``ood``), continual learning, modularity and use of the task. Of
+code, out-of-distribution scores (``ood``), continual learning and use of the task. Of
 sequences: dwell times, switches, autocorrelation, psychometric curves, posterior predictive checks.
 ``gbi_pyro.metrics.runs`` compares finished runs on disk; it draws, and is imported by itself.
 """
@@ -38,16 +38,6 @@ from gbi_pyro.metrics.intervals import (
     jeffreys_interval,
     paired_bootstrap,
     student_interval,
-)
-from gbi_pyro.metrics.modularity import (
-    SharedUnits,
-    Similarity,
-    linear_cka,
-    normalised_task_variance,
-    shared_unit_ratio,
-    shared_unit_sweep,
-    task_information,
-    task_variance,
 )
 from gbi_pyro.metrics.predictive_check import (
     PredictiveCheck,
@@ -86,7 +76,7 @@ from gbi_pyro.metrics.scores import (
 from gbi_pyro.metrics.selective import RiskCoverage, risk_coverage
 from gbi_pyro.metrics.survival import Survival, kaplan_meier
 from gbi_pyro.metrics.table import Cell, Table, format_number
-from gbi_pyro.metrics.task_use import TaskUse, linear_probe, task_gain
+from gbi_pyro.metrics.task_use import TaskTransfer, TaskUse, task_gain, task_transfer
 
 __all__ = [
     "AUROC",
@@ -114,12 +104,11 @@ __all__ = [
     "SBCCheck",
     "SBCResult",
     "Score",
-    "SharedUnits",
-    "Similarity",
     "Survival",
     "SwitchingMeans",
     "SwitchingState",
     "Table",
+    "TaskTransfer",
     "TaskUse",
     "accuracy",
     "agreement",
@@ -147,12 +136,9 @@ __all__ = [
     "kaplan_meier",
     "kl",
     "leave_one_out",
-    "linear_cka",
-    "linear_probe",
     "log_odds",
     "log_score",
     "match_temperature",
-    "normalised_task_variance",
     "num_switches",
     "one_step_ahead",
     "ood",
@@ -166,14 +152,11 @@ __all__ = [
     "reliability_table",
     "risk_coverage",
     "run_sbc",
-    "shared_unit_ratio",
-    "shared_unit_sweep",
     "student_interval",
     "summarise",
     "tail_probability",
     "task_gain",
-    "task_information",
-    "task_variance",
+    "task_transfer",
     "temper",
     "total_variation",
 ]

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from gbi_pyro import plots
 from gbi_pyro.metrics.intervals import paired_bootstrap, student_interval
-from gbi_pyro.metrics.modularity import THRESHOLDS
+from gbi_pyro.representation.units import THRESHOLDS
 from studies.ablations.conditioners import ConditionerSeed
 from studies.ablations.forgetting import ForgettingSeed, Schedule
 from studies.ablations.gains import first_below

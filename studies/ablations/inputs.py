@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gbi_pyro.metrics.modularity import shared_unit_sweep, task_variance
 from gbi_pyro.models.sequence import SequenceLSTM
+from gbi_pyro.representation.units import shared_unit_sweep, task_variance
 from studies.ablations.config import AblationsConfig, generator
 from studies.ablations.generalisation import UnseenErrors, generalise
 from studies.ablations.task_inputs import InputKind, TaskInput

@@ -11,9 +11,10 @@ from torch.nn.functional import one_hot
 from gbi_pyro.data.images import ImageSets
 from gbi_pyro.inference.gradient import OneStepGradient
 from gbi_pyro.metrics.scores import accuracy
-from gbi_pyro.metrics.task_use import TaskUse, linear_probe, task_gain
+from gbi_pyro.metrics.task_use import TaskUse, task_gain
 from gbi_pyro.models.image import ConditionedAutoencoder
 from gbi_pyro.models.layers import Latent
+from gbi_pyro.representation import linear_probe
 from studies.core.image_networks import PAPER, Autoencoder, paper_network, train
 from studies.core.protocol import Report
 from studies.images.config import ImagesConfig

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from gbi_pyro.data.switching import FixedBlocks, SwitchingStream
 from gbi_pyro.learning.weights import clamped_loss
-from gbi_pyro.metrics.modularity import shared_unit_ratio
 from gbi_pyro.models.sequence import SequenceLSTM
+from gbi_pyro.representation.units import shared_unit_ratio
 from studies.core.blocks import LEFT_OUT, WINDOW
 from studies.core.training import descend
 from studies.toy.config import ToyConfig, generator

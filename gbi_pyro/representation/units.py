@@ -1,4 +1,4 @@
-"""Modularity: which units of a network are engaged in which task."""
+"""Units: which of them are engaged in which task, and what each says of the task."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 THRESHOLDS = tuple(i / 20 for i in range(20))  # 0, .05, .. .95
-DOMINANT = 0.9  # share of the activity's self-similarity that one direction may have
 
 
 class SharedUnits(NamedTuple):
@@ -26,19 +25,6 @@ class SharedUnits(NamedTuple):
     thresholds: Tensor
     ratio: Tensor
     area: float
-
-
-class Similarity(NamedTuple):
-    """How alike two representations are.
-
-    Attributes:
-        value: 1 for representations that are equal up to rotation and scale, about 0 for unrelated
-            ones, of which many come out a little negative; NaN where there is nothing to compare.
-        warnings: in words, why not to trust the value; empty if there is no reason known.
-    """
-
-    value: float
-    warnings: tuple[str, ...]
 
 
 def task_variance(activity: Tensor, tasks: Tensor) -> Tensor:
@@ -170,58 +156,6 @@ def shared_unit_sweep(
     return SharedUnits(at, ratio, least.mean().item())
 
 
-def linear_cka(x: Tensor, y: Tensor) -> Similarity:
-    """Return how alike two representations of the same samples are: debiased linear CKA.
-
-    HSIC(x, y) / sqrt(HSIC(x, x) HSIC(y, y)) (Kornblith et al. 2019, Similarity of neural network
-    representations revisited, ICML), each HSIC by the unbiased estimator of Song et al. 2012
-    (Feature selection via dependence maximization, JMLR 13) as in Nguyen, Raghu and Kornblith 2021
-    (Do wide and deep networks learn the same things?, ICLR). With a linear kernel on activity that
-    is centred over the n samples, no n x n matrix is needed:
-
-        n (n - 3) HSIC = |x' y|^2 - n / (n - 2) sum_i |x_i|^2 |y_i|^2
-                         + sum_i |x_i|^2 sum_i |y_i|^2 / ((n - 1) (n - 2))
-
-    Where it is known to mislead, it says so:
-
-    - Fewer samples than features. The plain estimator then nears 1 even for unrelated activity
-      (Murphy, Zylberberg and Fyshe 2024, arXiv:2405.01012). This one does not, but its error grows,
-      and what comes of recording only some of the units is not corrected (Chun et al. 2025,
-      arXiv:2502.15104).
-    - One direction that dominates. CKA weighs each pair of principal directions by the product of
-      their variances, so a single large one, or a few outlying samples, decide it whatever the
-      rest does (Nguyen, Raghu and Kornblith 2022, arXiv:2202.07184; Davari et al. 2023, Reliability
-      of CKA as a similarity measure in deep learning, ICLR). The means of two tasks that differ
-      much make such a direction: compare within tasks too.
-
-    Args:
-        x: activity, (N, units), N >= 4.
-        y: other activity for the same N samples in the same order, (N, other units).
-
-    Returns:
-        The similarity, and warnings in words.
-
-    Raises:
-        ValueError: for invalid shapes.
-
-    Example:
-        >>> x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
-        >>> similarity = linear_cka(x, 3 * x.flip(-1) + 1)  # rotated, scaled, moved
-        >>> round(similarity.value, 6), similarity.warnings
-        (1.0, ())
-    """
-    if x.dim() != 2 or y.dim() != 2 or len(x) != len(y) or len(x) < 4:
-        raise ValueError(
-            "x and y should be (N, units) and (N, other units), of the same N >= 4 samples; got "
-            f"{tuple(x.shape)} and {tuple(y.shape)}: flatten time and trials together"
-        )
-    words: list[str] = []
-    a, b = _centred("x", x, words), _centred("y", y, words)
-    product = _hsic(a, a) * _hsic(b, b)
-    value = _hsic(a, b) / math.sqrt(product) if product else math.nan
-    return Similarity(value, tuple(words))
-
-
 def task_information(
     activity: Tensor, tasks: Tensor, *, neighbours: int = 3, seed: int = 0
 ) -> Tensor:
@@ -281,40 +215,3 @@ def _check_tasks(activity: Tensor, tasks: Tensor) -> None:
             f"tasks should have the shape of activity without its last dimension (units); got "
             f"{tuple(tasks.shape)} for activity {tuple(activity.shape)}: give one id per element"
         )
-
-
-def _centred(name: str, activity: Tensor, words: list[str]) -> Tensor:
-    """Return activity about its mean, and add to ``words`` why CKA may mislead on it."""
-    raw = activity.detach().double()
-    centred = raw - raw.mean(0)
-    samples, units = centred.shape
-    size = centred.square().sum()
-    rounding = size <= 1e-24 * raw.square().sum()
-    if rounding or _hsic(centred, centred) <= 1e-12 * (size.item() / samples) ** 2:
-        words.append(
-            f"{name} does not vary, or its samples are all equally far apart: there is nothing to "
-            "compare"
-        )
-        return torch.zeros_like(centred)
-    if samples < units:
-        words.append(
-            f"{name} has fewer samples ({samples}) than features ({units}): the error is large; "
-            "compare with the value for shuffled samples, and take more of them"
-        )
-    gram = centred.mT @ centred if units <= samples else centred @ centred.mT
-    variances = torch.linalg.eigvalsh(gram)
-    share = (variances[-1].square() / variances.square().sum()).item()
-    if units > 1 and share > DOMINANT:
-        words.append(
-            f"one direction makes {share:.0%} of the self-similarity of {name}: the value is about "
-            "that direction, or a few outlying samples, alone; look at the rest without it"
-        )
-    return centred
-
-
-def _hsic(x: Tensor, y: Tensor) -> float:
-    """Return the unbiased estimate for linear kernels, of centred activity."""
-    n = len(x)
-    a, b = x.square().sum(-1), y.square().sum(-1)
-    own = n / (n - 2) * (a @ b) - a.sum() * b.sum() / ((n - 1) * (n - 2))
-    return ((x.mT @ y).square().sum() - own).item() / (n * (n - 3))

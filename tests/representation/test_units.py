@@ -1,19 +1,16 @@
-import itertools
 import math
 
 import pytest
 import torch
-from torch import Tensor
 
-from gbi_pyro.metrics import (
-    linear_cka,
+from gbi_pyro.representation import (
     normalised_task_variance,
     shared_unit_ratio,
     shared_unit_sweep,
     task_information,
     task_variance,
 )
-from gbi_pyro.metrics.modularity import THRESHOLDS
+from gbi_pyro.representation.units import THRESHOLDS
 
 # Units: engaged in both tasks, in the first only, in the second only, in neither (constant).
 A = torch.tensor([[0.0, 1.0, 0.5, 0.7], [1.0, -1.0, 0.5, 0.7], [0.0, 1.0, 0.5, 0.7]])
@@ -124,82 +121,6 @@ def test_a_sweep_of_silent_units_is_nan() -> None:
     assert math.isnan(sweep.area)
 
 
-# Linear CKA
-
-
-def hsic_by_brute_force(x: Tensor, y: Tensor) -> float:
-    """The U-statistic over all ordered quadruples of distinct samples (Song et al. 2012)."""
-    k, l = x @ x.T, y @ y.T  # noqa: E741
-    terms = [
-        k[i, j] * l[i, j] + k[i, j] * l[q, r] - 2 * k[i, j] * l[i, q]
-        for i, j, q, r in itertools.permutations(range(len(x)), 4)
-    ]
-    return torch.stack(terms).mean().item()
-
-
-def test_cka_is_made_of_u_statistics(generator: torch.Generator) -> None:
-    x = torch.randn(7, 3, generator=generator, dtype=torch.float64)
-    y = torch.randn(7, 2, generator=generator, dtype=torch.float64) + x[:, :2] + 5
-    norm = math.sqrt(hsic_by_brute_force(x, x) * hsic_by_brute_force(y, y))
-    assert linear_cka(x, y).value == pytest.approx(hsic_by_brute_force(x, y) / norm, abs=1e-10)
-
-
-def test_cka_does_not_mind_rotation_scale_or_place(generator: torch.Generator) -> None:
-    x, y = torch.randn(2, 40, 6, generator=generator, dtype=torch.float64)
-    y = y + x
-    rotation = torch.linalg.qr(torch.randn(6, 6, generator=generator, dtype=torch.float64))[0]
-    samples = torch.randperm(40, generator=generator)
-    value = linear_cka(x, y).value
-    assert 0.1 < value < 0.9
-    for other in (linear_cka(y, x), linear_cka(3 * x @ rotation - 7, y)):
-        assert other.value == pytest.approx(value, abs=1e-10)
-    assert linear_cka(x[samples], y[samples]).value == pytest.approx(value, abs=1e-10)
-    assert linear_cka(x, x @ rotation).value == pytest.approx(1, abs=1e-10)
-    stretched = x * torch.linspace(1, 3, 6, dtype=torch.float64)  # it does mind this
-    assert linear_cka(stretched, y).value != pytest.approx(value, abs=1e-3)
-
-
-def test_unrelated_activity_has_none_even_with_few_samples(generator: torch.Generator) -> None:
-    """Where the plain estimator is far above 0 (Murphy et al. 2024)."""
-    values, plain = [], []
-    for _ in range(60):
-        x, y = torch.randn(2, 20, 60, generator=generator, dtype=torch.float64)
-        similarity = linear_cka(x, y)
-        values.append(similarity.value)
-        assert sum("fewer samples (20) than features (60)" in w for w in similarity.warnings) == 2
-        k, l = (torch.cov(a, correction=0) * 60 for a in (x - x.mean(0), y - y.mean(0)))  # noqa: E741
-        plain.append(float((k * l).sum() / (k.norm() * l.norm())))
-    found = torch.tensor(values)
-    assert abs(found.mean().item()) < 4 * found.std().item() / math.sqrt(60)
-    assert min(plain) > 0.5
-
-
-def test_cka_is_about_the_direction_that_dominates(generator: torch.Generator) -> None:
-    """Unrelated but for one shared direction, and nearly 1 all the same: said in words."""
-    x, y = torch.randn(2, 100, 10, generator=generator)
-    assert linear_cka(x, y).warnings == ()
-    assert abs(linear_cka(x, y).value) < 0.1
-    step = torch.arange(100).unsqueeze(-1) >= 50  # a task, say
-    loud_x, loud_y = x + 30 * step, y + 30 * step
-    similarity = linear_cka(loud_x, loud_y)
-    assert similarity.value > 0.95
-    assert len(similarity.warnings) == 2
-    assert (
-        "of the self-similarity of x: the value is about that direction" in similarity.warnings[0]
-    )
-    outlier = torch.zeros(100, 1).index_fill(0, torch.tensor([7]), 300.0)
-    similarity = linear_cka(x, y + outlier)
-    assert ["of y" in w for w in similarity.warnings] == [True]
-
-
-def test_nothing_to_compare_is_nan_and_said() -> None:
-    x = torch.rand(6, 3)
-    for still in (torch.full((6, 3), 0.7), torch.eye(6)):
-        similarity = linear_cka(x, still)
-        assert math.isnan(similarity.value)
-        assert any("y does not vary, or its samples" in w for w in similarity.warnings)
-
-
 # Information
 
 
@@ -256,10 +177,6 @@ def test_invalid_representations_are_named() -> None:
         shared_unit_sweep([A, B], [0.1, 1.0])
     with pytest.raises(ValueError, match="at least one"):
         shared_unit_sweep([A, B], [])
-    with pytest.raises(ValueError, match=r"same N >= 4 samples; got \(3, 4\) and \(3, 4\)"):
-        linear_cka(A, A)
-    with pytest.raises(ValueError, match=r"got \(5, 2\) and \(6, 2\)"):
-        linear_cka(torch.zeros(5, 2), torch.zeros(6, 2))
     with pytest.raises(ValueError, match="tasks should have the shape of activity"):
         task_information(A, torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="neighbours should be 1 or more; got 0"):
