@@ -25,6 +25,7 @@ from gbi_pyro.models.image import (
 )
 from gbi_pyro.models.initial import initialise, weights_from
 from gbi_pyro.models.language import LanguageLSTM
+from gbi_pyro.models.language_model import LanguageModel
 from gbi_pyro.models.layers import ImageEncoder, IsotropicNormal, Latent, Network, make_decoder
 from gbi_pyro.models.saved import Rebuildable, load_network, save_networks
 from gbi_pyro.models.sequence import (
@@ -36,6 +37,7 @@ from gbi_pyro.models.sequence import (
     lstm_step,
 )
 from gbi_pyro.models.switching import SwitchingGaussian
+from gbi_pyro.models.transformer import CarriedWords, LanguageTransformer
 from gbi_pyro.models.words import Words
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "Additive",
     "AffineHead",
     "AffineHeadAutoencoder",
+    "CarriedWords",
     "CellWeights",
     "Concat",
     "ConditionedAutoencoder",
@@ -58,6 +61,8 @@ __all__ = [
     "IsotropicNormal",
     "LSTMState",
     "LanguageLSTM",
+    "LanguageModel",
+    "LanguageTransformer",
     "Latent",
     "Likelihood",
     "Mask",

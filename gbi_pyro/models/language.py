@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import pyro
-import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
 from gbi_pyro.models.conditioning import Conditioning, make_conditioner
 from gbi_pyro.models.initial import initialise, weights_from
-from gbi_pyro.models.saved import Rebuildable
+from gbi_pyro.models.language_model import LanguageModel, check_language_options
 from gbi_pyro.models.sequence import LSTMState
-from gbi_pyro.models.words import Words
-
-START = 1  # <eos>, the word before the first one
 
 
-class LanguageLSTM(Rebuildable):
+class LanguageLSTM(LanguageModel):
     r"""Embedding, LSTM, tied softmax: p(w_t | w_<t, z), with the corpus as task z.
 
     ::
@@ -65,23 +60,13 @@ class LanguageLSTM(Rebuildable):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        if vocabulary_size < 2:
-            raise ValueError(f"vocabulary_size must be at least 2, got {vocabulary_size}")
-        if num_tasks is not None and num_tasks < 2:
-            raise ValueError(f"num_tasks must be at least 2, or None for none, got {num_tasks}")
-        if inout and num_tasks is None:
-            raise ValueError("inout=True needs a task: give num_tasks")
-        if num_tasks is None and conditioning != "concat":
-            raise ValueError(
-                f"conditioning is {conditioning!r}, but num_tasks=None has no task to enter: give "
-                "num_tasks, or leave conditioning out"
-            )
+        check_language_options(vocabulary_size, num_tasks, inout, conditioning)
         self.num_tasks, self.conditioning = num_tasks, conditioning
         beside = (num_tasks or 0) if conditioning == "concat" else 0
         with weights_from(generator):
             self.embedding = nn.Embedding(vocabulary_size, embedding_size)
             self.lstm = nn.LSTM(embedding_size + beside, hidden_size, batch_first=True)
-            self.project: nn.Linear = nn.Linear(hidden_size, embedding_size)
+            self.project = nn.Linear(hidden_size, embedding_size)
             if num_tasks and conditioning == "affine":
                 self.project = make_conditioner("affine", hidden_size, num_tasks, embedding_size)
             elif num_tasks and conditioning != "concat":
@@ -89,7 +74,7 @@ class LanguageLSTM(Rebuildable):
                     conditioning, embedding_size, num_tasks, embedding_size
                 )
         self.bias = nn.Parameter(torch.zeros(vocabulary_size))
-        self.task_bias: nn.Parameter | None = None
+        self.task_bias = None
         if num_tasks and inout:
             self.task_bias = nn.Parameter(torch.zeros(vocabulary_size, num_tasks))
         if generator is not None:
@@ -97,91 +82,22 @@ class LanguageLSTM(Rebuildable):
         # Logits of unit features times these start near zero, and words start near equal.
         nn.init.normal_(self.embedding.weight, std=0.1, generator=generator)
 
-    def uniform(self, sequences: int) -> Tensor:
-        """Return the maximum-entropy task of some sequences, ``(sequence, 1, K)``."""
-        return self.bias.new_full((sequences, 1, self.num_tasks or 0), 1 / (self.num_tasks or 1))
-
-    def forward(
-        self, words: Tensor, z: Tensor | None = None, states: LSTMState | None = None
-    ) -> Tensor:
-        """Run the Pyro model.
-
-        Args:
-            words: ids of words, ``(sequence, time)``.
-            z: the tasks where they are known (training), ``(sequence, 1, K)``.
-            states: the state before each word, to cut the words apart: every word then has a task
-                of its own, ``(sequence, time, K)``; see ``stepwise``.
-
-        Returns:
-            The logits of each word, ``(sequence, time, V)``, with Pyro's enumeration dimensions
-            left of them if there are any.
-        """
-        sequences, steps = words.shape
-        with pyro.plate("sequence", sequences, dim=-2):
-            if self.num_tasks is not None and states is None:
-                z = self._task(z, sequences, 1)
-            with pyro.plate("time", steps, dim=-1):
-                if self.num_tasks is not None and states is not None:
-                    z = self._task(z, sequences, steps)
-                logits = self.logits(words, z, states)
-                pyro.sample("words", Words(logits, validate_args=False), obs=words)
-        return logits
-
-    def _task(self, z: Tensor | None, *shape: int) -> Tensor:
-        prior = dist.OneHotCategorical(logits=self.bias.new_zeros(self.num_tasks or 0))
-        sampled: Tensor = pyro.sample("z", prior.expand(shape), obs=z, infer={"task": True})
-        return sampled
-
-    def logits(
-        self, words: Tensor, z: Tensor | None = None, states: LSTMState | None = None
-    ) -> Tensor:
-        """Return the logits of w_t for all t, ``(..., sequence, time, V)``, from w before t.
-
-        Args:
-            words: ``(sequence, time)``.
-            z: the task, ``(..., sequence, 1 or time, K)``; None for the plain LSTM.
-            states: the state before each word; None runs through the text from state zero.
-        """
+    def hidden(self, words: Tensor, z: Tensor | None, states: LSTMState | None) -> Tensor:
+        """Return the state after w_t-1, ``(..., sequence, time, H)``."""
         inputs = self._inputs(words, z)
-        if states is None:
-            hidden, _ = self.lstm(inputs.flatten(0, -3))  # an LSTM takes one batch dimension
-            hidden = hidden.reshape(*inputs.shape[:-1], -1)
-        else:
-            hidden = self._cell(inputs, states).h
-        task = (z,) if self.conditioning == "affine" else ()
-        features, weight = self.project(hidden, *task), self.embedding.weight
-        if self.task_bias is not None:
-            # The task as further features: the wide logits are written once.
-            assert z is not None
-            features = torch.cat([features, z.expand(*features.shape[:-1], -1)], -1)
-            weight = torch.cat([weight, self.task_bias], -1)
-        return nn.functional.linear(features, weight, self.bias)
-
-    def log_prob(
-        self, words: Tensor, z: Tensor | None = None, states: LSTMState | None = None
-    ) -> Tensor:
-        """Return log p(w_t | w_<t, z) of each word, ``(..., sequence, time)``; see ``logits``."""
-        return Words(self.logits(words, z, states), validate_args=False).log_prob(words)
-
-    @torch.no_grad()
-    def log_likelihoods(self, words: Tensor) -> Tensor:
-        """Return log p(w_t | w_<t, k) of each word under every task, ``(sequence, time, K)``.
-
-        Its sums over the first n words are what ``Enumeration`` of that text knows, for all n at
-        once; K forward passes.
-        """
-        tasks = torch.eye(self.num_tasks or 0).to(self.bias)
-        each = [self.log_prob(words, z.expand(len(words), 1, -1)) for z in tasks]
-        return torch.stack(each, -1)
+        if states is not None:
+            return self._cell(inputs, states).h
+        found, _ = self.lstm(inputs.flatten(0, -3))  # an LSTM takes one batch dimension
+        hidden: Tensor = found.reshape(*inputs.shape[:-1], -1)
+        return hidden
 
     def _inputs(self, words: Tensor, z: Tensor | None) -> Tensor:
-        previous = torch.cat([torch.full_like(words[:, :1], START), words[:, :-1]], 1)
-        embedded: Tensor = self.embedding(previous)
+        embedded = self._previous(words)
         if z is None or self.conditioning == "affine":
             return embedded
         if self.conditioning != "concat":
-            embedded = self.conditioner(embedded, z)
-            return embedded
+            conditioned: Tensor = self.conditioner(embedded, z)
+            return conditioned
         # An enumerated task comes as (K, 1, .., K): it spans its own dimension and no plate.
         batch = torch.broadcast_shapes(embedded.shape[:-1], z.shape[:-1])
         return torch.cat([embedded.expand(*batch, -1), z.expand(*batch, -1)], -1)

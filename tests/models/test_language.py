@@ -8,7 +8,7 @@ import torch
 
 from gbi_pyro import BayesFilter, Enumeration, OneStepGradient, TaskChain, clamped_loss, stepwise
 from gbi_pyro.models import CONDITIONERS, Conditioning, LanguageLSTM, Words
-from gbi_pyro.models.language import START
+from gbi_pyro.models.language_model import START
 
 V, K, SEQUENCES, STEPS = 11, 3, 4, 6
 
