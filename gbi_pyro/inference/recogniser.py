@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor
@@ -15,7 +16,7 @@ from gbi_pyro.inference._amortised import Network, check_output, only_site, read
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.purity import pure
 from gbi_pyro.relax import Model
-from gbi_pyro.sites import TaskSite
+from gbi_pyro.sites import TaskSite, TaskSiteError, find_task_sites
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,11 +176,11 @@ class Dream(NamedTuple):
     """Tasks and data drawn from a model.
 
     Attributes:
-        labels: drawn task ids, the batch shape of the task site.
+        tasks: drawn task ids by site, the batch shape of the site.
         values: what was drawn for each observed site, by name.
     """
 
-    labels: Tensor
+    tasks: dict[str, Tensor]
     values: dict[str, Tensor]
 
 
@@ -196,7 +197,8 @@ def dream(model: Model, *args: Any, generator: torch.Generator, **kwargs: Any) -
         generator: a seeded generator.
 
     Raises:
-        TaskSiteError: for a model without a task site, or with several.
+        TaskSiteError: for a model without a task site, or with ``pyro.factor``, whose density
+            cannot be drawn from.
 
     >>> import pyro.distributions as dist
     >>> def model(x):
@@ -204,21 +206,23 @@ def dream(model: Model, *args: Any, generator: torch.Generator, **kwargs: Any) -
     ...         prior = dist.OneHotCategorical(torch.tensor([0.5, 0.5]))
     ...         z = pyro.sample("z", prior, infer={"task": True})
     ...         pyro.sample("x", dist.Normal(z @ torch.tensor([0.0, 9.0]), 0.1), obs=x)
-    >>> labels, values = dream(model, torch.zeros(50), generator=torch.Generator().manual_seed(0))
-    >>> bool(((values["x"] > 4) == (labels == 1)).all())
+    >>> tasks, values = dream(model, torch.zeros(50), generator=torch.Generator().manual_seed(0))
+    >>> bool(((values["x"] > 4) == (tasks["z"] == 1)).all())
     True
     """
-    name = only_site(model, args, kwargs).site.name
+    sites = find_task_sites(model, *args, **kwargs)
     seed = int(torch.randint(2**31, (), generator=generator))
     with pure(model), torch.no_grad():
         pyro.set_rng_seed(seed)  # Pyro's sites take no generator
         trace = poutine.trace(poutine.uncondition(model)).get_trace(*args, **kwargs)
-    values = {
-        n: node["value"]
-        for n, node in trace.nodes.items()
-        if node["type"] == "sample" and node["infer"].get("was_observed")
-    }
-    return Dream(trace.nodes[name]["value"].argmax(-1), values)
+    drawn = {n: node for n, node in trace.nodes.items() if node["type"] == "sample"}
+    if factors := [n for n, node in drawn.items() if isinstance(node["fn"], dist.Unit)]:
+        raise TaskSiteError(
+            f"the model has pyro.factor sites, {factors}; expected distributions alone, since a "
+            "factor has no draws: write it as a distribution, or draw tasks and data by hand"
+        )
+    values = {n: node["value"] for n, node in drawn.items() if node["infer"].get("was_observed")}
+    return Dream({n: drawn[n]["value"].argmax(-1) for n in sites}, values)
 
 
 def _log_q(site: TaskSite, scores: Tensor) -> Tensor:

@@ -85,8 +85,8 @@ def test_forward_kl_with_labels_comes_to_the_exact_posterior(
 
 def test_forward_kl_with_dreams_needs_no_data(generator: torch.Generator) -> None:
     n, network = 20_000, linear(generator)
-    labels, values = dream(mixture, torch.zeros(n, 2, dtype=F64), generator=generator)
-    descend(network, lambda: forward_kl_loss(Recogniser(network), mixture, labels, values["x"]))
+    tasks, values = dream(mixture, torch.zeros(n, 2, dtype=F64), generator=generator)
+    descend(network, lambda: forward_kl_loss(Recogniser(network), mixture, tasks["z"], values["x"]))
     assert divergence(network, generator) <= chi2.isf(1e-6, 6) / (2 * n)
 
 
@@ -214,7 +214,8 @@ def test_unknown_labels_do_not_count(generator: torch.Generator) -> None:
 def test_a_dream_is_drawn_from_the_model(generator: torch.Generator) -> None:
     """Frequencies of the tasks, and mean and variance of the data, within five standard errors."""
     n, state = 20_000, torch.get_rng_state()
-    labels, values = dream(mixture, torch.full((n, 2), 99.0, dtype=F64), generator=generator)
+    tasks, values = dream(mixture, torch.full((n, 2), 99.0, dtype=F64), generator=generator)
+    labels = tasks["z"]
     assert torch.equal(torch.get_rng_state(), state)
     assert not pyro.get_param_store()
     pi = LOG_PRIOR.exp()
@@ -225,6 +226,25 @@ def test_a_dream_is_drawn_from_the_model(generator: torch.Generator) -> None:
     assert bool(((error.square().mean(0) - 1).abs() <= 5 * (2 / n) ** 0.5).all())
     again = dream(mixture, torch.zeros(n, 2, dtype=F64), generator=torch.Generator().manual_seed(0))
     assert torch.equal(again.values["x"], values["x"])  # by the seed alone, not by the data
+
+
+def test_a_dream_of_several_sites_draws_them_together(generator: torch.Generator) -> None:
+    """b copies a with probability .9: joint frequencies within five standard errors."""
+    n, copies = 20_000, torch.tensor([[0.9, 0.1], [0.1, 0.9]], dtype=F64)
+
+    def model(x: torch.Tensor) -> None:
+        with pyro.plate("case", len(x)):
+            prior = dist.OneHotCategorical(torch.tensor([0.3, 0.7], dtype=F64))
+            a = pyro.sample("a", prior, infer={"task": True})
+            b = pyro.sample("b", dist.OneHotCategorical(a @ copies), infer={"task": True})
+            mean = (a + 10 * b) @ torch.tensor([0.0, 1.0], dtype=F64)
+            pyro.sample("x", dist.Normal(mean, 0.01), obs=x)
+
+    tasks, values = dream(model, torch.zeros(n, dtype=F64), generator=generator)
+    assert torch.equal(values["x"].round().long(), tasks["a"] + 10 * tasks["b"])
+    found = torch.bincount(2 * tasks["a"] + tasks["b"], minlength=4) / n
+    p = (torch.tensor([[0.3], [0.7]], dtype=F64) * copies).flatten()
+    assert bool(((found - p).abs() <= 5 * (p * (1 - p) / n).sqrt()).all())
 
 
 def test_what_does_not_fit_is_refused(generator: torch.Generator) -> None:
@@ -249,6 +269,13 @@ def test_what_does_not_fit_is_refused(generator: torch.Generator) -> None:
         forward_kl_loss(Recogniser(linear(generator)), mixture, z + 1, x)
     with pytest.raises(TaskSiteError, match="no task site"):
         dream(without_task, x, generator=generator)
+
+    def with_factor(x: torch.Tensor) -> None:
+        mixture(x)
+        pyro.factor("weight", torch.zeros(()))
+
+    with pytest.raises(TaskSiteError, match=r"pyro\.factor sites, \['weight'\]"):
+        dream(with_factor, x, generator=generator)
 
     site = TaskSite("z", torch.tensor([[0.5, 0.5]]).log(), (None,))
     certain = TaskPosterior({"z": torch.tensor([[0.0, -torch.inf]])}, {"z": site}, "by hand")
