@@ -19,6 +19,7 @@ PARTS = {
     "export": "Export to ArviZ",
     "models": "Models",
     "data": "Data",
+    "problems": "Problems",
     "plots": "Plots",
     "representation": "Representations",
 }
