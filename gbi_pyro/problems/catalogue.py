@@ -8,9 +8,14 @@ from typing import Protocol
 
 import torch
 
+from gbi_pyro.problems.components import components
 from gbi_pyro.problems.coupled import coupled_chain, frustrated_graph, graph_chain
+from gbi_pyro.problems.hyperteacher import hyperteacher, hyperteacher_pair
 from gbi_pyro.problems.meta_hmm import meta_hmm
+from gbi_pyro.problems.model_choice import model_choice
 from gbi_pyro.problems.problem import Problem
+from gbi_pyro.problems.regression import regression_weights
+from gbi_pyro.problems.rules import rules
 from gbi_pyro.problems.switching import switching
 
 
@@ -42,6 +47,15 @@ PROBLEMS: dict[str, MakeProblem] = {
     "metahmm-24-T40": partial(meta_hmm, length=40),
     "metahmm-256-T40": partial(_HMM_256, length=40),
     "metahmm-12288-T40": partial(_HMM_12288, length=40),
+    "hyperteacher-n1": partial(hyperteacher, num_examples=1),
+    "hyperteacher-n4": partial(hyperteacher, num_examples=4),
+    "hyperteacher-n16": partial(hyperteacher, num_examples=16),
+    "hyperteacher-pair-n4": partial(hyperteacher_pair, num_examples=4),
+    "rules-n1": _Fixed(partial(rules, 1)),
+    "rules-n4": _Fixed(partial(rules, 4)),
+    "components": components,
+    "regression-weights": regression_weights,
+    "model-index": _Fixed(model_choice),
     "graph-8-chain": _Fixed(graph_chain),
     "graph-8-frustrated": frustrated_graph,
     "chain-40": _Fixed(coupled_chain),
