@@ -16,7 +16,7 @@ from gbi_pyro.inference._amortised import Network, check_output, only_site, read
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.purity import pure
 from gbi_pyro.relax import Model
-from gbi_pyro.sites import TaskSite, TaskSiteError, find_task_sites
+from gbi_pyro.sites import TaskSite, TaskSiteError, no_task_sites, read_task_site
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,7 +210,6 @@ def dream(model: Model, *args: Any, generator: torch.Generator, **kwargs: Any) -
     >>> bool(((values["x"] > 4) == (tasks["z"] == 1)).all())
     True
     """
-    sites = find_task_sites(model, *args, **kwargs)
     seed = int(torch.randint(2**31, (), generator=generator))
     with pure(model), torch.no_grad():
         pyro.set_rng_seed(seed)  # Pyro's sites take no generator
@@ -222,6 +221,10 @@ def dream(model: Model, *args: Any, generator: torch.Generator, **kwargs: Any) -
             "factor has no draws: write it as a distribution, or draw tasks and data by hand"
         )
     values = {n: node["value"] for n, node in drawn.items() if node["infer"].get("was_observed")}
+    latent = {n: node for n, node in drawn.items() if n not in values}
+    sites = {n: read_task_site(node) for n, node in latent.items() if node["infer"].get("task")}
+    if not sites:
+        raise no_task_sites()
     return Dream({n: drawn[n]["value"].argmax(-1) for n in sites}, values)
 
 

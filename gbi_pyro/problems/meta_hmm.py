@@ -99,9 +99,9 @@ def meta_hmm(
 ) -> Problem:
     """Return a problem of several tasks that together choose a hidden Markov model.
 
-    A base is a cycle through all states in random order; a direction turns it round, a speed takes
+    A base is a cycle through all states in random order; the direction reverses it, the speed takes
     it in larger steps. A family adds a cycle through 3 to 5 random states. The states are split
-    into groups, one for each emission task; each state emits two random symbols, and a shift hands
+    into groups, one for each emission task; each state emits two random symbols, and a shift moves
     them to the next state. There are bases x 2 x speeds x 2^families x 2^emissions x shifts
     combinations.
 
@@ -158,7 +158,7 @@ def _noisy(table: Tensor) -> Tensor:
 
 
 def _cycle(states: Tensor, num_states: int) -> Tensor:
-    """Return the transitions of a cycle through states in their order, and those turned round."""
+    """Return the transitions of a cycle through states, and of its reverse, ``(2, S, S)``."""
     table = torch.zeros(num_states, num_states)
     table[states, states.roll(-1)] = 1
     return torch.stack([table, table.mT])

@@ -10,8 +10,6 @@ from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
 from torch.distributions import constraints
 
-from gbi_pyro.joint import draw_tasks
-
 
 class SummedHMM(TorchDistribution):
     r"""The law of T symbols of a hidden Markov model whose states are summed out.
@@ -112,18 +110,29 @@ class SummedHMM(TorchDistribution):
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draw sequences, ``sample_shape + batch_shape + (T,)``."""
         shape = (*sample_shape, *self.batch_shape)
-        A, B = self.transition.log(), self.emission.log()
-        state, symbols = draw_tasks(self.initial.log().expand(*shape, -1)), []
+        transition, emission = _cumulative(self.transition), _cumulative(self.emission)
+        state, states = _draw(_cumulative(self.initial).expand(*shape, -1)), []
         for t in range(self.duration):
             if t:
-                state = draw_tasks(_row(A, state))
-            symbols.append(draw_tasks(_row(B, state)))
-        return torch.stack(symbols, -1)
+                state = _draw(_rows(transition, state.unsqueeze(-1)).squeeze(-2))
+            states.append(state)
+        return _draw(_rows(emission, torch.stack(states, -1)))
 
 
-def _row(matrix: Tensor, state: Tensor) -> Tensor:
-    """Return the rows of a matrix ``(..., S, M)`` at states: ``state.shape + (M,)``."""
-    whole = matrix.expand(*state.shape, *matrix.shape[-2:])
-    return whole.gather(-2, state[..., None, None].expand(*state.shape, 1, whole.shape[-1]))[
-        ..., 0, :
-    ]
+def _cumulative(probs: Tensor) -> Tensor:
+    """Return cumulative probabilities whose last is exactly 1."""
+    total = probs.cumsum(-1)
+    return total / total[..., -1:]
+
+
+def _draw(cumulative: Tensor) -> Tensor:
+    """Draw ids from cumulative probabilities, ``(..., M)``: ``(...)``."""
+    uniform = torch.rand(cumulative.shape[:-1], dtype=cumulative.dtype, device=cumulative.device)
+    return (uniform.unsqueeze(-1) >= cumulative).sum(-1)
+
+
+def _rows(matrix: Tensor, states: Tensor) -> Tensor:
+    """Return the rows of a matrix ``(..., S, M)`` at states ``(..., T)``: ``(..., T, M)``."""
+    *batch, T = states.shape
+    whole = matrix.expand(*batch, *matrix.shape[-2:])
+    return whole.gather(-2, states.unsqueeze(-1).expand(*batch, T, whole.shape[-1]))
