@@ -209,18 +209,25 @@ class RelaxedModel:
 
     def _check_reach(self, joint: LogJoint, site: TaskSite) -> None:
         # A gradient of zero everywhere may be chance (data right in the middle of two tasks): the
-        # corners decide, term by term, since sums may agree by chance too.
+        # corners decide, term by term, since sums may agree by chance too. Nor may a task that
+        # reaches the data through another one be seen while that one is in the middle.
         def terms(joint: LogJoint) -> list[Tensor]:
             likelihoods = [f.log_prob for n, f in joint.factors.items() if n not in joint.sites]
             return likelihoods + [s.log_prior for n, s in joint.sites.items() if n != site.name]
 
-        here = terms(joint)
-        for k in range(site.num_tasks):
-            point = {**joint.values, site.name: site.corner(k)}
+        def at(point: dict[str, Tensor]) -> list[Tensor]:
             self.count(check=1)
-            at_corner = self.log_joint(points_at(point), on_simplex=False)
-            if not all(map(torch.equal, terms(at_corner), here)):
-                return
+            return terms(self.log_joint(points_at(point), on_simplex=False))
+
+        backgrounds = [joint.values]
+        if len(joint.sites) > 1:
+            backgrounds += [{n: s.corner(k) for n, s in joint.sites.items()} for k in (0, 1)]
+        for values in backgrounds:
+            middle = {**values, site.name: joint.values[site.name]}
+            here = terms(joint) if values is joint.values else at(middle)
+            for k in range(site.num_tasks):
+                if not all(map(torch.equal, at({**values, site.name: site.corner(k)}), here)):
+                    return
         raise unreached(site.name)
 
 

@@ -373,6 +373,22 @@ def test_one_of_two_tasks_that_does_not_reach_the_likelihood_is_named() -> None:
         OneStepGradient()(model)
 
 
+def test_a_task_that_reaches_the_data_through_another_task_is_no_error() -> None:
+    """While the other one is at maximum entropy nothing depends on it."""
+    signs = torch.tensor([-1.0, 1.0])
+
+    def model(coupling: float) -> None:
+        prior = dist.OneHotCategorical(torch.ones(2))
+        a = pyro.sample("a", prior, infer=TASK) @ signs
+        b = pyro.sample("b", prior, infer=TASK) @ signs
+        pyro.factor("pair", coupling * a * b)
+        pyro.sample("x", dist.Normal(b, 1.0), obs=torch.tensor(0.5))
+
+    torch.testing.assert_close(OneStepGradient()(model, 1.0).probs("a"), torch.full((2,), 0.5))
+    with pytest.raises(TaskSiteError, match="'a' does not reach"):
+        OneStepGradient()(model, 0.0)
+
+
 def test_data_midway_between_two_tasks_are_no_error() -> None:
     log_prior = torch.tensor([0.3, 0.7]).log()
     posterior = OneStepGradient()(
