@@ -11,6 +11,7 @@ from benchmarks.chains import LARGEST, chains, streams
 from benchmarks.fits import fits
 from benchmarks.gate import gate
 from benchmarks.images import images
+from benchmarks.joints import joints
 from benchmarks.language import language
 from benchmarks.online import online
 from benchmarks.training_step import training_step
@@ -28,6 +29,7 @@ def main() -> None:
         *language(5 if fast else 40),
         *gate(10 if fast else 150),
         *fits(1 if fast else 5, 2 if fast else 20),
+        *joints(0.5 if fast else 20),
         *streams(0.2 if fast else 10),
         *chains(0.1 if fast else 4, 10_000 if fast else LARGEST),
     ]

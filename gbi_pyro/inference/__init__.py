@@ -11,6 +11,7 @@ from gbi_pyro.inference.centroid import NearestCentroid, fit_centroids
 from gbi_pyro.inference.chain import BayesFilter, TaskStream
 from gbi_pyro.inference.chain_posterior import ChainPosterior
 from gbi_pyro.inference.chain_stream import ChainStream, StreamState, StreamStep
+from gbi_pyro.inference.curvature import SecondOrderJoint
 from gbi_pyro.inference.enumeration import Enumeration
 from gbi_pyro.inference.gradient import OneStepGradient
 from gbi_pyro.inference.hmm import (
@@ -25,6 +26,7 @@ from gbi_pyro.inference.learned_chain import LearnedChain, negative_binomial
 from gbi_pyro.inference.log_likelihoods import log_likelihoods
 from gbi_pyro.inference.marginal import Marginal, marginalize
 from gbi_pyro.inference.online import OnlineGradient, OnlineRun, StepsAhead
+from gbi_pyro.inference.pairwise_joint import PairwiseJoint
 from gbi_pyro.inference.recogniser import Dream, Recogniser, dream, forward_kl_loss, reverse_kl_loss
 from gbi_pyro.inference.simulator import Drawn, Simulator
 from gbi_pyro.inference.stepwise import CarriesState, stepwise
@@ -51,7 +53,9 @@ __all__ = [
     "OneStepGradient",
     "OnlineGradient",
     "OnlineRun",
+    "PairwiseJoint",
     "Recogniser",
+    "SecondOrderJoint",
     "Simulator",
     "StepsAhead",
     "StreamState",

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from gbi_pyro.inference._curvature import hessian_row
 from gbi_pyro.inference._options import check_numbers
 from gbi_pyro.inference.calibration import Calibration
 from gbi_pyro.logjoint import LogJoint, RelaxedModel
@@ -27,7 +27,8 @@ class OneStepGradient:
     The step of size 1 / T = 1 *is* the exact posterior when l is affine in q, and for Gaussian
     noise around a mean affine in q whose task means lie equally far from their centroid (always so
     for two tasks). With three tasks or more take ``order=2`` (exact whenever the mean is affine)
-    or a ``calibration``. With several sites each is inferred with the others at maximum entropy.
+    or a ``calibration``. With several sites each is inferred with the others at maximum entropy;
+    ``SecondOrderJoint`` infers them together.
 
     Args:
         temperature: T, weight of the entropy; other values than 1 temper the posterior.
@@ -131,24 +132,7 @@ def _describe(calibration: Calibration) -> dict[str, Any]:
     return {**asdict(calibration), "offsets": calibration.offsets.tolist()}
 
 
-@torch.enable_grad()
 def _second_order(run: RelaxedModel, joint: LogJoint, gradient: Tensor, name: str) -> Tensor:
-    # The K directions e_k - u sum to zero, so K - 1 Hessian-vector products give the last one too.
-    # Elements are independent: the product with one direction in every element at once is each
-    # element's own.
-    site, g, q = joint.sites[name], gradient, joint.values[name]
-    direction = site.corner(torch.arange(site.num_tasks)) - site.uniform()  # (K,) + batch + (K,)
-    products: list[Tensor] = []
-    for k in range(site.num_tasks - 1):
-        slope = (g * direction[k]).sum()
-        hv = None
-        if slope.requires_grad:  # else l is affine in q
-            (hv,) = torch.autograd.grad(slope, q, retain_graph=True, allow_unused=True)
-            run.count(backward=1)
-        products.append(torch.zeros_like(q) if hv is None else hv)
-    products.append(-torch.stack(products).sum(0))
-    slopes = torch.stack([(g.detach() * d).sum(-1) for d in direction], -1)
-    curvature = torch.stack(
-        [(hv * d).sum(-1) for hv, d in zip(products, direction, strict=True)], -1
-    )
-    return slopes + 0.5 * curvature
+    row = hessian_row(run, joint, gradient, name, [name])
+    g = gradient.detach()
+    return g + 0.5 * row[name].values.diagonal(dim1=-2, dim2=-1).to(g) if row else g
