@@ -19,6 +19,10 @@ from gbi_pyro.posterior import TaskPosterior, detached
 from gbi_pyro.relax import Model, Point, points_at
 from gbi_pyro.sites import TaskSite, TaskSiteError
 
+# On 300 cases and more of each problem: MetaHMM with 24 and 256 tasks, where the expansion is worth
+# having (KL .1 to 1), has up to 2.8 nats over the four, and at two rounds up to 7.6 in 4 of 3000
+# cases; hyperteacher (tanh) 5 to 60 nats in 3 to 45 % of cases, model choice at two rounds 70 to
+# 120 nats in 2 to 3 %.
 NUM_SCORED = 4
 """How many combinations of an element are scored exactly, to check the expansion."""
 MAX_DIVERGENCE = 3.0

@@ -45,7 +45,7 @@ class OneStepGradient:
         ValueError: for options that do not fit together.
         TypeError: for an option that is no number, or no calibration.
 
-    >>> import pyro, pyro.distributions as dist
+    >>> import pyro, pyro.distributions as dist, torch
     >>> def model(x):
     ...     with pyro.plate("sequence", len(x)):
     ...         prior = dist.OneHotCategorical(torch.tensor([0.5, 0.5]))

@@ -12,7 +12,14 @@ from pyro import poutine
 from pyro_models import TASK, gaussian, normal, random_log_prior
 from torch import Tensor
 
-from gbi_pyro import Enumeration, OneStepGradient, TaskPosterior, TaskSiteError, hmm_posterior
+from gbi_pyro import (
+    AutoTaskGuide,
+    Enumeration,
+    OneStepGradient,
+    TaskPosterior,
+    TaskSiteError,
+    hmm_posterior,
+)
 from gbi_pyro.inference import PairwiseJoint, SecondOrderJoint
 from gbi_pyro.joint import combinations
 
@@ -429,6 +436,26 @@ def test_chunks_give_the_same_check(generator: torch.Generator) -> None:
     model, x = spins(generator, FRUSTRATED), normal(generator, 5, 8)
     found = SecondOrderJoint(chunk_size=4)(model, x)
     assert found.passes == SecondOrderJoint()(model, x).passes
+
+
+@pytest.mark.parametrize("max_joint", [4096, 16])
+def test_guides_draw_from_it_and_tasks_may_be_renumbered(
+    max_joint: int, generator: torch.Generator
+) -> None:
+    """Where it is exact, p(x, z) / q(z) of any draw is the evidence."""
+    model, x = spins(generator, FRUSTRATED), normal(generator, 6, 8)
+    infer, evidence = SecondOrderJoint(max_joint=max_joint), Enumeration(chunk_size=64)(model, x)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        drawn = poutine.trace(AutoTaskGuide(model, infer)).get_trace(x)
+    log_p = poutine.trace(poutine.replay(model, drawn)).get_trace(x).log_prob_sum()
+    assert evidence.log_evidence is not None
+    total = evidence.log_evidence.sum()
+    torch.testing.assert_close(log_p - drawn.log_prob_sum(), total, rtol=0, atol=1e-9)
+    found = infer(model, x)
+    ids = found.sample(20, generator=generator)
+    moved = found.reordered([1, 0], "z3").log_prob({**ids, "z3": 1 - ids["z3"]})
+    torch.testing.assert_close(moved, found.log_prob(ids))
 
 
 def test_it_leaves_nothing_behind(generator: torch.Generator) -> None:
