@@ -28,6 +28,7 @@ from gbi_pyro.inference.marginal import Marginal, marginalize
 from gbi_pyro.inference.online import OnlineGradient, OnlineRun, StepsAhead
 from gbi_pyro.inference.pairwise_joint import PairwiseJoint
 from gbi_pyro.inference.recogniser import Dream, Recogniser, dream, forward_kl_loss, reverse_kl_loss
+from gbi_pyro.inference.rescoring import Rescored, ShortlistWarning
 from gbi_pyro.inference.simulator import Drawn, Simulator
 from gbi_pyro.inference.stepwise import CarriesState, stepwise
 from gbi_pyro.inference.task_chain import TaskChain
@@ -55,7 +56,9 @@ __all__ = [
     "OnlineRun",
     "PairwiseJoint",
     "Recogniser",
+    "Rescored",
     "SecondOrderJoint",
+    "ShortlistWarning",
     "Simulator",
     "StepsAhead",
     "StreamState",
