@@ -13,6 +13,7 @@ from gbi_pyro.inference.chain_posterior import ChainPosterior
 from gbi_pyro.inference.chain_stream import ChainStream, StreamState, StreamStep
 from gbi_pyro.inference.curvature import SecondOrderJoint
 from gbi_pyro.inference.enumeration import Enumeration
+from gbi_pyro.inference.gibbs import TaskGibbs
 from gbi_pyro.inference.gradient import OneStepGradient
 from gbi_pyro.inference.hmm import (
     HMMPosterior,
@@ -25,11 +26,13 @@ from gbi_pyro.inference.iterative import IterativeGradient
 from gbi_pyro.inference.learned_chain import LearnedChain, negative_binomial
 from gbi_pyro.inference.log_likelihoods import log_likelihoods
 from gbi_pyro.inference.marginal import Marginal, marginalize
+from gbi_pyro.inference.mean_field import CoordinateGradient
 from gbi_pyro.inference.online import OnlineGradient, OnlineRun, StepsAhead
 from gbi_pyro.inference.pairwise_joint import PairwiseJoint
 from gbi_pyro.inference.recogniser import Dream, Recogniser, dream, forward_kl_loss, reverse_kl_loss
 from gbi_pyro.inference.rescoring import Rescored, ShortlistWarning
 from gbi_pyro.inference.simulator import Drawn, Simulator
+from gbi_pyro.inference.smc import TaskSMC
 from gbi_pyro.inference.stepwise import CarriesState, stepwise
 from gbi_pyro.inference.task_chain import TaskChain
 from gbi_pyro.inference.task_prior import TaskPrior
@@ -41,6 +44,7 @@ __all__ = [
     "CarriesState",
     "ChainPosterior",
     "ChainStream",
+    "CoordinateGradient",
     "Counts",
     "Drawn",
     "Dream",
@@ -64,7 +68,9 @@ __all__ = [
     "StreamState",
     "StreamStep",
     "TaskChain",
+    "TaskGibbs",
     "TaskPrior",
+    "TaskSMC",
     "TaskStream",
     "calibrate",
     "dream",

@@ -79,6 +79,33 @@ class Scorer:
             self.check = False  # once is enough: another call scores other tasks of the same model
         return scores
 
+    def with_gradient(self, ids: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return log p(x, z) as it is called, and its gradient at these corners of the simplex.
+
+        Args:
+            ids: of every site, ``(m,) + batch_shape``.
+
+        Returns:
+            ``(m,) + batch_shape``, float64, and for each site ``(m,) + batch_shape + (K,)``, its
+            own prior included.
+        """
+        stacked = torch.stack([ids[name] for name in self.sites])
+        scores, rows = [], []
+        for part in stacked.split(self.chunk_size or 1, 1):
+            m = part.shape[1]
+            joint = self._joint(part.squeeze(1) if m == 1 else part, order=1)
+            gradients = self.run.likelihood_gradient(joint)
+            self.run.count(forward=m, backward=m - 1)
+            total = self._by_element(joint, rounding=False).detach()
+            scores.append(total.expand(m, *self.batch_shape))
+            rows.append(
+                {
+                    n: (g + s.log_prior.detach()).reshape(m, *self.batch_shape, s.num_tasks)
+                    for (n, g), s in zip(gradients.items(), joint.sites.values(), strict=True)
+                }
+            )
+        return torch.cat(scores), {n: torch.cat([r[n] for r in rows]) for n in self.sites}
+
     def _scored(self, ids: Tensor) -> Tensor:
         """Score a chunk: ids ``(sites, m) + batch_shape``."""
         m = ids.shape[1]
@@ -86,7 +113,7 @@ class Scorer:
         joint = self._joint(ids.squeeze(1) if m == 1 else ids)
         return self._by_element(joint, rounding=False).expand(m, *self.batch_shape)
 
-    def _joint(self, ids: Tensor) -> LogJoint:
+    def _joint(self, ids: Tensor, order: int = 0) -> LogJoint:
         points = {}
         for (name, site), own in zip(self.sites.items(), ids, strict=True):
             point = one_hot(own, site.num_tasks).to(site.log_prior)
@@ -94,7 +121,7 @@ class Scorer:
                 ones = (1,) * (self.nesting - len(self.batch_shape))
                 point = point.reshape(len(own), *ones, *point.shape[1:])
             points[name] = point
-        return self.run.log_joint(points_at(points), on_simplex=False)
+        return self.run.log_joint(points_at(points), order=order, on_simplex=False)
 
     def _by_element(self, joint: LogJoint, *, rounding: bool) -> Tensor:
         site = next(iter(self.sites.values()))

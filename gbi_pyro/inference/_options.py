@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from numbers import Integral, Real
+from typing import Any
 
 from torch import Tensor
 
@@ -24,3 +25,17 @@ def check_numbers(infer: object, *names: str, integers: tuple[str, ...] = ()) ->
             f"{name} of {kind} should be {'an integer' if whole else 'a number'}, got a "
             f"{type(value).__name__}{cure}"
         )
+
+
+def check_chunk_size(infer: Any) -> None:
+    """Check how many combinations an inference tries in one run: an integer, or None.
+
+    Raises:
+        TypeError: for anything else.
+        ValueError: for less than 1.
+    """
+    if infer.chunk_size is None:
+        return
+    check_numbers(infer, integers=("chunk_size",))
+    if infer.chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1 or None, got {infer.chunk_size}")

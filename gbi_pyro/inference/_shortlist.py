@@ -55,13 +55,14 @@ def most_probable(posterior: TaskPosterior, table: JointTable | None, number: in
 
 @dataclass(frozen=True)
 class ShortlistJoint:
-    """A joint posterior in which the probabilities of listed combinations have been replaced.
+    """A joint posterior in which listed combinations have probabilities of their own.
 
     Attributes:
         base: the posterior that gives all others, up to a factor.
-        listed: the combinations, and their probabilities under ``base``.
+        listed: the combinations, and the log probabilities under ``base`` that are taken away; -inf
+            where the new ones are added to those of ``base``.
         log_probs: their new log probabilities, ``(m,) + batch_shape``.
-        log_factor: of the probability of all others, ``batch_shape``.
+        log_factor: of the probability that ``base`` gives, ``batch_shape``.
     """
 
     base: TaskPosterior = field(repr=False)
@@ -99,8 +100,13 @@ class ShortlistJoint:
         """Return log p(all tasks) of each element, ``lead + batch_shape``."""
         same = self._same(ids, self.sites)
         at = same.ndim - len(_batch_shape(self.base)) - 1
-        new = self.log_probs.masked_fill(~same, -torch.inf).logsumexp(at)
-        return torch.where(same.any(at), new, self.base.log_prob(ids) + self.log_factor)
+        total = self.base.log_prob(ids) + self.log_factor
+        new, old = (
+            p.masked_fill(~same, -torch.inf).logsumexp(at)
+            for p in (self.log_probs, self.listed.log_q + self.log_factor)
+        )
+        left = _others(torch.ones_like(total), (old - total).exp().nan_to_num(0.0))
+        return torch.logaddexp(total + left.log(), new)
 
     def conditional(self, site: str, given: Mapping[str, Tensor]) -> Any:
         """Return the distribution of a site's tasks given those of the sites before it."""

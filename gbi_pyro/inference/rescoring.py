@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gbi_pyro.inference._combinations import Scorer, check_same_elements
-from gbi_pyro.inference._options import check_numbers
+from gbi_pyro.inference._options import check_chunk_size, check_numbers
 from gbi_pyro.inference._shortlist import Shortlist, ShortlistJoint, most_probable
 from gbi_pyro.joint import Joint, JointTable
 from gbi_pyro.logjoint import RelaxedModel
@@ -93,18 +93,12 @@ class Rescored:
                 "base should be an inference, such as OneStepGradient(); got a "
                 f"{type(self.base).__name__}"
             )
-        whole = ("num_scored", "max_joint")
-        check_numbers(
-            self,
-            "max_beyond",
-            integers=whole if self.chunk_size is None else (*whole, "chunk_size"),
-        )
+        check_numbers(self, "max_beyond", integers=("num_scored", "max_joint"))
+        check_chunk_size(self)
         if self.num_scored < 2:
             raise ValueError(
                 f"num_scored must be at least 2 (one alone keeps its weight), got {self.num_scored}"
             )
-        if self.chunk_size is not None and self.chunk_size < 1:
-            raise ValueError(f"chunk_size must be at least 1 or None, got {self.chunk_size}")
         if self.max_joint < 2:
             raise ValueError(f"max_joint must be at least 2, got {self.max_joint}")
         if not 0 <= self.max_beyond <= 1:
