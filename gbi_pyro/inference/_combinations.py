@@ -10,7 +10,7 @@ from torch.nn.functional import one_hot
 
 from gbi_pyro.logjoint import LogJoint, RelaxedModel
 from gbi_pyro.relax import points_at
-from gbi_pyro.score import sum_to_element
+from gbi_pyro.score import Factor, sum_to_element
 from gbi_pyro.sites import TaskSite, TaskSiteError
 
 
@@ -64,6 +64,7 @@ class Scorer:
         self.run, self.sites, self.nesting = run, joint.sites, joint.nesting
         self.batch_shape = check_same_elements(joint.sites, what)
         self.chunk_size, self.check = chunk_size, check
+        self._outside = self._not_by_element(joint)
 
     def __call__(self, ids: Mapping[str, Tensor]) -> Tensor:
         """Return log p(x, z) of each element, ``(m,) + batch_shape``, float64.
@@ -111,6 +112,8 @@ class Scorer:
         m = ids.shape[1]
         self.run.count(forward=m)
         joint = self._joint(ids.squeeze(1) if m == 1 else ids)
+        if self.check:
+            self._check_outside(joint)
         return self._by_element(joint, rounding=False).expand(m, *self.batch_shape)
 
     def _joint(self, ids: Tensor, order: int = 0) -> LogJoint:
@@ -129,18 +132,35 @@ class Scorer:
         terms = [(f.rounding if rounding else f.log_prob).double() for f in own]
         return sum_to_element(terms, site, self.nesting)
 
+    def _not_by_element(self, joint: LogJoint) -> dict[str, Factor]:
+        site = next(iter(self.sites.values()))
+        return {n: f for n, f in joint.factors.items() if not f.belongs(site)}
+
     def _check(self, ids: Tensor, scores: Tensor) -> None:
         """Check by one run in which neighbours have different combinations."""
         m, size = len(scores), self.batch_shape.numel()
-        at = (torch.arange(size) % m).reshape(1, *self.batch_shape)
+        at = (torch.arange(size, device=ids.device) % m).reshape(1, *self.batch_shape)
         alone = self._joint(ids.gather(1, at.expand(len(ids), 1, *self.batch_shape)).squeeze(1))
         self.run.count(check=1)
         found = self._by_element(alone, rounding=False)
         error = (found - scores.gather(0, at).squeeze(0)).abs()
         if bool((error > self._by_element(alone, rounding=True)).any()):
-            raise TaskSiteError(
-                f"the score of an element of task sites {list(self.sites)} changes with the tasks "
-                "of others, or with the number of combinations tried at once; expected elements "
-                "that do not influence each other, and a model that broadcasts over leading "
-                "dimensions: keep '...' in front of each operation, or give chunk_size=None"
-            )
+            raise self._dependent()
+        self._check_outside(alone)
+
+    def _check_outside(self, joint: LogJoint) -> None:
+        """Check that what belongs to no element is the same under all tasks."""
+        for name, factor in self._not_by_element(joint).items():
+            known = self._outside.get(name)
+            if known is None or bool(
+                ((factor.log_prob - known.log_prob).abs() > factor.rounding).any()
+            ):
+                raise self._dependent()
+
+    def _dependent(self) -> TaskSiteError:
+        return TaskSiteError(
+            f"the score of an element of task sites {list(self.sites)} changes with the tasks "
+            "of others, or with the number of combinations tried at once; expected elements "
+            "that do not influence each other, and a model that broadcasts over leading "
+            "dimensions: keep '...' in front of each operation, or give chunk_size=None"
+        )

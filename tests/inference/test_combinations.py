@@ -61,6 +61,35 @@ def test_elements_that_influence_each_other_are_refused() -> None:
         scorer(smeared, torch.zeros(3, dtype=F64))(ids)
 
 
+def test_data_outside_of_the_plate_that_depend_on_tasks_are_refused() -> None:
+    def summed(x: Tensor) -> None:
+        with pyro.plate("case", len(x)):
+            z = pyro.sample("z", dist.OneHotCategorical(torch.ones(2, dtype=F64)), infer=TASK)
+            pyro.sample("x", dist.Normal(z[..., 1], 1.0), obs=x)
+        pyro.sample("y", dist.Normal(z[..., 1].sum(-1), 1.0), obs=torch.tensor(1.0, dtype=F64))
+
+    ids = {"z": torch.tensor([[0] * 3, [1] * 3])}
+    with pytest.raises(TaskSiteError, match="changes with the tasks of others"):
+        scorer(summed, torch.zeros(3, dtype=F64), chunk_size=None)(ids)
+
+
+def test_the_gradient_at_corners() -> None:
+    x = torch.tensor([0.1, 1.2, -0.4], dtype=F64)
+    ids = {"a": torch.tensor([[0, 1, 0], [1, 1, 0]]), "b": torch.tensor([[2, 0, 1], [1, 2, 0]])}
+    for chunk_size in (None, 64):
+        score = scorer(pair, x, chunk_size=chunk_size)
+        scores, slopes = score.with_gradient(ids)
+        torch.testing.assert_close(scores, score(ids), rtol=0, atol=1e-12)
+        means = torch.tensor([[0.0, 1.0, 0.5], [2.0, -1.0, 0.3]], dtype=F64)
+        pull = (x - means[ids["a"], ids["b"]]) / 0.25
+        expected = pull.unsqueeze(-1) * means[:, ids["b"]].movedim(0, -1) - torch.log(
+            torch.tensor(2.0, dtype=F64)
+        )
+        torch.testing.assert_close(slopes["a"], expected, rtol=0, atol=1e-12)
+        assert score.run.passes.forward == 4
+        assert score.run.passes.backward == 2
+
+
 def test_a_model_that_does_not_broadcast_is_refused() -> None:
     def indexed(x: Tensor) -> None:
         with pyro.plate("case", len(x)):
