@@ -26,8 +26,10 @@ class Shortlist(NamedTuple):
     log_q: Tensor
 
 
-def most_probable(posterior: TaskPosterior, table: JointTable | None, number: int) -> Shortlist:
-    """Return the most probable combinations of tasks of each element.
+def most_probable(
+    posterior: TaskPosterior, table: JointTable | None, number: int
+) -> tuple[Shortlist, Tensor]:
+    """Return the most probable combinations of each element, and log q of all others together.
 
     They are read off the table of all combinations. Without one the list is built site by site,
     from the ``number`` most probable beginnings: this finds the best of independent sites, and is a
@@ -39,18 +41,24 @@ def most_probable(posterior: TaskPosterior, table: JointTable | None, number: in
         number: of combinations, at most all of them.
     """
     if table is not None:
-        best = table.flat.double().topk(number)
+        flat = table.flat.double()
+        best = flat.topk(number)
+        others = flat.scatter(-1, best.indices, -torch.inf).logsumexp(-1)
         ids = torch.unravel_index(best.indices.movedim(-1, 0), tuple(table.sizes.values()))
-        return Shortlist(dict(zip(table.sites, ids, strict=True)), best.values.movedim(-1, 0))
+        by_site = dict(zip(table.sites, ids, strict=True))
+        return Shortlist(by_site, best.values.movedim(-1, 0)), others
     found: dict[str, Tensor] = {}
     log_q = torch.zeros((), dtype=torch.float64).expand(1, *_batch_shape(posterior))
+    others = torch.full_like(log_q[0], -torch.inf)
     for name in _order(posterior):
         step = _log_conditional(posterior, name, found)
         K = step.shape[-1]
         longer = (log_q.to(step.device).unsqueeze(-1) + step).movedim(-1, 1).flatten(0, 1)
         log_q, at = longer.topk(min(number, len(longer)), 0)
+        dropped = longer.scatter(0, at, -torch.inf).logsumexp(0)
+        others = torch.logaddexp(others.to(dropped.device), dropped)
         found = {n: ids.gather(0, at // K) for n, ids in found.items()} | {name: at % K}
-    return Shortlist(found, log_q)
+    return Shortlist(found, log_q), others
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,9 @@ from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.relax import Model
 from gbi_pyro.sites import TaskSiteError
 
+MAX_BEYOND = 0.05  # probability beyond the list from which on it may miss the best
+MIN_GAP = 2.0  # nats: a list that ends closer to its best may go on with a better one
+
 
 class ShortlistWarning(UserWarning):
     """The combinations that were scored may not hold the most probable one."""
@@ -45,9 +48,11 @@ class Rescored:
     for others.
 
     Settings of the result say how far the list can be trusted, element by element:
-    ``mass_beyond`` is 1 - q(S), the probability of all others, and ``gap`` is by how many nats the
-    last of the list scores below the best. The former tells better where the most probable
-    combination is missing, but a base that is too sure of itself makes it too small.
+    ``mass_beyond`` is the probability of all others, if p(x, z) / q(z) is for them what it is for
+    the second half of the list, and ``gap`` is by how many nats the last of the list scores below
+    the best. More than ``MAX_BEYOND`` of the one or less than ``MIN_GAP`` of the other raises a
+    ``ShortlistWarning``. It may well be needless, and no warning is no guarantee, least of all with
+    a base that is too sure of itself.
 
     Args:
         base: any inference of single elements, such as ``OneStepGradient()``. It may be a
@@ -56,8 +61,7 @@ class Rescored:
         chunk_size: how many are tried in one run, as a leading dimension that the model has to
             broadcast over; None tries one after the other, which any model can do.
         max_joint: the largest number of combinations that are written out as a table.
-        max_beyond: where ``mass_beyond`` is more than this, a ``ShortlistWarning`` says for how
-            many elements; 1 never warns.
+        warn: whether to warn where the list may miss the most probable combination.
         check: whether independence of elements, and broadcasting over a chunk, are checked.
 
     Raises:
@@ -84,7 +88,7 @@ class Rescored:
     num_scored: int = 8
     chunk_size: int | None = 64
     max_joint: int = 65536
-    max_beyond: float = 0.1
+    warn: bool = True
     check: bool = True
 
     def __post_init__(self) -> None:
@@ -93,7 +97,7 @@ class Rescored:
                 "base should be an inference, such as OneStepGradient(); got a "
                 f"{type(self.base).__name__}"
             )
-        check_numbers(self, "max_beyond", integers=("num_scored", "max_joint"))
+        check_numbers(self, integers=("num_scored", "max_joint"))
         check_chunk_size(self)
         if self.num_scored < 2:
             raise ValueError(
@@ -101,8 +105,6 @@ class Rescored:
             )
         if self.max_joint < 2:
             raise ValueError(f"max_joint must be at least 2, got {self.max_joint}")
-        if not 0 <= self.max_beyond <= 1:
-            raise ValueError(f"max_beyond must be a probability, got {self.max_beyond}")
 
     def __call__(self, model: Model, *args: Any, **kwargs: Any) -> TaskPosterior:
         """Infer the task sites of ``model`` called with ``args`` and ``kwargs``."""
@@ -116,16 +118,18 @@ class Rescored:
         run.count(check=1)
         number = math.prod(site.num_tasks for site in q.sites.values())
         table = q.table(self.max_joint) if number <= self.max_joint else None
-        listed = most_probable(q, table, min(self.num_scored, number))
+        listed, log_others = most_probable(q, table, min(self.num_scored, number))
         score = Scorer(
             run, first, chunk_size=self.chunk_size, check=self.check, what="rescoring combinations"
         )
         scores = score(listed.ids)
         complete = len(scores) == number
-        mass = torch.zeros_like(scores[0]) if complete else listed.log_q.logsumexp(0).clamp_max(0)
-        new, log_factor = _corrected(scores, mass, complete, list(q.sites))
-        beyond = -torch.expm1(mass)
-        self._warn(beyond, number)
+        new, log_factor = _corrected(scores, listed, log_others, complete)
+        beyond = _mass_beyond(scores, listed, log_others)
+        gap = (scores.amax(0) - scores[-1]).nan_to_num(0.0, posinf=torch.inf)
+        if self.warn:
+            doubtful = (beyond > MAX_BEYOND) | (gap < MIN_GAP)
+            _warn(doubtful & ~log_others.isneginf(), len(scores), number)
         log_probs, joint = _replaced(q, table, listed, new, log_factor)
         log_probs = {n: v.to(q.sites[n].log_prior.dtype) for n, v in log_probs.items()}
         site = next(iter(first.sites.values()))
@@ -138,7 +142,7 @@ class Rescored:
                 "num_scored": self.num_scored,
                 "chunk_size": self.chunk_size,
                 "mass_beyond": beyond,
-                "gap": (scores.amax(0) - scores[-1]).nan_to_num(0.0, posinf=torch.inf),
+                "gap": gap,
             },
             passes=run.passes,
             num_observations=q.num_observations,
@@ -147,17 +151,16 @@ class Rescored:
             joint=joint if len(log_probs) > 1 else None,
         )
 
-    def _warn(self, beyond: Tensor, number: int) -> None:
-        affected = int((beyond > self.max_beyond).sum())
-        if affected:
-            warnings.warn(
-                f"the most probable combination of tasks may be none of the {self.num_scored} of "
-                f"{number} that were scored in {affected} of {beyond.numel()} elements, where the "
-                f"base gives the others more than max_beyond = {self.max_beyond:g}: raise "
-                "num_scored, take a better base, or set max_beyond=1 to accept it",
-                ShortlistWarning,
-                stacklevel=3,
-            )
+
+def _warn(doubtful: Tensor, num_scored: int, number: int) -> None:
+    if affected := int(doubtful.sum()):
+        warnings.warn(
+            f"the most probable combination of tasks may be none of the {num_scored} of {number} "
+            f"that were scored in {affected} of {doubtful.numel()} elements: raise num_scored, "
+            "take a better base, or set warn=False to accept it",
+            ShortlistWarning,
+            stacklevel=3,
+        )
 
 
 def _check_base(q: Any) -> None:
@@ -173,25 +176,36 @@ def _check_base(q: Any) -> None:
 
 
 def _corrected(
-    scores: Tensor, mass: Tensor, complete: bool, names: list[str]
+    scores: Tensor, listed: Shortlist, log_others: Tensor, complete: bool
 ) -> tuple[Tensor, Tensor]:
     """Return new log probabilities of the list, and the log factor of those of all others.
 
     Args:
         scores: log p(x, z) of the list, ``(m,) + batch_shape``.
-        mass: log q of the list as a whole, ``batch_shape``.
+        listed: the list.
+        log_others: log q of all others together, ``batch_shape``.
         complete: whether there are no others.
-        names: of the sites.
     """
-    impossible, others = scores.isneginf().all(0), -torch.expm1(mass)
-    if bool((lost := impossible & (others == 0)).any()):
+    impossible = scores.isneginf().all(0)
+    if bool((lost := impossible & log_others.isneginf()).any()):
         raise TaskSiteError(
-            f"no combination of tasks of {names} that was scored can have made the data of element "
-            f"{tuple(lost.nonzero()[0].tolist())}, and the base gives the others no probability: "
-            "raise num_scored, or look at the data"
+            f"no combination of tasks of {list(listed.ids)} that was scored can have made the data "
+            f"of element {tuple(lost.nonzero()[0].tolist())}, and the base gives the others no "
+            "probability: raise num_scored, or look at the data"
         )
-    factor = torch.where(impossible, -others.log(), -torch.inf if complete else 0.0)
+    mass = torch.zeros_like(log_others) if complete else listed.log_q.logsumexp(0).clamp_max(0)
+    factor = torch.where(impossible, -log_others, -torch.inf if complete else 0.0)
     return torch.where(impossible, -torch.inf, scores.log_softmax(0) + mass), factor
+
+
+def _mass_beyond(scores: Tensor, listed: Shortlist, log_others: Tensor) -> Tensor:
+    """Return the probability of all others, weighed as the second half of the list is."""
+    half = len(scores) // 2
+    ratio = scores[half:].logsumexp(0) - listed.log_q[half:].logsumexp(0)
+    ratio = ratio.masked_fill(log_others.isneginf(), 0.0)
+    log_beyond = log_others + ratio
+    beyond = (log_beyond - torch.logaddexp(log_beyond, scores.logsumexp(0))).exp()
+    return beyond.masked_fill(scores.isneginf().all(0), 1.0)
 
 
 def _replaced(

@@ -27,6 +27,7 @@ from gbi_pyro import (
 )
 from gbi_pyro.inference import Recogniser, Rescored, ShortlistWarning
 from gbi_pyro.inference._shortlist import ShortlistJoint, most_probable
+from gbi_pyro.inference.rescoring import MAX_BEYOND, MIN_GAP
 from gbi_pyro.joint import combinations
 
 F64 = torch.float64
@@ -57,7 +58,7 @@ def divergence(exact: TaskPosterior, other: TaskPosterior) -> Tensor:
 
 
 def quiet(base: Callable[..., TaskPosterior], num_scored: int, **options: Any) -> Rescored:
-    return Rescored(base, num_scored, max_beyond=1.0, **options)
+    return Rescored(base, num_scored, warn=False, **options)
 
 
 def chained(model: Any, *args: Any) -> TaskPosterior:
@@ -137,9 +138,13 @@ def test_scored_and_others(max_joint: int, data: tuple[Tensor, ...]) -> None:
     torch.testing.assert_close(own - mass, exact.gather(-1, top).log_softmax(-1))
     listed = torch.zeros_like(before, dtype=torch.bool).scatter(-1, top, True)
     torch.testing.assert_close(after[~listed], before[~listed])
-    torch.testing.assert_close(found.settings["mass_beyond"], 1 - mass.exp().squeeze(-1))
     scores = exact.gather(-1, top)
     torch.testing.assert_close(found.settings["gap"], scores.amax(-1) - scores[:, -1])
+    # The others at the weight of the last three of the five.
+    weight = scores[:, 2:].exp().sum(-1) / before.gather(-1, top)[:, 2:].exp().sum(-1)
+    others = weight * before.exp().masked_fill(listed, 0.0).sum(-1)
+    expected = others / (others + scores.exp().sum(-1))
+    torch.testing.assert_close(found.settings["mass_beyond"], expected)
     for name, q_i in found.table().marginals().items():
         torch.testing.assert_close(found.log_probs[name], q_i)
 
@@ -148,7 +153,7 @@ def test_scored_and_others(max_joint: int, data: tuple[Tensor, ...]) -> None:
 def test_beyond_a_table_the_joint_is_the_same(base: Any, data: tuple[Tensor, ...]) -> None:
     table = quiet(base, 6)(modules, *data)
     q = base(modules, *data)
-    listed = most_probable(q, q.table(), 6)
+    listed, _ = most_probable(q, q.table(), 6)
     joint = quiet(base, 6, max_joint=2)(modules, *data).joint
     assert isinstance(joint, ShortlistJoint)
     # A beam may find another list; the same one serves for the comparison.
@@ -188,7 +193,9 @@ def test_the_list_of_independent_sites_is_exact_without_a_table(
     table = sum(log_probs[n][:, k] for n, k in combinations(sizes).items())
     assert isinstance(table, Tensor)
     for m in (1, 5, 24):
-        found = most_probable(q, None, m)
+        found, others = most_probable(q, None, m)
+        expected = 1 - table.topk(m).values.exp().sum(-1)
+        torch.testing.assert_close(others.exp(), expected.clamp_min(0))
         torch.testing.assert_close(found.log_q.T, table.topk(m).values)
         at = (found.ids["a"] * 4 + found.ids["b"]) * 2 + found.ids["c"]
         torch.testing.assert_close(table.gather(-1, at.T), found.log_q.T)
@@ -306,14 +313,14 @@ def test_a_list_that_cannot_have_made_the_data_leaves_the_others() -> None:
 
 
 def test_the_warning_names_how_many_elements_are_affected(data: tuple[Tensor, ...]) -> None:
-    q = OneStepGradient()(modules, *data).table().flat
-    affected = int((q.topk(4).values.exp().sum(-1) < 0.7).sum())
+    settings = quiet(OneStepGradient(), 10)(modules, *data).settings
+    affected = int(((settings["mass_beyond"] > MAX_BEYOND) | (settings["gap"] < MIN_GAP)).sum())
     assert 0 < affected < 30
-    with pytest.warns(ShortlistWarning, match=f"in {affected} of 30 elements"):
-        Rescored(OneStepGradient(), 4, max_beyond=0.3)(modules, *data)
+    with pytest.warns(ShortlistWarning, match=f"10 of 16 .* in {affected} of 30 elements"):
+        Rescored(OneStepGradient(), 10)(modules, *data)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Rescored(OneStepGradient(), 16, max_beyond=0.0)(modules, *data)
+        Rescored(OneStepGradient(), 16)(modules, *data)
 
 
 def test_what_lies_outside_of_the_plate_is_kept() -> None:
@@ -347,8 +354,6 @@ def test_a_reordered_base_is_put_back(generator: torch.Generator) -> None:
         ({"num_scored": 2.5}, TypeError, "num_scored of Rescored should be an integer"),
         ({"chunk_size": 0}, ValueError, "chunk_size must be at least 1"),
         ({"max_joint": 1}, ValueError, "max_joint must be at least 2"),
-        ({"max_beyond": 1.5}, ValueError, "max_beyond must be a probability"),
-        ({"max_beyond": "all"}, TypeError, "max_beyond of Rescored should be a number"),
     ],
 )
 def test_options_are_checked(options: dict[str, Any], error: type, match: str) -> None:
