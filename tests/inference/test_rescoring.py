@@ -25,7 +25,13 @@ from gbi_pyro import (
     find_task_sites,
     log_likelihoods,
 )
-from gbi_pyro.inference import Recogniser, Rescored, ShortlistWarning
+from gbi_pyro.inference import (
+    PairwiseJoint,
+    Recogniser,
+    Rescored,
+    SecondOrderJoint,
+    ShortlistWarning,
+)
 from gbi_pyro.inference._shortlist import ShortlistJoint, most_probable
 from gbi_pyro.inference.rescoring import MAX_BEYOND, MIN_GAP
 from gbi_pyro.joint import combinations
@@ -70,6 +76,7 @@ BASES: list[Any] = [
     OneStepGradient(),
     IterativeGradient(num_steps=5, rate=0.3),
     Enumeration(temperature=3.0),
+    SecondOrderJoint(check=False),
 ]
 
 
@@ -201,20 +208,32 @@ def test_the_list_of_independent_sites_is_exact_without_a_table(
         torch.testing.assert_close(table.gather(-1, at.T), found.log_q.T)
 
 
-def test_twenty_sites_beyond_any_table(generator: torch.Generator) -> None:
-    def many(x: Tensor) -> None:
-        with pyro.plate("case", len(x)):
-            signs = [
-                2 * pyro.sample(f"z{i}", dist.OneHotCategorical(torch.ones(2)), infer=TASK)[..., 1]
-                - 1
-                for i in range(20)
-            ]
-            pyro.factor("pairs", sum(0.5 * a * b for a, b in itertools.pairwise(signs)))
-            for i, s in enumerate(signs):
-                pyro.sample(f"x{i}", dist.Normal(s, 1.0), obs=x[:, i])
+def chained_signs(x: Tensor) -> None:
+    """Signs of a chain, each seen through noise."""
+    with pyro.plate("case", len(x)):
+        signs = [
+            2 * pyro.sample(f"z{i}", dist.OneHotCategorical(torch.ones(2)), infer=TASK)[..., 1] - 1
+            for i in range(x.shape[-1])
+        ]
+        pyro.factor("pairs", sum(0.5 * a * b for a, b in itertools.pairwise(signs)))
+        for i, s in enumerate(signs):
+            pyro.sample(f"x{i}", dist.Normal(s, 1.0), obs=x[:, i])
 
+
+def test_an_exact_base_without_a_table_stays_exact(generator: torch.Generator) -> None:
+    x = normal(generator, 6, 5, dtype=torch.float32)
+    base = SecondOrderJoint(max_joint=8)
+    assert isinstance(base(chained_signs, x).joint, PairwiseJoint)
+    found, exact = quiet(base, 9, max_joint=8)(chained_signs, x), Enumeration()(chained_signs, x)
+    assert isinstance(found.joint, ShortlistJoint)
+    for name, q in exact.log_probs.items():
+        torch.testing.assert_close(found.log_probs[name], q, rtol=0, atol=1e-4)  # float32
+    assert divergence(exact, found).max() < 1e-4
+
+
+def test_twenty_sites_beyond_any_table(generator: torch.Generator) -> None:
     x = 1.5 * normal(generator, 10, 20, dtype=torch.float32)
-    found = quiet(OneStepGradient(), 32)(many, x)
+    found = quiet(OneStepGradient(), 32)(chained_signs, x)
     draws = found.sample(50, generator=generator)
     assert bool(found.log_prob(draws).isfinite().all())
     means = torch.stack([found.probs(f"z{i}")[:, 1] for i in range(20)])
