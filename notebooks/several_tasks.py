@@ -91,7 +91,9 @@ for ax, (name, family) in zip(axes, grown.items(), strict=True):
         nothing = gbi.TaskPosterior(prior, exact.sites, "prior")
         found = gbi.OneStepGradient()(problem.model, *drawn.args)
         rows.append((kl(exact, nothing), kl(exact, found)))
-        print(f"{name} {problem.name}: prior {rows[-1][0]:.2f}, one step {rows[-1][1]:.2f}")
+        print(
+            f"{name} {problem.name}: prior {rows[-1][0]:.2f}, one step {rows[-1][1]:.2f}"
+        )
     blind, step = zip(*rows, strict=True)
     ax.plot(list(family), blind, color=GREY, ls="--", marker="s", label="prior")
     ax.plot(list(family), step, color=DARK, marker="o", label="one step")
@@ -110,9 +112,9 @@ plt.show()
 #
 # ## 3. One more derivative: the joint posterior from one run
 # The curvature across two sites says how they depend on each other. Gradient and curvature at the
-# middle make a pairwise Markov random field over the tasks, which is exact wherever factors join two
-# tasks at most. Here are eight coupled binary tasks, then forty: $2^{40}$ combinations, which nobody
-# can enumerate.
+# middle make a pairwise Markov random field over the tasks, which is exact wherever factors join
+# two tasks at most. Here are eight coupled binary tasks, then forty: $2^{40}$ combinations, which
+# nobody can enumerate.
 
 # %%
 for name in ("graph-8-chain", "graph-8-frustrated", "metahmm-24-T10"):
@@ -164,8 +166,8 @@ except gbi.TaskSiteError as error:
 # %% [markdown]
 # ## 4. A gradient ranks well and weighs badly
 # One step on the hyperteacher with sixteen examples is useless as a posterior. As a *shortlist* it
-# is not: `Rescored(base, m)` scores the m most probable combinations of the base exactly, and leaves
-# the others as they are.
+# is not: `Rescored(base, m)` scores the m most probable combinations of the base exactly, and
+# leaves the others as they are.
 
 # %%
 truth = drawn.tasks["z"]
@@ -173,7 +175,7 @@ numbers = (2, 4, 8, 12, 16, 21)
 one_step = gbi.OneStepGradient()
 rows = [(0, one_step(problem.model, *drawn.args))]
 for m in numbers:
-    infer = Rescored(one_step, num_scored=m, max_beyond=1)
+    infer = Rescored(one_step, num_scored=m, warn=False)
     rows.append((m, infer(problem.model, *drawn.args)))
 error = [max(kl(exact, q), 1e-4) for _, q in rows]
 right = [(q.mode() == truth).double().mean().item() for _, q in rows]
@@ -213,7 +215,9 @@ for n in sweeps:
     backward.append(found.reverse_kl)
 product = gbi.TaskPosterior(exact.log_probs, exact.sites, "exact marginals")
 floor = kl(exact, product)
-print("KL(exact || product)", [round(v, 3) for v in forward], f"best possible {floor:.3f}")
+print(
+    "KL(exact || product)", [round(v, 3) for v in forward], f"best possible {floor:.3f}"
+)
 print("KL(product || exact)", [round(v, 3) for v in backward])
 
 fig, ax = plt.subplots(figsize=(5, 2.8), layout="constrained")
@@ -240,7 +244,7 @@ for name in ("metahmm-24-T40", "graph-8-chain", "metahmm-256-T40"):
     for infer in (
         gbi.OneStepGradient(),
         SecondOrderJoint(check=False),
-        Rescored(gbi.OneStepGradient(), 16, max_beyond=1),
+        Rescored(gbi.OneStepGradient(), 16, warn=False),
         gbi.Enumeration(chunk_size=64),
     ):
         infer(problem.model, *drawn.args)
@@ -257,17 +261,24 @@ for ax, name in zip(axes, dict.fromkeys(n for n, _ in rows), strict=True):
     for (problem_name, method), (_, seconds, error) in rows.items():
         if problem_name == name:
             marker = markers.get(method, "s")
-            ax.plot(1e3 * seconds, max(error, 1e-4), marker, color=DARK, mfc="none", label=method)
+            ax.plot(
+                1e3 * seconds,
+                max(error, 1e-4),
+                marker,
+                color=DARK,
+                mfc="none",
+                label=method,
+            )
     ax.set(xscale="log", yscale="log", title=name, xlabel="processor ms, 100 cases")
 axes[0].set_ylabel("KL(exact || it), nats")
 fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=4)
 plt.show()
 
 # %% [markdown]
-# **Finding 5.** Below a few hundred combinations enumeration by chunks is the cheapest exact answer.
-# Other claims meet their controls in `python -m studies bench`: a learned refiner does as well
-# without gradients on the toy, and a flow whose horizon is learned no better than one step at a
-# fitted temperature.
+# **Finding 5.** Below a few hundred combinations enumeration by chunks is the cheapest exact
+# answer. Other claims meet their controls in `python -m studies bench`: a learned refiner does as
+# well without gradients on the toy, and a flow whose horizon is learned no better than one step at
+# a fitted temperature.
 #
 # ## What to use
 #

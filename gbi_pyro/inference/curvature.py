@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from gbi_pyro.inference._combinations import Scorer, check_same_elements
 from gbi_pyro.inference._curvature import Expansion, expand
 from gbi_pyro.inference._options import check_numbers
+from gbi_pyro.inference._shortlist import most_probable
 from gbi_pyro.inference.pairwise_joint import PairwiseJoint
 from gbi_pyro.joint import JointTable
 from gbi_pyro.logjoint import LogJoint, RelaxedModel
@@ -135,10 +136,8 @@ class SecondOrderJoint:
             found = self._joint(expansion)
             marginals = found.marginals()
             point = points_at({n: self._mixed(joint.sites[n], q) for n, q in marginals.items()})
-        if self.check:
-            self._check(run, joint, found)
         sites = joint.sites
-        return TaskPosterior(
+        posterior = TaskPosterior(
             {n: marginals[n].log_softmax(-1).to(s.log_prior.dtype) for n, s in sites.items()},
             detached(sites),
             method="second order, joint" + f", {self.rounds} rounds" * (self.rounds > 1),
@@ -151,6 +150,10 @@ class SecondOrderJoint:
             num_observations={n: joint.num_observations(s) for n, s in sites.items()},
             joint=found if len(sites) > 1 else None,
         )
+        if not self.check:
+            return posterior
+        self._check(run, joint, posterior)
+        return replace(posterior, passes=run.passes)
 
     def _mixed(self, site: TaskSite, log_q: Tensor) -> Tensor:
         return (1 - self.mix) * log_q.exp().to(site.log_prior) + self.mix * site.uniform()
@@ -167,12 +170,14 @@ class SecondOrderJoint:
             total = total + value.reshape(*batch, *ones)
         return JointTable.of_scores(sizes, total.flatten(-len(sizes)))
 
-    def _check(self, run: RelaxedModel, joint: LogJoint, found: JointTable | PairwiseJoint) -> None:
+    def _check(self, run: RelaxedModel, joint: LogJoint, posterior: TaskPosterior) -> None:
         """Check the expansion by the exact scores of a few combinations."""
-        ids = _most_probable(found, NUM_SCORED)
+        number = math.prod(site.num_tasks for site in joint.sites.values())
+        table = posterior.table(self.max_joint) if number <= self.max_joint else None
+        listed, _ = most_probable(posterior, table, min(NUM_SCORED, number))
         before = run.passes
         score = Scorer(run, joint, chunk_size=self.chunk_size, what=type(self).__name__)
-        log_p, log_q = score(ids).log_softmax(0), found.log_prob(ids).log_softmax(0)
+        log_p, log_q = score(listed.ids).log_softmax(0), listed.log_q.log_softmax(0)
         used = run.passes.forward + run.passes.check - before.forward
         run.passes = before._replace(check=used)
         terms = torch.where(log_p.isneginf(), 0.0, log_p.exp() * (log_p - log_q))
@@ -186,22 +191,3 @@ class SecondOrderJoint:
                 f"{divergence.max().item():.1f}; expected that in 1 % at most. Use Enumeration, or "
                 "Rescored, which scores the combinations that matter; check=False takes it as it is"
             )
-
-
-def _most_probable(joint: JointTable | PairwiseJoint, number: int) -> dict[str, Tensor]:
-    """Return probable combinations, ``(number or fewer,) + batch_shape`` by site: a beam search."""
-    if isinstance(joint, JointTable):
-        at = joint.flat.topk(min(number, joint.flat.shape[-1])).indices.movedim(-1, 0)
-        return dict(
-            zip(joint.sites, torch.unravel_index(at, (*joint.sizes.values(),)), strict=True)
-        )
-    ids: dict[str, Tensor] = {}
-    log_q = torch.zeros(1)
-    for name in joint.sites:
-        step = joint.conditional(name, ids).logits
-        step = step if ids else step.unsqueeze(0)
-        K = step.shape[-1]
-        longer = (log_q.unsqueeze(-1) + step if ids else step).movedim(-1, 1).flatten(0, 1)
-        log_q, at = longer.topk(min(number, len(longer)), 0)
-        ids = {n: k.gather(0, at // K) for n, k in ids.items()} | {name: at % K}
-    return ids
