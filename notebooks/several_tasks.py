@@ -20,8 +20,6 @@ import pyro.distributions as dist
 import torch
 
 import gbi_pyro as gbi
-from gbi_pyro.inference import CoordinateGradient, Rescored, SecondOrderJoint
-from gbi_pyro.problems import PROBLEMS, Problem
 
 # %matplotlib inline
 FAST = os.environ.get("GBI_PYRO_FAST") == "1"  # less of all, to test the lesson
@@ -30,7 +28,7 @@ CASES = 20 if FAST else 100
 GREY, DARK, ACCENT = "0.6", "0.2", "C3"
 
 
-def cases(problem: Problem, n=CASES):
+def cases(problem, n=CASES):
     """Draw data, and find their exact posterior."""
     drawn = problem.draw(n, torch.Generator().manual_seed(100))
     return drawn, problem.posterior(drawn)
@@ -59,7 +57,7 @@ def switches(x):
 x = torch.tensor([1.0])
 exact = gbi.Enumeration()(switches, x)
 one_step = gbi.OneStepGradient()(switches, x)
-joint = SecondOrderJoint()(switches, x)
+joint = gbi.SecondOrderJoint()(switches, x)
 for name, q in {"exact": exact, "one step": one_step, "second order": joint}.items():
     print(f"{name:13}", q.table().log_probs[0].exp().round(decimals=3).tolist())
 
@@ -118,9 +116,9 @@ plt.show()
 
 # %%
 for name in ("graph-8-chain", "graph-8-frustrated", "metahmm-24-T10"):
-    problem = PROBLEMS[name](0)
+    problem = gbi.problems.PROBLEMS[name](0)
     drawn, exact = cases(problem)
-    for infer in (gbi.OneStepGradient(), SecondOrderJoint()):
+    for infer in (gbi.OneStepGradient(), gbi.SecondOrderJoint()):
         found = infer(problem.model, *drawn.args)
         passes = found.passes
         print(
@@ -128,9 +126,9 @@ for name in ("graph-8-chain", "graph-8-frustrated", "metahmm-24-T10"):
             f"  passes {passes.forward} + {passes.backward}"
         )
 
-forty = PROBLEMS["chain-40"](0, dtype=torch.float64)
+forty = gbi.problems.PROBLEMS["chain-40"](0, dtype=torch.float64)
 drawn, exact = cases(forty, 20)
-found = SecondOrderJoint()(forty.model, *drawn.args)
+found = gbi.SecondOrderJoint()(forty.model, *drawn.args)
 step = gbi.OneStepGradient()(forty.model, *drawn.args)
 names = list(exact.log_probs)
 truth = torch.stack([exact.probs(n)[0, 1] for n in names])
@@ -156,10 +154,10 @@ plt.show()
 # It refuses where the expansion does not hold, after scoring a few combinations exactly:
 
 # %%
-problem = PROBLEMS["hyperteacher-n16"](0)
+problem = gbi.problems.PROBLEMS["hyperteacher-n16"](0)
 drawn, exact = cases(problem)
 try:
-    SecondOrderJoint()(problem.model, *drawn.args)
+    gbi.SecondOrderJoint()(problem.model, *drawn.args)
 except gbi.TaskSiteError as error:
     print(str(error)[:230], "...")
 
@@ -175,7 +173,7 @@ numbers = (2, 4, 8, 12, 16, 21)
 one_step = gbi.OneStepGradient()
 rows = [(0, one_step(problem.model, *drawn.args))]
 for m in numbers:
-    infer = Rescored(one_step, num_scored=m, warn=False)
+    infer = gbi.Rescored(one_step, num_scored=m, warn=False)
     rows.append((m, infer(problem.model, *drawn.args)))
 error = [max(kl(exact, q), 1e-4) for _, q in rows]
 right = [(q.mode() == truth).double().mean().item() for _, q in rows]
@@ -208,7 +206,10 @@ plt.show()
 # eight coupled tasks; right, sweeps over the sites of the meta-HMM.
 
 # %%
-chain, hmm = PROBLEMS["graph-8-chain"](0), PROBLEMS["metahmm-24-T40"](0)
+chain, hmm = (
+    gbi.problems.PROBLEMS["graph-8-chain"](0),
+    gbi.problems.PROBLEMS["metahmm-24-T40"](0),
+)
 ways = {
     "Adam steps": (
         chain,
@@ -217,7 +218,7 @@ ways = {
     ),
     "sweeps": (
         hmm,
-        lambda n: CoordinateGradient(sweeps=n, tolerance=0),
+        lambda n: gbi.inference.CoordinateGradient(sweeps=n, tolerance=0),
         (1, 2, 3, 5, 10, 30),
     ),
 }
@@ -265,12 +266,12 @@ plt.show()
 # %%
 rows = {}
 for name in ("metahmm-24-T40", "graph-8-chain", "metahmm-256-T40"):
-    problem = PROBLEMS[name](0)
+    problem = gbi.problems.PROBLEMS[name](0)
     drawn, exact = cases(problem)
     for infer in (
         gbi.OneStepGradient(),
-        SecondOrderJoint(check=False),
-        Rescored(gbi.OneStepGradient(), 16, warn=False),
+        gbi.SecondOrderJoint(check=False),
+        gbi.Rescored(gbi.OneStepGradient(), 16, warn=False),
         gbi.Enumeration(chunk_size=64),
     ):
         infer(problem.model, *drawn.args)
@@ -317,3 +318,6 @@ plt.show()
 # | a network that is not affine, hundreds of combinations | `Rescored(OneStepGradient(), 16)` |
 # | tasks that multiply | `Rescored(SecondOrderJoint(), 16)` |
 # | none of these holds | `TaskGibbs()`, and its floor beside it |
+#
+# **Next:** [can_i_trust_it](can_i_trust_it.ipynb) checks such a posterior without an exact one, and
+# `python -m studies bench` compares all methods on all problems, and on yours.
