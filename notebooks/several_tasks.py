@@ -89,9 +89,8 @@ for ax, (name, family) in zip(axes, grown.items(), strict=True):
         nothing = gbi.TaskPosterior(prior, exact.sites, "prior")
         found = gbi.OneStepGradient()(problem.model, *drawn.args)
         rows.append((kl(exact, nothing), kl(exact, found)))
-        print(
-            f"{name} {problem.name}: prior {rows[-1][0]:.2f}, one step {rows[-1][1]:.2f}"
-        )
+        before, after = rows[-1]
+        print(f"{problem.name:16} prior {before:.2f}, one step {after:.2f}")
     blind, step = zip(*rows, strict=True)
     ax.plot(list(family), blind, color=GREY, ls="--", marker="s", label="prior")
     ax.plot(list(family), step, color=DARK, marker="o", label="one step")
