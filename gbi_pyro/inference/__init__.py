@@ -13,6 +13,7 @@ from gbi_pyro.inference.chain_posterior import ChainPosterior
 from gbi_pyro.inference.chain_stream import ChainStream, StreamState, StreamStep
 from gbi_pyro.inference.curvature import SecondOrderJoint
 from gbi_pyro.inference.enumeration import Enumeration
+from gbi_pyro.inference.flow import GradientFlow, HorizonGradient
 from gbi_pyro.inference.gibbs import TaskGibbs
 from gbi_pyro.inference.gradient import OneStepGradient
 from gbi_pyro.inference.hmm import (
@@ -50,7 +51,9 @@ __all__ = [
     "Dream",
     "Enumeration",
     "Explained",
+    "GradientFlow",
     "HMMPosterior",
+    "HorizonGradient",
     "IterativeGradient",
     "LearnedChain",
     "Marginal",
