@@ -31,6 +31,8 @@ from gbi_pyro.inference.mean_field import CoordinateGradient
 from gbi_pyro.inference.online import OnlineGradient, OnlineRun, StepsAhead
 from gbi_pyro.inference.pairwise_joint import PairwiseJoint
 from gbi_pyro.inference.recogniser import Dream, Recogniser, dream, forward_kl_loss, reverse_kl_loss
+from gbi_pyro.inference.refiner import LearnedRefiner
+from gbi_pyro.inference.refiner_network import RefinerNetwork
 from gbi_pyro.inference.rescoring import Rescored, ShortlistWarning
 from gbi_pyro.inference.simulator import Drawn, Simulator
 from gbi_pyro.inference.smc import TaskSMC
@@ -56,6 +58,7 @@ __all__ = [
     "HorizonGradient",
     "IterativeGradient",
     "LearnedChain",
+    "LearnedRefiner",
     "Marginal",
     "NearestCentroid",
     "OneStepGradient",
@@ -63,6 +66,7 @@ __all__ = [
     "OnlineRun",
     "PairwiseJoint",
     "Recogniser",
+    "RefinerNetwork",
     "Rescored",
     "SecondOrderJoint",
     "ShortlistWarning",

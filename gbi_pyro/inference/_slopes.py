@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gbi_pyro.logjoint import LogJoint, RelaxedModel
-from gbi_pyro.sites import TaskSite, missing_point
+from gbi_pyro.sites import TaskSite, TaskSiteError, missing_point
 
 
 class Slopes(NamedTuple):
@@ -35,6 +35,22 @@ def start(site: TaskSite) -> Tensor:
     )
 
 
+def logits_of(site: TaskSite, logits: Mapping[str, Tensor]) -> Tensor:
+    """Return the logits of a site.
+
+    Raises:
+        TaskSiteError: for none of its name, or of another shape.
+    """
+    if site.name not in logits:
+        raise missing_point(site.name, list(logits))
+    if (found := logits[site.name]).shape != (expected := site.log_prior.shape):
+        raise TaskSiteError(
+            f"the posterior to start from should have the tasks and elements of the data, "
+            f"{tuple(expected)} at task site {site.name!r}; got {tuple(found.shape)}"
+        )
+    return found
+
+
 def slopes(run: RelaxedModel, logits: Mapping[str, Tensor] | None = None) -> Slopes:
     """Run a model at softmax(logits) and take the gradient: one forward and one backward pass.
 
@@ -45,9 +61,7 @@ def slopes(run: RelaxedModel, logits: Mapping[str, Tensor] | None = None) -> Slo
     at: dict[str, Tensor] = {}
 
     def point(site: TaskSite) -> Tensor:
-        if logits is not None and site.name not in logits:
-            raise missing_point(site.name, list(logits))
-        at[site.name] = start(site) if logits is None else logits[site.name].detach()
+        at[site.name] = start(site) if logits is None else logits_of(site, logits).detach()
         return at[site.name].softmax(-1)
 
     joint = run.log_joint(point, order=1)
