@@ -133,8 +133,10 @@ class LearnedRefiner:
         """Go on from a posterior with new data: it is their prior, and where the steps start.
 
         Tasks have to stay the same, and data be independent given them. Calling a refiner with
-        ``split`` is the same as refining piece by piece. One that was fitted without it has seen
-        no other start than the model's prior.
+        ``split`` is the same as refining piece by piece. Untrained, it is exact where the log
+        likelihood is affine in the task; elsewhere the gradient at the carried point has errors
+        that the network has to learn, and one that was fitted without ``split`` has seen no other
+        start than maximum entropy.
 
         Args:
             posterior: of the same tasks given the data before, by any inference.
