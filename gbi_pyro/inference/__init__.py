@@ -6,6 +6,8 @@ steps, enumeration, exact chains, amortised networks; calibration of the cheap o
 
 from gbi_pyro.inference._counts import Counts, Explained
 from gbi_pyro.inference.autoguide import AutoTaskGuide
+from gbi_pyro.inference.autoregressive import AutoregressiveRecogniser
+from gbi_pyro.inference.autoregressive_joint import AutoregressiveJoint
 from gbi_pyro.inference.calibration import Calibration, calibrate
 from gbi_pyro.inference.centroid import NearestCentroid, fit_centroids
 from gbi_pyro.inference.chain import BayesFilter, TaskStream
@@ -24,7 +26,16 @@ from gbi_pyro.inference.hmm import (
     log_pairwise,
 )
 from gbi_pyro.inference.iterative import IterativeGradient
+from gbi_pyro.inference.joint_losses import (
+    ForwardKL,
+    JointLoss,
+    ReverseKL,
+    TrainingBatch,
+    TrajectoryBalance,
+)
+from gbi_pyro.inference.joint_recogniser import JointRecogniser
 from gbi_pyro.inference.learned_chain import LearnedChain, negative_binomial
+from gbi_pyro.inference.local import LocalRecogniser
 from gbi_pyro.inference.log_likelihoods import log_likelihoods
 from gbi_pyro.inference.marginal import Marginal, marginalize
 from gbi_pyro.inference.mean_field import CoordinateGradient
@@ -39,9 +50,12 @@ from gbi_pyro.inference.smc import TaskSMC
 from gbi_pyro.inference.stepwise import CarriesState, stepwise
 from gbi_pyro.inference.task_chain import TaskChain
 from gbi_pyro.inference.task_prior import TaskPrior
+from gbi_pyro.inference.trajectory import TrajectorySampler
 
 __all__ = [
     "AutoTaskGuide",
+    "AutoregressiveJoint",
+    "AutoregressiveRecogniser",
     "BayesFilter",
     "Calibration",
     "CarriesState",
@@ -53,12 +67,16 @@ __all__ = [
     "Dream",
     "Enumeration",
     "Explained",
+    "ForwardKL",
     "GradientFlow",
     "HMMPosterior",
     "HorizonGradient",
     "IterativeGradient",
+    "JointLoss",
+    "JointRecogniser",
     "LearnedChain",
     "LearnedRefiner",
+    "LocalRecogniser",
     "Marginal",
     "NearestCentroid",
     "OneStepGradient",
@@ -68,6 +86,7 @@ __all__ = [
     "Recogniser",
     "RefinerNetwork",
     "Rescored",
+    "ReverseKL",
     "SecondOrderJoint",
     "ShortlistWarning",
     "Simulator",
@@ -79,6 +98,9 @@ __all__ = [
     "TaskPrior",
     "TaskSMC",
     "TaskStream",
+    "TrainingBatch",
+    "TrajectoryBalance",
+    "TrajectorySampler",
     "calibrate",
     "dream",
     "fit_centroids",

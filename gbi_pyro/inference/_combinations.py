@@ -94,7 +94,7 @@ class Scorer:
         scores, rows = [], []
         for part in stacked.split(self.chunk_size or 1, 1):
             m = part.shape[1]
-            joint = self._joint(part.squeeze(1) if m == 1 else part, order=1)
+            joint = self.log_joint(part.squeeze(1) if m == 1 else part, order=1)
             gradients = self.run.likelihood_gradient(joint)
             self.run.count(forward=m, backward=m - 1)
             total = self._by_element(joint, rounding=False).detach()
@@ -111,12 +111,19 @@ class Scorer:
         """Score a chunk: ids ``(sites, m) + batch_shape``."""
         m = ids.shape[1]
         self.run.count(forward=m)
-        joint = self._joint(ids.squeeze(1) if m == 1 else ids)
+        joint = self.log_joint(ids.squeeze(1) if m == 1 else ids)
         if self.check:
             self._check_outside(joint)
         return self._by_element(joint, rounding=False).expand(m, *self.batch_shape)
 
-    def _joint(self, ids: Tensor, order: int = 0) -> LogJoint:
+    def log_joint(self, ids: Tensor, order: int = 0) -> LogJoint:
+        """Run the model at combinations of tasks, and keep its factors apart.
+
+        Args:
+            ids: in the order of the sites, ``(sites, m) + batch_shape``, or ``(sites,) +
+                batch_shape`` for one combination.
+            order: how many derivatives with respect to the points will be asked for.
+        """
         points = {}
         for (name, site), own in zip(self.sites.items(), ids, strict=True):
             point = one_hot(own, site.num_tasks).to(site.log_prior)
@@ -140,7 +147,7 @@ class Scorer:
         """Check by one run in which neighbours have different combinations."""
         m, size = len(scores), self.batch_shape.numel()
         at = (torch.arange(size, device=ids.device) % m).reshape(1, *self.batch_shape)
-        alone = self._joint(ids.gather(1, at.expand(len(ids), 1, *self.batch_shape)).squeeze(1))
+        alone = self.log_joint(ids.gather(1, at.expand(len(ids), 1, *self.batch_shape)).squeeze(1))
         self.run.count(check=1)
         found = self._by_element(alone, rounding=False)
         error = (found - scores.gather(0, at).squeeze(0)).abs()
