@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gbi_pyro.inference._amortised import Network
-from gbi_pyro.inference._combinations import Scorer
+from gbi_pyro.inference._combinations import Scorer, check_same_elements
 from gbi_pyro.inference._conditionals import Parents, SiteNetworks
 from gbi_pyro.inference._options import check_numbers
 from gbi_pyro.inference.joint_losses import JointLoss, TrainingBatch
@@ -81,9 +81,9 @@ class JointTraining:
         modules = [] if module is None else [module.train()]
         args, _ = problem.draw(self.batch_size, generator)
         run, at = _run(problem, args)
-        parents, loss_of = plan(run, at)
         sizes = {name: site.num_tasks for name, site in at.sites.items()}
-        shape = next(iter(at.sites.values())).batch_shape
+        shape = check_same_elements(at.sites, "a joint recogniser")
+        parents, loss_of = plan(run, at)
         features = as_features(encoder(*args), shape)
         networks = SiteNetworks(features.shape[-1], sizes, parents, self.hidden).to(features)
         modules.append(networks)

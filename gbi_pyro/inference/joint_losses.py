@@ -14,7 +14,7 @@ from gbi_pyro.inference._options import check_numbers
 from gbi_pyro.inference.autoregressive_joint import AutoregressiveJoint
 from gbi_pyro.sites import TaskSiteError
 
-LARGEST_GAP = 30.0  # in nats: e^-30 of the largest probability counts as nothing
+LARGEST_GAP = 12.0  # in nats: e^-12 of the largest probability counts as nothing
 
 
 class TrainingBatch(NamedTuple):
@@ -114,8 +114,8 @@ class TrajectoryBalance:
     site by site, so each has one trajectory). log Z(x) is no parameter: it is the number that
     makes the sum of squares over an element's draws least, the mean of log p - log q, so that the
     loss is the variance of log p - log q (Richter et al. 2020, VarGrad). Draws may come from any
-    distribution, which is what finds modes that q has lost. Tasks less probable than e^-30 of the
-    best of the draws count as that much.
+    distribution, which is what finds modes that q has lost. Of tasks less probable than e^-12 of
+    the best of the draws it is asked that q makes them as improbable or more, and no more.
 
     Args:
         draws: M, of each element at each update: as many forward passes of the model.
@@ -137,8 +137,12 @@ class TrajectoryBalance:
         """Return the loss in nats squared."""
         ids, log_q = batch.joint.draw(self.draws, generator, exploration=self.exploration)
         log_p = batch.score(ids).to(log_q.device)
-        best = log_p.amax(0).nan_to_num(neginf=0.0)
-        return (log_p.maximum(best - LARGEST_GAP) - log_q).var(0).mean()
+        floor = log_p.amax(0).nan_to_num(neginf=0.0) - LARGEST_GAP
+        gap, near = log_p.maximum(floor) - log_q, log_p >= floor
+        log_z = (gap.detach() * near).sum(0) / near.sum(0).clamp_min(1)
+        residual = gap - log_z
+        residual = torch.where(near, residual, residual.clamp_max(0.0))
+        return residual.square().sum(0).mean() / (self.draws - 1)
 
 
 def check_exploration(exploration: float) -> None:

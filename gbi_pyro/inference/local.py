@@ -153,9 +153,13 @@ class LocalBalance:
         of_q = self._ratios(joint, ids, others)
         terms = []
         for name, target in of_p.items():
-            target = target.nan_to_num().clamp(-LARGEST_GAP, LARGEST_GAP)
-            gap = of_q[name] - target.to(of_q[name].device)
-            terms.append(torch.where(changed[name], gap, 0.0).square())
+            counts = changed[name] & ~target.isnan()  # two impossible tasks have no ratio
+            bound = target.nan_to_num().clamp(-LARGEST_GAP, LARGEST_GAP)
+            gap = of_q[name] - bound.to(of_q[name].device)
+            # Beyond the largest gap q may be as sure as it likes.
+            gap = torch.where(bound == LARGEST_GAP, gap.clamp_max(0.0), gap)
+            gap = torch.where(bound == -LARGEST_GAP, gap.clamp_min(0.0), gap)
+            terms.append(torch.where(counts, gap, 0.0).square())
         return torch.stack(terms).mean()
 
     def _ratios(
@@ -204,7 +208,7 @@ class LocalBalance:
                         f"plates {site.dims}; expected factors with a term for each element: "
                         "move it into the plates, or use Enumeration"
                     )
-            total = sum_to_element([f.log_prob.double() for f in own.values()], site, joint.nesting)
+            total = sum_to_element([f.log_prob.double() for f in own.values()], site, score.nesting)
             found[name] = total.expand(m, *site.batch_shape)
         return found
 
