@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 
 import torch
 
+from gbi_pyro.inference.pairwise_joint import elimination_order
 from gbi_pyro.logjoint import RelaxedModel
 from gbi_pyro.sites import TaskSite
 
@@ -55,30 +57,30 @@ def neighbours(sites: Sequence[str], scopes: Scopes) -> dict[str, set[str]]:
     }
 
 
-def elimination_parents(sites: Sequence[str], scopes: Scopes) -> dict[str, tuple[str, ...]]:
+def elimination_parents(sizes: Mapping[str, int], scopes: Scopes) -> dict[str, tuple[str, ...]]:
     """Return the parents of each site in a directed graph that can hold the exact posterior.
 
-    Sites are eliminated one after the other, that with the fewest neighbours left first. Those
-    neighbours are its parents, and are connected to each other: given them it is independent of
-    all other sites that are left (Koller & Friedman 2009, Probabilistic Graphical Models, ch. 9).
+    Sites are eliminated one after the other. The neighbours that a site has left are its parents,
+    and are connected to each other: given them it is independent of all other sites that are left
+    (Koller & Friedman 2009, Probabilistic graphical models, ch. 9).
 
     Args:
-        sites: their names.
+        sizes: K by site.
         scopes: the sites of each factor.
 
     Returns:
         The parents by site, in the reverse order of elimination: parents come first.
 
-    >>> elimination_parents("abc", {"x": frozenset("ab"), "y": frozenset("bc")})
+    >>> elimination_parents({"a": 2, "b": 2, "c": 2}, {"x": frozenset("ab"), "y": frozenset("bc")})
     {'a': (), 'b': ('a',), 'c': ('b',)}
     """
-    left = neighbours(sites, scopes)
-    order = list(sites)
+    left = neighbours(list(sizes), scopes)
+    edges = [(name, other) for name, others in left.items() for other in others]
+    last_first = {name: sizes[name] for name in reversed(list(sizes))}  # ties: the last goes first
     parents: dict[str, tuple[str, ...]] = {}
-    while left:
-        name = min(reversed(left), key=lambda n: len(left[n]))
+    for name in elimination_order(last_first, edges, max_joint=sys.maxsize):
         own = left.pop(name)
-        parents[name] = tuple(sorted(own, key=order.index))
+        parents[name] = tuple(n for n in sizes if n in own)
         for other in own:
             left[other] = (left[other] | own) - {name, other}
     return dict(reversed(parents.items()))

@@ -114,7 +114,9 @@ class LocalRecogniser(JointTraining):
 
         def plan(run: RelaxedModel, at: LogJoint) -> tuple[Parents, JointLoss]:
             scopes = factor_scopes(run, generator)
-            parents = elimination_parents(list(at.sites), scopes)
+            parents = elimination_parents(
+                {name: site.num_tasks for name, site in at.sites.items()}, scopes
+            )
             return parents, LocalBalance(scopes, parents, self.exploration)
 
         return self._fit(problem, generator, plan, "local recogniser")
@@ -147,9 +149,9 @@ class LocalBalance:
         ids = {name: k.squeeze(0) for name, k in drawn.items()}
         others = {n: _other(score.sites[n], k, generator) for n, k in ids.items()}
         changed = {name: other != ids[name] for name, other in others.items()}
+        of_p = self._model_ratios(score, ids, others)
         if score.check:
             score({n: torch.stack([k, others[n]]) for n, k in ids.items()})
-        of_p = self._model_ratios(score, ids, others)
         of_q = self._ratios(joint, ids, others)
         terms = []
         for name, target in of_p.items():

@@ -103,7 +103,7 @@ def test_parents_come_first_and_hold_the_graph() -> None:
     """A ring needs two parents; every pair of neighbours is a parent and a child."""
     sites = [f"z{i}" for i in range(6)]
     scopes = {f"e{i}": frozenset({sites[i], sites[(i + 1) % 6]}) for i in range(6)}
-    parents = elimination_parents(sites, scopes)
+    parents = elimination_parents(dict.fromkeys(sites, 2), scopes)
     seen: set[str] = set()
     for name, own in parents.items():
         assert seen >= {*own}
@@ -127,7 +127,7 @@ def test_the_objective_is_zero_at_the_exact_posterior_alone(
     (x,), tasks = chain.draw(30, generator)
     run = RelaxedModel(chain.model, (x,))
     scopes = scopes_of(chain.model, x)
-    parents = elimination_parents([*tasks], scopes)
+    parents = elimination_parents(dict.fromkeys(tasks, 2), scopes)
     assert parents == {"z0": (), "z1": ("z0",), "z2": ("z1",)}
     table = Enumeration()(chain.model, x).table()
 
