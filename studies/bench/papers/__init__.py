@@ -1,0 +1,1 @@
+"""Results of neighbouring papers, measured again on the problems of the benchmark."""
