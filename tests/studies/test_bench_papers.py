@@ -12,7 +12,7 @@ from gbi_pyro.inference.log_likelihoods import log_likelihoods
 from gbi_pyro.joint import combinations
 from gbi_pyro.posterior import entropy
 from gbi_pyro.problems import meta_hmm, regression_weights
-from studies.bench.papers import ambiguity, amortised, in_context, point, predictor
+from studies.bench.papers import ambiguity, amortised, in_context, point, predictor, streaming
 from studies.bench.papers.config import PapersConfig
 from studies.bench.papers.parts import paper_parts, paper_rows
 from studies.bench.papers.prefixes import combination, model_of, read_prefixes
@@ -20,7 +20,7 @@ from studies.bench.papers.training import SetEncoder
 from studies.core.cache import write_record
 
 TINY = PapersConfig().fast()
-SYSTEMS = (predictor, point, amortised, in_context, ambiguity)
+SYSTEMS = (predictor, point, amortised, in_context, ambiguity, streaming)
 
 
 def ignore(_what):

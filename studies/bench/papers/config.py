@@ -10,7 +10,7 @@ from studies.core.seeds import Roles
 generator = Roles("data", "weights", "train", "draws", "parameters", first=200_000)
 
 PREDICTOR, POINT, AMORTISED = "B4", "B5", "B6"
-IN_CONTEXT, AMBIGUITY = "B7", "B8"
+IN_CONTEXT, AMBIGUITY, STREAMING = "B7", "B8", "B9"
 """Codes of the claims that the rows speak to."""
 
 
@@ -32,6 +32,8 @@ class PapersConfig:
         test_tasks: tasks that an in-context network is tested on.
         units: of the sequence networks.
         sequence_updates: of a sequence network.
+        stream: observations that a refiner is carried along.
+        stream_updates: of a carried refiner.
     """
 
     cases: int = 100
@@ -47,6 +49,8 @@ class PapersConfig:
     test_tasks: int = 512
     units: int = 64
     sequence_updates: int = 1500
+    stream: int = 16
+    stream_updates: int = 300
 
     def fast(self) -> PapersConfig:
         """Return a smoke test: everything runs in seconds, and the numbers are meaningless."""
@@ -64,4 +68,6 @@ class PapersConfig:
             test_tasks=8,
             units=4,
             sequence_updates=5,
+            stream=3,
+            stream_updates=3,
         )

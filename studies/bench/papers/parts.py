@@ -12,6 +12,7 @@ from studies.bench.papers import (
     in_context,
     point,
     predictor,
+    streaming,
 )
 from studies.bench.papers.config import PapersConfig
 from studies.core.protocol import Found, Part, Report
@@ -38,6 +39,7 @@ PAPERS = {
     "amortised": Paper(amortised.Amortised, amortised.measure, amortised.rows),
     "in-context": Paper(in_context.InContext, in_context.measure, in_context.rows),
     "ambiguity": Paper(ambiguity.Ambiguity, ambiguity.measure, ambiguity.rows),
+    "streaming": Paper(streaming.Streamed, streaming.measure, streaming.rows),
 }
 """The measurements by name, in the order of the table."""
 
