@@ -128,16 +128,21 @@ class EnumeratedJoint:
 
     def _given(self, part: Conditional, ids: Mapping[str, Tensor]) -> Tensor:
         """Return the table at ids of its outer tasks, ``(n or 1,) + axes``."""
-        table = part.log_probs.unsqueeze(0)
-        ones = (1,) * len(self.axes.sites)
-        for name in part.outer:
-            (axis,) = self.axes.of_sites([name])
-            chosen = ids[name].reshape(-1, *ones, *ids[name].shape[1:])
-            shape = [max(a, b) for a, b in zip(table.shape, chosen.shape, strict=True)]
-            at = [*shape[: axis + 1], 1, *shape[axis + 2 :]]
-            shape[axis + 1] = table.shape[axis + 1]
-            table = table.expand(shape).gather(axis + 1, chosen.expand(at))
-        return table
+        if not part.outer:
+            return part.log_probs.unsqueeze(0)
+        outer = self.axes.of_sites(part.outer)
+        rest = [d for d in range(part.log_probs.ndim) if d not in outer]
+        table = part.log_probs.permute(*rest, *outer).flatten(len(rest))
+        for axis in sorted(outer):
+            table = table.unsqueeze(axis)
+        # One index for all outer tasks: expanding the table along its own axes would not fit.
+        at = torch.zeros((), dtype=torch.long, device=table.device)
+        for name, axis in zip(part.outer, outer, strict=True):
+            at = at * part.log_probs.shape[axis] + ids[name]
+        at = at.reshape(len(at), *[1] * len(self.axes.sites), *at.shape[1:], 1)
+        shape = torch.broadcast_shapes(table.shape[:-1], at.shape[:-1])
+        chosen = table.expand(*shape, table.shape[-1]).gather(-1, at.expand(*shape, 1))
+        return chosen.squeeze(-1)
 
     def _own_last(self, table: Tensor, tasks: tuple[str, ...]) -> Tensor:
         """Return a table with its own tasks as one last axis: ``(n,) + plates + (prod K,)``."""
