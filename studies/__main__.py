@@ -15,6 +15,7 @@ STUDIES = {
     "baselines": "studies.baselines.study:BaselinesStudy",
     "sequences": "studies.sequences.study:SequencesStudy",
     "split_digits": "studies.split_digits.study:SplitDigitsStudy",
+    "bench": "studies.bench.study:BenchStudy",
     "told_or_not": "studies.told_or_not.study:ToldOrNotStudy",
 }
 """Every study, by the name of its command."""

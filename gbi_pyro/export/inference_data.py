@@ -247,20 +247,44 @@ def save_inference_data(data: az.InferenceData, path: str | os.PathLike[str]) ->
     Example:
         >>> save_inference_data(data, "runs/toy/posterior.nc")  # doctest: +SKIP
     """
+    _write({group: data[group] for group in data.groups()}, data.attrs, path)
+
+
+def save_dataset(data: xr.Dataset, path: str | os.PathLike[str]) -> None:
+    """Write an ``xarray.Dataset`` to a netCDF file, whole or not at all.
+
+    Args:
+        data: named variables with their dimensions, coordinates and attributes.
+        path: the file, usually ``*.nc``; opens with ``xarray.load_dataset``. Folders are made.
+
+    Raises:
+        OSError: where the file cannot be written.
+
+    Example:
+        >>> save_dataset(data.task_probs, "runs/toy/task_probs.nc")  # doctest: +SKIP
+    """
+    _write({None: data}, {}, path)
+
+
+def _write(
+    groups: Mapping[str | None, xr.Dataset],
+    attributes: Mapping[str, Any],
+    path: str | os.PathLike[str],
+) -> None:
     import h5netcdf
     from xarray.backends import H5NetCDFStore
 
     # In memory first: where a disk is full, HDF5 raises while it frees its objects, or crashes.
     buffer = io.BytesIO()
     with h5netcdf.File(buffer, "w") as file:
-        file.attrs.update(data.attrs)
-        for group in data.groups():
+        file.attrs.update(attributes)
+        for group, data in groups.items():
             packed = {
                 name: {"zlib": True}
-                for name, variable in data[group].variables.items()
+                for name, variable in data.variables.items()
                 if variable.dtype.kind in "biufc"
             }
-            data[group].dump_to_store(H5NetCDFStore(file, group=group, mode="a"), encoding=packed)
+            data.dump_to_store(H5NetCDFStore(file, group=group, mode="a"), encoding=packed)
     with replacing(path) as temporary:
         temporary.write_bytes(buffer.getvalue())
 

@@ -2,7 +2,7 @@
 
 Codes M, T, I, L and C number claims of the paper (Hummos et al., arXiv 2407.17356) and the controls
 that a claimed benefit needs; D numbers what this project states about learning without labels, S
-what it states about a real sequence.
+what it states about a real sequence, B about the benchmark of task inference.
 """
 
 from __future__ import annotations

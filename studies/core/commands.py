@@ -205,12 +205,13 @@ def run_study(study: Any, out: Path, jobs: int) -> None:
     except KeyboardInterrupt:
         click.echo(f"Stopped. Finished units are kept in {out}; the run resumes.", err=True)
         raise SystemExit(130) from None
-    print_table(study.title, results.targets or results.rows, console)
+    print_table(study.title, study.shown(results.rows), console)
     missed = [row.what for row in results.rows if row.verdict == "not reached"]
     if missed:
         console.print(f"{len(missed)} target(s) not reached: " + escape("; ".join(missed)))
     files = ("metrics.json", "table.md", "posterior.nc", "weights.safetensors", "config.json")
-    written = [name for name in files if (out / name).exists()]
+    more = study.extra_files(results.found)
+    written = [name for name in (*files, *more) if (out / name).exists()]
     how = " (posterior.nc by arviz.from_netcdf)" if "posterior.nc" in written else ""
     console.print(escape(f"Results in {out}: {', '.join(written)}{how}"))
     if results.figures:

@@ -35,6 +35,8 @@ class Seeds:
     # Fields that say how data are learned; all others say which data there are, and runs that
     # differ in those are not compared.
     method_fields: ClassVar[frozenset[str]] = frozenset()
+    # Fields that say which parts there are, and do not change what one of them measures.
+    selection_fields: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def all_seeds(self) -> range:
@@ -154,6 +156,10 @@ class Study(Generic[ConfigT]):
         """Return the declared quantities, with their targets."""
         raise NotImplementedError
 
+    def shown(self, rows: list[Row]) -> list[Row]:
+        """Return the rows that are printed: those with a target, or all where there is none."""
+        return [row for row in rows if row.target is not None] or rows
+
     def figures(self, found: Found) -> Iterator[tuple[str, Figure]]:
         """Draw from the records, without training anything; names are those of the files."""
         yield from ()
@@ -167,5 +173,5 @@ class Study(Generic[ConfigT]):
         return {}
 
     def extra_files(self, found: Found) -> Mapping[str, Any]:
-        """Return further files by name: text for ``.md``, otherwise what JSON can hold."""
+        """Return further files by name: text, an ``xarray.Dataset`` for ``.nc``, else JSON."""
         return {}

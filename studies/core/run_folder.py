@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gbi_pyro.export.inference_data import save_inference_data
+from gbi_pyro.export.inference_data import save_dataset, save_inference_data
 from gbi_pyro.files import (
     MANIFEST,
     check_writable,
@@ -82,10 +82,12 @@ class RunFolder:
         self.write_json(CONFIG, describe(study, config, inputs))
 
     def write_file(self, name: str, content: Any) -> None:
-        """Write one more file: text as it is, anything else as JSON."""
+        """Write one more file: text as it is, a data set as netCDF, anything else as JSON."""
         if isinstance(content, str):
             with replacing(self.path / name) as temporary:
                 temporary.write_text(content)
+        elif Path(name).suffix == ".nc":
+            save_dataset(content.assign_attrs(run=self.run), self.path / name)
         else:
             self.write_json(name, content)
 

@@ -12,18 +12,30 @@ _ORANGE, _RED, _PINK, _WINE = "#e69f00", "#d55e00", "#cc79a7", "#882255"
 _NAMES: dict[Style, tuple[str, ...]] = {
     # Inference: the exact posterior lies behind, one step is thin and dark.
     Style("0.65", _SOLID, "p", 4.0): ("exact", "exact posterior", "exact filter"),
-    Style(_BLUE, _SOLID, "o", 1.1): ("one step", "one step, affine head", "maximum of one step"),
+    Style(_BLUE, _SOLID, "o", 1.1): (
+        *("one step", "one step, affine head", "maximum of one step", "one step + m rescored"),
+    ),
     Style(_GREEN, _DASHED, "s"): (
         *("calibrated", "one step, calibrated", "one step, calibrated to the exact posterior"),
         *("one step, calibrated and tempered", "maximum of one step, tempered"),
+        "calibrated one step",
     ),
-    Style(_PINK, _MIXED, "D"): ("second order",),
+    Style(_PINK, _MIXED, "D"): ("second order", "second-order joint (1 and 2 rounds)"),
     Style(_ORANGE, _LONG, "v"): ("iterative", "gain"),
     Style(_SKY, _SOLID, "P", 2.5): (
         *("enumeration", "K forward passes", "exact in code space, affine head"),
         "exhaustive likelihood, paper's network",
     ),
     Style(_SKY, _DOTTED, "v"): ("one step, paper's network",),
+    Style(_WINE, _DOTTED, "X", 1.8): ("second-order joint + m rescored",),
+    # Samplers and mean field, which the others are compared with, are grey.
+    Style("0.3", _DENSE, "*"): ("Gibbs",),
+    Style("0.7", _DASHED, "h"): ("Gibbs with gradients",),
+    Style("0.6", _DOTTED, "<"): ("SMC",),
+    Style("0.6", _SOLID, ">"): ("coordinate gradient",),
+    Style("black", _DOTTED, "_", 1.0): ("product of exact marginals",),
+    Style("0.35", _LONG, "|", 1.0): ("prior",),
+    Style("black", _SOLID, "d", 1.8): ("your own",),
     # Networks: the true task is the one accent, a network without any is black and dashed.
     Style(_RED, _SOLID, "s", 2.0): (
         *("conditioned", "GBI-LSTM", "true", "true Z", "labels", "network with labels"),

@@ -7,7 +7,7 @@ import pytest
 from studies.__main__ import STUDIES
 from studies.core.commands import load_study
 
-WITHOUT = {"ood", "baselines", "split_digits"}  # these write no posterior
+WITHOUT = {"ood", "baselines", "split_digits", "bench"}  # these write no posterior
 
 
 @pytest.mark.parametrize("name", sorted(STUDIES.keys() - WITHOUT))

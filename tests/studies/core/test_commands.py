@@ -188,6 +188,7 @@ def test_every_claim_is_one_sentence_in_the_list():
     codes += [f"T{i}" for i in range(1, 14)] + [f"I{i}" for i in range(1, 8)]
     codes += [f"L{i}" for i in range(1, 5)] + [f"C{i}" for i in range(1, 8)]
     codes += [f"D{i}" for i in range(1, 10)] + [f"S{i}" for i in range(1, 5)]
+    codes += [f"B{i}" for i in range(1, 4)]
     assert set(CLAIMS) == set(codes)
     assert all(claim.sentence.endswith(".") for claim in CLAIMS.values())
     assert as_markdown().count('<a id="') == len(codes)

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 from gbi_pyro.files import Manifest, remove_partials, replacing
 from studies.core.run_folder import RunFolder, prepared, replacing_run
@@ -40,6 +42,14 @@ def test_metrics_hold_every_row_and_the_table(tmp_path):
         "[unseen means (T9)](../claims.md#t9) | error | 0.600 ± 0.100 |"
         in (tmp_path / "table.md").read_text()
     )
+
+
+def test_a_data_set_is_written_with_the_name_of_the_run(tmp_path):
+    data = xr.Dataset({"kl": (("method",), [0.5, np.inf])}, coords={"method": ["a", "b"]})
+    RunFolder(tmp_path, "abc").write_file("bench.nc", data)
+    found = xr.load_dataset(tmp_path / "bench.nc")
+    assert found.attrs == {"run": "abc"}
+    assert found.drop_attrs().identical(data)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])

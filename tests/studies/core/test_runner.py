@@ -108,6 +108,16 @@ def test_other_settings_or_choices_measure_anew(tmp_path, other):
     assert len(other.measured) == 3
 
 
+def test_fields_that_select_parts_leave_finished_ones_as_they_are(tmp_path):
+    class Selecting(Config):
+        selection_fields = frozenset({"scale"})
+
+    run(Drawn(Selecting(seeds=2)), tmp_path)
+    other = Drawn(Selecting(seeds=2, scale=2.0))
+    run(other, tmp_path)
+    assert other.measured == []
+
+
 @pytest.mark.parametrize("written", range(3))
 def test_a_block_that_was_not_written_whole_is_measured_again_side_by_side(
     tmp_path, monkeypatch, written

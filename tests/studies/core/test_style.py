@@ -17,6 +17,12 @@ TOGETHER = {
         *("exact posterior", "one step", "calibrated", "second order", "iterative"),
         *("enumeration", "classifier", "naive Bayes"),
     ),
+    "benchmark": (
+        *("exact posterior", "one step + m rescored", "calibrated one step", "iterative"),
+        *("second-order joint + m rescored", "second-order joint (1 and 2 rounds)", "prior"),
+        *("product of exact marginals", "coordinate gradient", "Gibbs", "Gibbs with gradients"),
+        *("SMC", "your own"),
+    ),
     "unseen means": (*("GBI, free Z", "GBI, Z on the simplex", "LSTM", "LSTM, inputs optimised"),),
     "ways to condition": (
         *("concat", "additive", "gain", "mask", "film", "hypernetwork", "affine"),

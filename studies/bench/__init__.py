@@ -1,0 +1,1 @@
+"""The benchmark of task inference: problems with known posteriors, and inferences."""
