@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gbi_pyro.problems import PROBLEMS
+from studies.bench.learned import COMPARED_ON, LEARNED
 from studies.bench.measure import Maker
-from studies.bench.methods import GRADIENT_GIBBS, LEARNED, METHODS, Method
+from studies.bench.methods import GRADIENT_GIBBS, METHODS, Method
 from studies.bench.own import own_method, own_problem
 from studies.core.protocol import Seeds
 
@@ -17,6 +18,8 @@ FEWER_CASES = {"metahmm-12288-T40": 16, "chain-40": 20}
 """Cases at most, of problems whose exact posterior or whose 40 tasks take seconds."""
 LEFT_OUT = {("chain-40", GRADIENT_GIBBS): "left out: moves of 40 tasks one by one take minutes"}
 """Pairs of problem and method that are not measured, and why."""
+SMOKE = 10  # cases up to which a run is a smoke test
+OTHERS = "left out: trained on the problems that its claim is about"
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,8 @@ class BenchConfig(Seeds):
         cases: independent cases of each problem; 16 at most of metahmm-12288-T40, 20 of chain-40.
         problems: names of problems; all of them without, none for your own alone.
         methods: names of methods; all of them without, none for your own alone.
-        learned: whether methods that are trained on simulated cases are compared as well.
+        learned: whether methods that are trained on simulated cases are compared as well, and what
+            neighbouring papers train is measured again; with ``--data`` on trained networks too.
         problem: one of your own, as ``module:attribute``: a ``gbi_pyro.problems.Problem``, or a
             function that makes one of a seed.
         method: one of your own, as ``module:attribute``: what is called as ``infer(model, *args)``,
@@ -55,11 +59,22 @@ class BenchConfig(Seeds):
     def fast(self) -> BenchConfig:
         """Return a smoke test: everything runs in seconds, and the numbers are meaningless."""
         few = tuple(PROBLEMS)[:2]
-        return replace(self, seeds=min(self.seeds, 2), cases=10, problems=self.problems or few)
+        return replace(self, seeds=min(self.seeds, 2), cases=SMOKE, problems=self.problems or few)
 
     def num_cases(self, problem: str) -> int:
         """Return how many cases of a problem are drawn."""
         return min(self.cases, FEWER_CASES.get(problem, self.cases))
+
+    @property
+    def smoke(self) -> bool:
+        """Whether this is a smoke test, in which nothing is trained to its end."""
+        return self.cases <= SMOKE
+
+    def left_out(self, problem: str, method: str) -> str:
+        """Return why a pair is not measured; empty if it is."""
+        if problem in PROBLEMS and problem not in COMPARED_ON.get(method, (problem,)):
+            return OTHERS
+        return LEFT_OUT.get((problem, method), "")
 
     def all_problems(self) -> dict[str, Maker]:
         """Return what makes each problem of a seed, by name; your own is called as you gave it."""

@@ -23,7 +23,7 @@ CURVES: dict[str, tuple[str, ...]] = {
         methods.ONE_STEP,
         *(methods.rescored(methods.ONE_STEP, m) for m in methods.SHORTLISTS),
     ),
-    "calibrated one step": (methods.CALIBRATED,),
+    "calibrated one step": (methods.CALIBRATED, methods.rescored(methods.CALIBRATED, 8)),
     "second-order joint + m rescored": (
         methods.JOINT,
         *(methods.rescored(methods.JOINT, m) for m in methods.JOINT_SHORTLISTS),

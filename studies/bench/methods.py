@@ -84,6 +84,21 @@ class Calibrated:
         return OneStepGradient(calibration=found)
 
 
+@dataclass(frozen=True)
+class CalibratedShortlist:
+    """A calibrated gradient step whose most probable combinations are scored exactly.
+
+    Attributes:
+        num_scored: how many.
+    """
+
+    num_scored: int
+
+    def fit(self, problem: Problem, generator: torch.Generator) -> Rescored:
+        """Fit the calibration."""
+        return Rescored(Calibrated().fit(problem, generator), self.num_scored)
+
+
 class ExactPosterior:
     """The problem's exact inference: what all others are compared with, and its cost."""
 
@@ -125,6 +140,7 @@ METHODS: dict[str, Method] = {
     ONE_STEP: OneStepGradient(),
     CALIBRATED: Calibrated(),
     **{rescored(ONE_STEP, m): Rescored(OneStepGradient(), m) for m in SHORTLISTS},
+    rescored(CALIBRATED, 8): CalibratedShortlist(8),
     JOINT: SecondOrderJoint(max_joint=MAX_JOINT),
     JOINT_TWICE: SecondOrderJoint(rounds=2, max_joint=MAX_JOINT),
     **{rescored(JOINT, m): Rescored(UNCHECKED, m) for m in JOINT_SHORTLISTS},
@@ -137,6 +153,3 @@ METHODS: dict[str, Method] = {
     EXACT: ExactPosterior(),
 }
 """The methods of a run, in the order of its table; names have no commas, which part them."""
-
-LEARNED: dict[str, Method] = {}
-"""Those that are trained on simulated cases, which takes longer: ``--learned`` adds them."""

@@ -17,16 +17,22 @@ import torch
 from matplotlib.figure import Figure
 
 from gbi_pyro.problems import PROBLEMS
-from studies.bench.config import LEFT_OUT, BenchConfig
+from studies.bench.config import BenchConfig
+from studies.bench.data_problems import data_problems
 from studies.bench.figures import draw_cost
 from studies.bench.files import as_dataset, as_matrix, long_table
 from studies.bench.measure import Cell, Judged, judge, measure
 from studies.bench.methods import JOINT, METHODS
+from studies.bench.networks import network_parts, network_rows
 from studies.bench.own import checksum
+from studies.bench.papers.config import PapersConfig
+from studies.bench.papers.parts import paper_parts, paper_rows
 from studies.bench.table import ROWS, Cells, bench_table
 from studies.bench.targets import DOUBLE, target_rows
 from studies.core.protocol import Found, Part, Report, Study
 from studies.core.table import Row
+
+FOLDERS = ("mnist", "fashion-mnist", "text10")  # of the data of trained networks
 
 
 @lru_cache(maxsize=32)  # what is known of a seed serves all methods
@@ -41,9 +47,12 @@ class BenchStudy(Study[BenchConfig]):
     name = "bench"
     title = "Benchmark of task inference: methods against the exact posterior, and their cost"
     config_type = BenchConfig
+    reads_files = True
 
     def __init__(self, config: BenchConfig, data: Path | None = None) -> None:
         super().__init__(config, data)
+        if data is not None:
+            _check_folder(data, FOLDERS if config.learned else ())
         self.problems = tuple(config.all_problems())
         self.methods = tuple(config.all_methods())
         self.double = tuple(p for p in DOUBLE if p in self.problems and JOINT in self.methods)
@@ -64,12 +73,21 @@ class BenchStudy(Study[BenchConfig]):
             Part.of_seed(_in_double(problem), Cell, partial(self.cell_in_double, problem))
             for problem in self.double
         ]
-        return [*crossed, *double]
+        if not self.config.learned:
+            return [*crossed, *double]
+        papers = PapersConfig().fast() if self.config.smoke else PapersConfig()
+        networks = network_parts(self.data) if self.data and self.with_networks else []
+        return [*crossed, *double, *paper_parts(papers), *networks]
+
+    @property
+    def with_networks(self) -> bool:
+        """Whether networks are trained on the files."""
+        return self.config.learned and self.data is not None and not self.config.smoke
 
     def cell(self, problem: str, method: str, seed: int, report: Report) -> Cell:
         """Measure one method on one problem."""
-        if (problem, method) in LEFT_OUT:
-            return Cell(refused=LEFT_OUT[problem, method])
+        if why := self.config.left_out(problem, method):
+            return Cell(refused=why)
         case = judged(self.config, problem, seed)
         return measure(case, self.config.all_methods()[method], seed)
 
@@ -95,10 +113,15 @@ class BenchStudy(Study[BenchConfig]):
         }
 
     def table(self, found: Found) -> list[Row]:
-        """Return divergences, scores, passes and seconds of every cell."""
+        """Return the divergence of every cell, and what was measured beside; see ``bench.csv``."""
         cells = self.cells(found)
         double = {problem: found[_in_double(problem)] for problem in self.double}
-        return [*target_rows(cells, double), *bench_table(cells)]
+        rows = [*target_rows(cells, double), *bench_table(cells)]
+        if self.config.learned:
+            rows += paper_rows(found)
+        if self.data and self.with_networks:
+            rows += network_rows(found, list(data_problems(self.data)))
+        return rows
 
     def shown(self, rows: list[Row]) -> list[Row]:
         """Return the rows with a target, or the divergences alone where there is none."""
@@ -120,6 +143,15 @@ class BenchStudy(Study[BenchConfig]):
             "bench.csv": table.to_csv(index=False),
             "bench.nc": as_dataset(table, {"study": self.name}),
         }
+
+
+def _check_folder(data: Path, names: tuple[str, ...]) -> None:
+    missing = [name for name in names if not (data / name).is_dir()]
+    if missing or not data.is_dir():
+        raise ValueError(
+            f"data should be a folder with {', '.join(FOLDERS)}; {data} has no "
+            f"{', '.join(missing) or 'files: it does not exist'}"
+        )
 
 
 def _name(problem: str, method: str) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from studies.bench.learned import EULER, FLOW, LOCAL, REFINER, REFINER_BLIND, SAMPLER
 from studies.bench.measure import Cell
 from studies.bench.methods import EXACT, JOINT, JOINT_TWICE, ONE_STEP, PRODUCT, rescored
-from studies.bench.table import CURVATURE, SHORTLIST, Cells, mean_of
+from studies.bench.table import CURVATURE, SHORTLIST, TRAINED, Cells, mean_of
 from studies.core.table import Row, Target
 
 DOUBLE = ("rules-n1", "rules-n4", "regression-weights", "graph-8-chain", "graph-8-frustrated")
@@ -19,6 +20,13 @@ DIVERGENCES = {
     ("metahmm-24-T40", rescored(JOINT, 16)): 0.01,
 }
 """Mean KL(exact || it) over seeds, nats."""
+LEARNED = {
+    ("hyperteacher-n4", REFINER): 0.5,
+    ("metahmm-24-T10", SAMPLER): 0.001,
+    ("graph-8-chain", LOCAL): 0.03,
+}
+"""The same of learned methods."""
+OF_ONE_STEP = 0.6  # the share of one step's divergence that the flow may have
 RATIOS = {"metahmm-256-T40": 1.25, "metahmm-12288-T40": 1.0}
 """KL of two rounds of the second-order joint over that of the product of exact marginals."""
 HYPERTEACHER, LOST = "hyperteacher-n16", 0.01  # share of cases
@@ -40,6 +48,7 @@ def target_rows(cells: Cells, double: Mapping[str, Sequence[Cell]]) -> Iterator[
             claim = CURVATURE if method == JOINT else SHORTLIST
             what = f"{problem}: {method}: KL(exact || it), nats, against its target"
             yield Row.of(claim, what, [mean_of(c, "kl") for c in by_seed], Target(most))
+    yield from _learned_rows(cells)
     for problem, most in RATIOS.items():
         found = cells.get(problem, {})
         if JOINT_TWICE in found and PRODUCT in found:
@@ -54,3 +63,24 @@ def target_rows(cells: Cells, double: Mapping[str, Sequence[Cell]]) -> Iterator[
         lost = [mean_of(a, "accuracy") - mean_of(b, "accuracy") for a, b in pairs]
         what = f"{HYPERTEACHER}: {short}: accuracy less than that of the {EXACT}, share"
         yield Row.of(SHORTLIST, what, lost, Target(LOST))
+
+
+def _learned_rows(cells: Cells) -> Iterator[Row]:
+    """Return the targets of learned methods, each with its control."""
+    for (problem, method), most in LEARNED.items():
+        if by_seed := cells.get(problem, {}).get(method, ()):
+            what = f"{problem}: {method}: KL(exact || it), nats, against its target"
+            yield Row.of(TRAINED, what, [mean_of(c, "kl") for c in by_seed], Target(most))
+    found = cells.get("hyperteacher-n4", {})
+    if REFINER_BLIND in found:
+        what = f"hyperteacher-n4: {REFINER_BLIND}: KL(exact || it), nats, the control"
+        yield Row.of(TRAINED, what, [mean_of(c, "kl") for c in found[REFINER_BLIND]])
+    found = cells.get("switching-5", {})
+    for method in (FLOW, EULER):
+        if method in found and ONE_STEP in found:
+            pairs = zip(found[method], found[ONE_STEP], strict=True)
+            ratios = [mean_of(a, "kl") / mean_of(b, "kl") for a, b in pairs]
+            what = f"switching-5: {method}: KL(exact || it) over that of {ONE_STEP}"
+            target = Target(OF_ONE_STEP) if method == FLOW else None
+            note = "" if method == FLOW else "the control"
+            yield Row.of(TRAINED, what, ratios, target, note)

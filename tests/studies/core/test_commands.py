@@ -123,7 +123,7 @@ def test_a_study_that_reads_no_files_has_no_folder_of_data(tmp_path):
 
 @pytest.mark.parametrize("name", [n for n in STUDIES if load_study(STUDIES[n]).reads_files])
 def test_files_for_what_needs_none_are_refused(tmp_path, name):
-    dataset = [] if name in ("language", "sequences") else ["--dataset", "digits"]
+    dataset = [] if name in ("bench", "language", "sequences") else ["--dataset", "digits"]
     out = ["--fast", "--out", str(tmp_path / "run"), "--data", str(tmp_path / "nope")]
     result = CliRunner().invoke(app, [name, *dataset, *out])
     assert result.exit_code == 2
@@ -188,7 +188,7 @@ def test_every_claim_is_one_sentence_in_the_list():
     codes += [f"T{i}" for i in range(1, 14)] + [f"I{i}" for i in range(1, 8)]
     codes += [f"L{i}" for i in range(1, 5)] + [f"C{i}" for i in range(1, 8)]
     codes += [f"D{i}" for i in range(1, 10)] + [f"S{i}" for i in range(1, 5)]
-    codes += [f"B{i}" for i in range(1, 4)]
+    codes += [f"B{i}" for i in range(1, 12)]
     assert set(CLAIMS) == set(codes)
     assert all(claim.sentence.endswith(".") for claim in CLAIMS.values())
     assert as_markdown().count('<a id="') == len(codes)
