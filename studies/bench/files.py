@@ -98,13 +98,18 @@ def _grid(
         for by_seed in by_method.values():
             measured = [cell for cell in by_seed if not cell.refused]
             text = format_number(float(np.mean([number(c) for c in measured]))) if measured else ""
-            for reason in dict.fromkeys(c.refused for c in by_seed if c.refused):
+            for reason in dict.fromkeys(_short(c.refused) for c in by_seed if c.refused):
                 if notes is not None:
                     letter = notes.setdefault(reason, _letter(len(notes)))
                     text = f"{text} {letter}".strip()
             row.append(text or "-")
         lines.append(f"| {problem} | {' | '.join(row)} |")
     return lines
+
+
+def _short(reason: str) -> str:
+    """Return a reason without its numbers, which differ from seed to seed."""
+    return ": ".join(reason.split(": ")[:2])
 
 
 def _letter(i: int) -> str:
