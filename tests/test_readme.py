@@ -5,10 +5,12 @@ import io
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gbi_pyro.metrics.table import format_number
+from studies.bench.crossing import bench
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -52,12 +54,21 @@ def test_it_is_short():
 
 
 def test_the_example_prints_what_the_readme_says():
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    example, _ = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     (printed,) = re.findall(r"```text\n(.*?)```", README, re.DOTALL)
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         exec(compile(example, "README.md", "exec"), {})
     assert out.getvalue() == printed
+
+
+def test_a_problem_and_a_method_of_your_own_join_the_benchmark():
+    _, mine = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(mine.splitlines()) <= 14
+    names: dict[str, Any] = {}
+    exec(compile(mine, "my.py", "exec"), names)
+    found = bench({"mine": names["problem"]}, {"order 2": names["method"]}, cases=20, seeds=1)
+    assert found.kl.item() < 1e-6  # a Gaussian mean: the second order is exact
 
 
 @pytest.mark.parametrize("folder", NUMBERS)
