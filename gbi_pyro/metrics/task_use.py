@@ -35,11 +35,14 @@ class TaskUse(NamedTuple):
 class TaskTransfer(NamedTuple):
     """What knowing the task is worth, in nats per step.
 
+    The tasks given are a sample: where they switch rarely, ``achieved`` has a large sampling error
+    and may exceed ``ceiling``. Compare models on the same data.
+
     Attributes:
         achieved: log p(x_t | x_<t, z_t) - log p(x_t | x_<t) of the tasks given, the mean.
         believed: the same by the model's own account, H(z_t | x_<t) - H(z_t | x_1..t), whose
             variance is less.
-        ceiling: H(z_t | x_<t), the most that it can be.
+        ceiling: H(z_t | x_<t), the most that ``believed`` can be.
         num_steps: how many steps were averaged.
     """
 
@@ -56,7 +59,9 @@ def task_gain(model: Model, values: Mapping[str, Tensor], *args: Any, **kwargs: 
 
     It says whether the task is wired in. Where it is 0 although the task matters, something else in
     the input says the same. It overstates what the task is worth to know, since no forecast that
-    does not know the task would take the middle point: see ``task_transfer``.
+    does not know the task would take the middle point: see ``task_transfer``. A network trained on
+    one constant task gains too, since it was never trained at the middle; compare with shuffled
+    tasks.
 
     Args:
         model: a Pyro model with task sites, in eval mode.

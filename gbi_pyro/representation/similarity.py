@@ -108,8 +108,8 @@ def similarity(
     lowest, highest = _without(measure, a, b, value, leave_out)
     if max(value - lowest, highest - value) > DECISIVE:
         words.append(
-            f"few samples decide: without {leave_out:.0%} of them the value is {lowest:.2f} or "
-            f"{highest:.2f}, not {value:.2f}; look at these samples"
+            f"few samples decide: without {leave_out:.0%} of them the value is {lowest:z.2f} or "
+            f"{highest:z.2f}, not {value:z.2f}; look at these samples"
         )
     within = None
     if ids is not None:
@@ -117,8 +117,8 @@ def similarity(
         within = torch.tensor(each, dtype=torch.float64)
         if abs(value - within.nanmean().item()) > DECISIVE:
             words.append(
-                f"the differences between tasks decide: the value is {value:.2f}, within tasks it "
-                f"is {within.nanmean().item():.2f} on average"
+                f"the differences between tasks decide: the value is {value:z.2f}, within tasks it "
+                f"is {within.nanmean().item():z.2f} on average"
             )
     return Similarity(value, within, (lowest, highest), tuple(words))
 

@@ -3,9 +3,10 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from gbi_pyro import TaskChain, TaskSiteError
+from gbi_pyro import TaskChain, TaskSiteError, clamped_loss, stepwise
+from gbi_pyro.data import SwitchingStream
 from gbi_pyro.metrics import task_gain, task_transfer
-from gbi_pyro.models import SwitchingGaussian
+from gbi_pyro.models import SequenceLSTM, SwitchingGaussian
 
 
 def model_with(weight):
@@ -75,6 +76,35 @@ def test_wrong_tasks_achieve_less_than_nothing():
     right = torch.tensor([[0.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
     assert task_transfer(model_with(1.0), {"z": right}, x).achieved > 0
     assert task_transfer(model_with(1.0), {"z": right.flip(-1)}, x).achieved < 0
+
+
+@pytest.mark.parametrize("kind", ["true", "shuffled"])
+def test_a_network_given_its_tasks_gets_all_that_they_are_worth(kind, generator):
+    stream = SwitchingStream(sigma=0.3)
+    chain = TaskChain(stream.log_initial, stream.log_transition)
+
+    def draw(num_sequences):
+        batch = stream.sample(num_sequences, 100, generator)
+        z = batch.one_hot(2)
+        if kind == "shuffled":
+            order = torch.randperm(batch.z.numel(), generator=generator)
+            z = z.flatten(0, 1)[order].view_as(z)
+        return batch.x, z
+
+    network = SequenceLSTM(2, 32, generator=generator)
+    optimiser = torch.optim.Adam(network.parameters(), lr=0.01)
+    for _ in range(80):
+        optimiser.zero_grad()
+        clamped_loss(network, *draw(32)).backward()
+        optimiser.step()
+    x, z = draw(96)
+    achieved = task_transfer(stepwise(network, x, tasks={"z": z}), {"z": z}, chain=chain).achieved
+    if kind == "shuffled":
+        assert abs(achieved) < 0.001
+    else:
+        exact = SwitchingGaussian(torch.tensor(stream.means), stream.sigma)
+        expected = task_transfer(exact, {"z": z}, x, chain=chain).achieved
+        assert achieved == pytest.approx(expected, rel=0.03)
 
 
 def test_masked_steps_are_not_counted():

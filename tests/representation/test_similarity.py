@@ -201,6 +201,13 @@ def test_only_the_value_within_tasks_exposes_their_means(generator: torch.Genera
     assert any("differences between tasks decide" in w for w in found.warnings)
 
 
+def test_words_hold_no_negative_zero() -> None:
+    seeds = map(torch.Generator().manual_seed, range(10))
+    found = [similarity(x, y, tasks=tasks) for x, y, tasks in (trap("two tasks", g) for g in seeds)]
+    assert any(f.within is not None and -0.005 < f.within.mean() < 0 for f in found)
+    assert not any("-0.00" in w for f in found for w in f.warnings)
+
+
 def test_a_task_of_three_samples_has_no_value(pair: tuple[Tensor, Tensor]) -> None:
     tasks = torch.tensor([7] * 3 + [1] * 57)
     within = similarity(*pair, tasks=tasks).within
