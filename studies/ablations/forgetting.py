@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -74,32 +74,67 @@ def measure_forgetting(
     Each update descends -log p of the last ``WINDOW`` steps, as in the toy study. Kinds and seeds
     learn side by side; each network's data and weights are its own.
     """
+    inputs = [TaskInput(k, len(config.means), s) for k in TASK_INPUTS for s in seeds]
+    stack = LearningStack([new_network(config, i) for i in inputs])
+    optimiser = torch.optim.Adam(stack.parameters(), lr=schedule.rate, fused=True)
+    errors = errors_while_learning(config, schedule, stack, inputs, optimiser)
+    return records_by_seed(dict(zip(TASK_INPUTS, errors.chunk(len(TASK_INPUTS)), strict=True)))
+
+
+def errors_while_learning(
+    config: AblationsConfig,
+    schedule: Schedule,
+    stack: LearningStack,
+    inputs: Sequence[TaskInput],
+    optimiser: torch.optim.Optimizer,
+    *,
+    within_block: bool = False,
+) -> Tensor:
+    """Learn one stream for each network of a stack, and test it on the last two tasks.
+
+    Args:
+        config: the study.
+        schedule: of the stream.
+        stack: S networks.
+        inputs: of each network.
+        optimiser: over their weights.
+        within_block: whether an update looks back on its own block only.
+
+    Returns:
+        Squared errors on the tasks of the last two blocks before learning, after the last block
+        but one and after the last, ``(S, 3, 2)``.
+    """
     stream = SwitchingStream(config.means, config.sigma, FixedBlocks(schedule.steps))
     steps = schedule.steps * schedule.blocks
-    inputs = [TaskInput(k, stream.num_tasks, s) for k in TASK_INPUTS for s in seeds]
     data = [stream.sample(1, steps, generator(i.seed, "train")) for i in inputs]
     x, true = torch.stack([d.x for d in data]), torch.stack([d.z for d in data])
     z = _stacked(
         [i(d.z, generator(i.seed, "task input")) for i, d in zip(inputs, data, strict=True)]
     )
-    stack = LearningStack([new_network(config, i) for i in inputs])
     ends = true[:, 0, steps - schedule.steps - 1 :: schedule.steps]  # a and b
     found = [task_errors(config, stack, inputs, ends)]
 
     def windows() -> Iterator[tuple[Tensor, Tensor]]:
         for t in range(steps):
-            past = slice(max(0, t + 1 - WINDOW), t + 1)
+            start = t - t % schedule.steps if within_block else 0
+            past = slice(max(start, t + 1 - WINDOW), t + 1)
             yield x[..., past], z[..., past, :]
             if t + 1 in (steps - schedule.steps, steps):
                 found.append(task_errors(config, stack, inputs, ends))
 
-    optimiser = torch.optim.Adam(stack.parameters(), lr=schedule.rate, fused=True)
     descend(stack.loss, windows(), optimiser)
-    errors = torch.stack(found, -2).unflatten(0, (len(TASK_INPUTS), len(seeds))).double().numpy()
-    by_seed = [dict(zip(TASK_INPUTS, errors[:, i], strict=True)) for i in range(len(seeds))]
+    return torch.stack(found, -2)
+
+
+def records_by_seed(errors: Mapping[str, Tensor]) -> list[ForgettingSeed]:
+    """Return a record for each seed of errors by kind, ``(seeds, 3, 2)``."""
+    found = {kind: values.double().numpy() for kind, values in errors.items()}
+    num_seeds = len(next(iter(found.values())))
     return [
-        ForgettingSeed({k: e[1:] for k, e in one.items()}, {k: e[0] for k, e in one.items()})
-        for one in by_seed
+        ForgettingSeed(
+            {k: e[i, 1:] for k, e in found.items()}, {k: e[i, 0] for k, e in found.items()}
+        )
+        for i in range(num_seeds)
     ]
 
 

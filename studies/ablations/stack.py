@@ -21,11 +21,11 @@ class LearningStack(nn.Module):
     task is zero too, these have no gradient and stay so.
 
     Args:
-        networks: conditioned by concatenation, of the same K, or the plain LSTM; their weights are
-            copied.
+        networks: of the same K, all conditioned by concatenation, or the plain LSTM; or all with a
+            head for each task, ``conditioning="affine"``. Their weights are copied.
 
     Raises:
-        ValueError: for none, different sizes, or conditioning other than concatenation.
+        ValueError: for none, different sizes, or other conditioning.
 
     >>> stack = LearningStack([SequenceLSTM(2, 4), SequenceLSTM(None, 4)])
     >>> stack.mean(torch.zeros(2, 1, 5), torch.zeros(2, 1, 5, 2)).shape
@@ -36,13 +36,14 @@ class LearningStack(nn.Module):
         super().__init__()
         tasks = {n.num_tasks for n in networks} - {None}
         sizes = {(n.lstm.hidden_size, n.conditioning) for n in networks}
-        if len(tasks) > 1 or len(sizes) != 1 or next(iter(sizes))[1] != "concat":
+        if len(tasks) > 1 or len(sizes) != 1 or next(iter(sizes))[1] not in ("concat", "affine"):
             raise ValueError(
                 "a stack takes one network or more of one hidden size and number of tasks, "
-                f"conditioned by concatenation; got sizes and conditioning {sorted(sizes)}, "
-                f"numbers of tasks {sorted(t for t in tasks if t)}"
+                "conditioned by concatenation, or all by an affine head; got sizes and "
+                f"conditioning {sorted(sizes)}, numbers of tasks {sorted(t for t in tasks if t)}"
             )
-        width = 1 + max((n.num_tasks or 0) for n in networks)
+        self.heads = next(iter(sizes))[1] == "affine"
+        width = 1 if self.heads else 1 + max((n.num_tasks or 0) for n in networks)
 
         def stacked(name: str) -> nn.Parameter:
             return nn.Parameter(torch.stack([n.get_parameter(name).detach() for n in networks]))
@@ -56,7 +57,7 @@ class LearningStack(nn.Module):
         self.input_bias = stacked("lstm.bias_ih_l0")
         self.hidden_weight = stacked("lstm.weight_hh_l0")
         self.hidden_bias = stacked("lstm.bias_hh_l0")
-        self.head_weight = stacked("head.weight")
+        self.head_weight = stacked("head.weight")  # (S, K, H) of heads, else (S, 1, H)
         self.head_bias = stacked("head.bias")
         self.log_sigma = stacked("log_sigma")
 
@@ -64,6 +65,11 @@ class LearningStack(nn.Module):
     def sigma(self) -> Tensor:
         """The learned standard deviations, ``(S,)``."""
         return self.log_sigma.exp()
+
+    def freeze_trunk(self) -> None:
+        """Leave the embedding and the LSTM as they are; heads and sigma still learn."""
+        for name, weight in self.named_parameters():
+            weight.requires_grad_(name.startswith(("head_", "log_sigma")))
 
     def mean(self, x: Tensor, z: Tensor) -> Tensor:
         """Return m_t for all t, ``(S, sequence, time)``, from x before t and z up to t.
@@ -74,8 +80,8 @@ class LearningStack(nn.Module):
         """
         stack, sequences, steps = x.shape
         previous = torch.cat([torch.zeros_like(x[..., :1]), x[..., :-1]], -1)
-        inputs = torch.cat([previous.unsqueeze(-1), z], -1).flatten(1, 2)
-        embedded = _affine(inputs, self.embed_weight, self.embed_bias)
+        inputs = [previous.unsqueeze(-1)] if self.heads else [previous.unsqueeze(-1), z]
+        embedded = _affine(torch.cat(inputs, -1).flatten(1, 2), self.embed_weight, self.embed_bias)
         # What comes in is known for all steps at once; only what is carried on goes step by step.
         gates = _affine(embedded, self.input_weight, self.input_bias + self.hidden_bias)
         h = c = x.new_zeros(stack, sequences, self.hidden_weight.shape[-1])
@@ -86,6 +92,8 @@ class LearningStack(nn.Module):
             h = o.sigmoid() * c.tanh()
             hidden.append(h)
         mean = _affine(torch.stack(hidden, -2).flatten(1, 2), self.head_weight, self.head_bias)
+        if self.heads:
+            mean = (mean * z.flatten(1, 2)).sum(-1)
         return mean.reshape(x.shape)
 
     def loss(self, x: Tensor, z: Tensor) -> Tensor:

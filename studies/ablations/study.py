@@ -33,6 +33,7 @@ from studies.ablations.forgetting import (
     schedules,
 )
 from studies.ablations.generalisation import choose_moved
+from studies.ablations.heads import measure_heads
 from studies.ablations.inputs import InputSeed, measure_input
 from studies.ablations.regularizers import (
     METHODS,
@@ -134,7 +135,11 @@ class AblationsStudy(Study[AblationsConfig]):
             Part(_learned(s), ForgettingSeed, partial(measure_forgetting, config, s), SIDE_BY_SIDE)
             for s in schedules(config)
         ]
-        return [*inputs, *ways, *streams, *learned]
+        heads = [
+            Part(_headed(s), ForgettingSeed, partial(measure_heads, config, s), SIDE_BY_SIDE)
+            for s in schedules(config)
+        ]
+        return [*inputs, *ways, *streams, *learned, *heads]
 
     def _measure_input(self, kind: InputKind, decay: str, seed: int, report: Report) -> InputSeed:
         return measure_input(self.decays[decay], kind, self.rates[kind + decay], seed)
@@ -164,6 +169,7 @@ class AblationsStudy(Study[AblationsConfig]):
             *table.modularity_rows(usual),
             *table.reference_rows(self.config),
             *table.forgetting_rows(self._by_schedule(found)),
+            *table.heads_rows({s: found[_headed(s)] for s in schedules(self.config)}),
             *table.conditioner_rows(self._by_conditioner(found)),
             *table.regularizer_rows({c: found[_regularized(c)] for c in by_stream}, self.updates),
         ]
@@ -210,3 +216,7 @@ def _regularized(case: str) -> str:
 
 def _learned(schedule: Schedule) -> str:
     return f"blocks: {schedule.name}"
+
+
+def _headed(schedule: Schedule) -> str:
+    return f"blocks, heads: {schedule.name}"

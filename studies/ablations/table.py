@@ -12,6 +12,7 @@ from studies.ablations.config import AblationsConfig
 from studies.ablations.forgetting import ForgettingSeed, Schedule
 from studies.ablations.gains import first_below, gain_row
 from studies.ablations.generalisation import MOVED
+from studies.ablations.heads import HEADS
 from studies.ablations.inputs import InputSeed
 from studies.ablations.regularizers import ENTROPY, LatentUpdate, RegularizerSeed
 from studies.ablations.task_inputs import CONTROLS, NONE, SAME_START, TASK_INPUTS, TRUE
@@ -154,6 +155,23 @@ def _schedule_rows(schedule: str, of_seeds: Sequence[ForgettingSeed]) -> list[Ro
         for way in ("backward", "forward"):
             what = f"{schedule}: {way} transfer, fall of the error, {NAMES[kind]}"
             rows.append(Row.of("T7", what, getattr(transfer, way).values))
+    return rows
+
+
+def heads_rows(found: Mapping[Schedule, Sequence[ForgettingSeed]]) -> list[Row]:
+    """Return what is forgotten with a head for each task, its trunk trained or frozen (T7)."""
+    rows = []
+    for schedule, of_seeds in found.items():
+        for kind, note in HEADS.items():
+            what = f"{schedule.name}: error on the other task after the last block, {kind}"
+            rows.append(Row.of("T7", what, forgotten(of_seeds, kind)))
+            transfer = continual_learning(
+                [record.errors[kind] for record in of_seeds],
+                [record.untrained[kind] for record in of_seeds],
+                errors=True,
+            )
+            what = f"{schedule.name}: backward transfer, fall of the error, {kind}"
+            rows.append(Row.of("T7", what, transfer.backward.values, note=note))
     return rows
 
 

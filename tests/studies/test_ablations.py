@@ -16,6 +16,7 @@ from gbi_pyro.models.sequence import SequenceLSTM
 from studies.ablations import forgetting, generalisation, inputs, regularizers, study
 from studies.ablations.config import MOVED_SEEDS, UPDATE_SEEDS, AblationsConfig, generator
 from studies.ablations.gains import first_below, gain_row
+from studies.ablations.heads import FROZEN, FROZEN_SGD, HEADS, TRAINED, measure_heads
 from studies.ablations.stack import LearningStack
 from studies.ablations.study import AblationsStudy
 from studies.ablations.task_inputs import (
@@ -34,7 +35,7 @@ from studies.core.unseen_means import BETWEEN, UNSEEN, Rate
 
 TOY = replace(AblationsConfig(seeds=2).fast(), updates=10)
 RARE = 1e-9  # probability that a statistical test fails by chance
-MEASURES = ("input", "conditioner", "regularizers", "forgetting")
+MEASURES = ("input", "conditioner", "regularizers", "forgetting", "heads")
 
 
 def ignore(_what):
@@ -82,6 +83,8 @@ def test_no_schedule_and_no_kind_is_left_out(finished):
     for schedule in forgetting.schedules(TOY):
         for kind in (TRUE, *CONTROLS):
             assert f"{schedule.name}: forgetting, plain LSTM / {kind} Z" in what
+        for kind in HEADS:
+            assert f"{schedule.name}: backward transfer, fall of the error, {kind}" in what
     targets = {row.what: row.target for row in finished.targets}
     assert all(target.statistic == "lower end" for target in targets.values())
     for kind in (TRUE, *CONTROLS):
@@ -287,6 +290,67 @@ def test_a_stack_learns_as_each_network_alone():
             torch.testing.assert_close(stack.mean(x, z)[i], mean, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(stack.sigma[i], network.sigma, rtol=1e-9, atol=1e-9)
     assert bool((stack.embed_weight[1, :, 1:] == 0).all())
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_stack_with_heads_learns_as_each_network_alone(frozen):
+    alone = [
+        SequenceLSTM(2, 5, conditioning="affine", generator=draw(i)).double() for i in range(2)
+    ]
+    stack = LearningStack(alone)
+    if frozen:
+        stack.freeze_trunk()
+        for network in alone:
+            network.embed.requires_grad_(False)
+            network.lstm.requires_grad_(False)
+    x = torch.rand(2, 1, 8, generator=draw(), dtype=torch.float64)
+    z = TaskInput("random", 2, 0)(torch.zeros(2, 8).long(), draw()).double().unsqueeze(1)
+    optimiser = torch.optim.SGD([p for p in stack.parameters() if p.requires_grad], 0.05)
+    before = stack.hidden_weight.detach().clone()
+    for _ in range(4):
+        optimiser.zero_grad()
+        stack.loss(x, z).backward()
+        optimiser.step()
+    assert torch.equal(stack.hidden_weight, before) == frozen
+    for i, network in enumerate(alone):
+        own = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], 0.05)
+        for _ in range(4):
+            own.zero_grad()
+            clamped_loss(network, x[i], z[i]).backward()
+            own.step()
+        with torch.no_grad():
+            torch.testing.assert_close(stack.mean(x, z)[i], network.mean(x[i], z[i]))
+            torch.testing.assert_close(stack.sigma[i], network.sigma)
+
+
+def test_a_frozen_trunk_with_a_head_for_each_task_forgets_nothing():
+    """Its last prediction of a task depends on numbers that no other task's gradient reaches."""
+    schedule = forgetting.Schedule(15, 4, 0.01)
+    rises = {
+        kind: np.array(
+            [
+                record.errors[kind][1, 0] - record.errors[kind][0, 0]
+                for record in measure_heads(TOY, schedule, range(2), ignore)
+            ]
+        )
+        for kind in HEADS
+    }
+    assert (rises[FROZEN_SGD] == 0).all()
+    assert (rises[FROZEN] != 0).all()
+    assert (rises[TRAINED] != 0).all()
+
+
+def test_without_momentum_adam_moves_no_head_that_has_no_gradient():
+    inputs = [TaskInput(TRUE, 2, seed) for seed in range(2)]
+    stack = LearningStack([new_network(TOY, i, "affine") for i in inputs])
+    stack.freeze_trunk()
+    adam = torch.optim.Adam(
+        [p for p in stack.parameters() if p.requires_grad], lr=0.01, betas=(0.0, 0.999)
+    )
+    schedule = forgetting.Schedule(15, 4, 0.01)
+    errors = forgetting.errors_while_learning(TOY, schedule, stack, inputs, adam, within_block=True)
+    assert torch.equal(errors[:, 2, 0], errors[:, 1, 0])
+    assert bool((errors[:, 2, 1] != errors[:, 1, 1]).all())  # the last block's own task is learned
 
 
 @pytest.mark.parametrize("others", [[], [SequenceLSTM(3, 5)], [SequenceLSTM(2, 6)]])
