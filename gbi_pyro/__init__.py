@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gbi_pyro import (
         data,
+        estimators,
         export,
         inference,
         learning,
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
 
 _PACKAGES = (
     "data",
+    "estimators",
     "export",
     "inference",
     "learning",
@@ -130,6 +132,7 @@ __all__ = [
     "clamp_tasks",
     "clamped_loss",
     "data",
+    "estimators",
     "export",
     "find_task_sites",
     "fit_marginal",

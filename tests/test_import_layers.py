@@ -45,6 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": {"_arrays", "files"},
     "problems": {*CORE, "inference", "models"},
     "data": set(),
+    "estimators": {*CORE, "data", "inference", "learning", "metrics", "models"},
     "plots": {"files"},
     "representation": {"_arrays"},
     "cli": {"", "check", "metrics"},
@@ -150,11 +151,18 @@ def test_importing_the_package_loads_nothing_slow() -> None:
     assert not {*SLOW, "pyro", "torch", "typer"} & loaded
 
 
-def test_importing_everything_but_plots_loads_no_plotting_and_no_arviz() -> None:
-    packages = ", ".join(f"gbi_pyro.{p}" for p in gbi_pyro._PACKAGES if p != "plots")
+def test_importing_everything_but_plots_and_estimators_loads_nothing_slow() -> None:
+    others = sorted({*gbi_pyro._PACKAGES} - {"plots", "estimators"})
+    packages = ", ".join(f"gbi_pyro.{p}" for p in others)
     loaded = loaded_by(f"import {packages}, gbi_pyro.check")
     assert "torch" in loaded
     assert not SLOW & loaded
+
+
+def test_estimators_load_no_more_than_scikit_learn_does() -> None:
+    loaded = loaded_by("import gbi_pyro.estimators")
+    assert "sklearn" in loaded
+    assert SLOW & loaded == SLOW & loaded_by("import sklearn.base")
 
 
 def test_help_of_the_command_line_loads_no_torch() -> None:

@@ -22,6 +22,7 @@ PARTS = {
     "problems": "Problems",
     "plots": "Plots",
     "representation": "Representations",
+    "estimators": "Estimators",
 }
 """The title of each part: the modules at the top of the package, and its sub-packages."""
 NOT_IMPORTED = {"gbi_pyro.cli"}
