@@ -77,7 +77,7 @@ def gate(repeats: int) -> list[Row]:
         "1000 images, affine head": lambda: OneStepGradient()(affine, x),
         "1000 images, paper's network": lambda: OneStepGradient()(paper, x),
         **{
-            f"32 texts, {name.removeprefix('language, ')}": lambda n=n: OneStepGradient()(n, words)
+            f"32 texts, {name}": lambda n=n: OneStepGradient()(n, words)
             for name, n in languages.items()
         },
     }

@@ -73,6 +73,7 @@ class Part(Generic[Record]):
             the seeds of a block come together.
         block_size: how many seeds ``measure`` is given at a time, at most.
         choice: what was chosen for it on validation seeds, if anything: its units depend on it.
+        unused: fields of the configuration that its units do not depend on.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Part(Generic[Record]):
     measure: Callable[[Sequence[int], Report], Sequence[Record]] = field(repr=False)
     block_size: int = 1
     choice: Any = None
+    unused: frozenset[str] = frozenset()
 
     @classmethod
     def of_seed(
@@ -88,9 +90,10 @@ class Part(Generic[Record]):
         record: type[Record],
         measure: Callable[[int, Report], Record],
         choice: Any = None,
+        unused: frozenset[str] = frozenset(),
     ) -> Part[Record]:
         """Return a part that measures seed by seed."""
-        return cls(name, record, _EachSeed(measure), choice=choice)
+        return cls(name, record, _EachSeed(measure), choice=choice, unused=unused)
 
 
 @dataclass(frozen=True)

@@ -156,7 +156,7 @@ def _name(part: Part[Any], seed: int) -> str:
 
 def _settings(study: Study[Any], part: Part[Any], seed: int) -> dict[str, Any]:
     """Return everything that a unit depends on, without the number of seeds and of other parts."""
-    others = {*asdict(Seeds()), *study.config.selection_fields}
+    others = {*asdict(Seeds()), *study.config.selection_fields, *part.unused}
     config = {k: v for k, v in asdict(study.config).items() if k not in others}
     own = {"part": part.name, "seed": seed, "config": as_json(config)}
     choice = {} if part.choice is None else {"choice": as_json(part.choice)}

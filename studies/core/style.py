@@ -51,6 +51,7 @@ _NAMES: dict[Style, tuple[str, ...]] = {
     Style("black", _DASHED, "^"): ("plain LSTM", "LSTM", "none", "none Z", "plain", "without Z"),
     Style("0.2", _LONG, "v"): (
         *("plain, same start", "plain LSTM from the same start", "none, same start"),
+        "plain transformer",
         *("LSTM, inputs optimised", "input vector", "input optimised"),
     ),
     # Controls: as wide as the task, and without information about it.
@@ -70,6 +71,7 @@ _NAMES: dict[Style, tuple[str, ...]] = {
     Style(_WINE, _DENSE, "X"): (
         *("classifier", "classifier of the same encoder", "classifier, largest logit"),
         *("recogniser, forward KL", "fine-tuned", "all weights", "affine"),
+        "transformer, task at the input",
     ),
     Style(_PINK, _DOTTED, "*"): (
         *("classifier initialised from the autoencoder", "recogniser, reverse KL"),
@@ -87,7 +89,7 @@ _NAMES: dict[Style, tuple[str, ...]] = {
     ),
     Style(_BLUE, _DASHED, "d"): (
         *("EM, one task a class", "clamped from a random start"),
-        *("cosine of residual and class", "additive"),
+        *("cosine of residual and class", "additive", "transformer, task at the head"),
     ),
 }
 STYLES: dict[str, Style] = {name: style for style, names in _NAMES.items() for name in names}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gbi_pyro.data.batches import windows
 from gbi_pyro.inference.iterative import IterativeGradient
-from gbi_pyro.models.language import LanguageLSTM
+from gbi_pyro.models.language_model import LanguageModel
 from gbi_pyro.models.words import Words
 from studies.core.training import descend
 from studies.language.config import LanguageConfig
@@ -85,7 +85,7 @@ def compare_ways(records: Sequence[Adaptation]) -> list[Adapted]:
 
 
 def adapt(
-    config: LanguageConfig, texts: Texts, kind: str, network: LanguageLSTM
+    config: LanguageConfig, texts: Texts, kind: str, network: LanguageModel
 ) -> dict[Way, Tensor]:
     """Adapt a network to the corpus that was left out, in every way, to samples of every size.
 
@@ -113,7 +113,7 @@ def adapt(
     return found
 
 
-def _ways(network: LanguageLSTM, sample: Tensor) -> dict[str, list[Callable[[], WordLogProbs]]]:
+def _ways(network: LanguageModel, sample: Tensor) -> dict[str, list[Callable[[], WordLogProbs]]]:
     """Return, for every method, the networks along its path, to choose among on dev."""
     weights = fine_tuned(network, sample)
     if network.num_tasks is None:
@@ -132,11 +132,11 @@ def _ways(network: LanguageLSTM, sample: Tensor) -> dict[str, list[Callable[[], 
     }
 
 
-def _middle(network: LanguageLSTM) -> Tensor | None:
+def _middle(network: LanguageModel) -> Tensor | None:
     return network.uniform(1) if network.num_tasks else None
 
 
-def one_task(network: LanguageLSTM) -> Callable[[Tensor], None]:
+def one_task(network: LanguageModel) -> Callable[[Tensor], None]:
     """Return the Pyro model of a text cut into windows that all have one task."""
 
     def model(words: Tensor) -> None:
@@ -150,7 +150,7 @@ def one_task(network: LanguageLSTM) -> Callable[[Tensor], None]:
     return model
 
 
-def z_path(network: LanguageLSTM, sample: Tensor, space: str) -> Tensor:
+def z_path(network: LanguageModel, sample: Tensor, space: str) -> Tensor:
     """Optimise one Z for a whole sample; returns it after 0, 1, ... steps, ``(steps + 1, K)``."""
     infer = IterativeGradient(
         STEPS,
@@ -163,7 +163,7 @@ def z_path(network: LanguageLSTM, sample: Tensor, space: str) -> Tensor:
     return infer(one_task(network), sample).path["z"]
 
 
-def input_vectors(plain: LanguageLSTM, sample: Tensor) -> list[Callable[[], WordLogProbs]]:
+def input_vectors(plain: LanguageModel, sample: Tensor) -> list[Callable[[], WordLogProbs]]:
     """Optimise a constant vector beside every word of a network without a task."""
     vector = torch.zeros(plain.embedding.embedding_dim, requires_grad=True)
 
@@ -174,7 +174,7 @@ def input_vectors(plain: LanguageLSTM, sample: Tensor) -> list[Callable[[], Word
     return _along(partial(_beside, plain, vector), [vector], 0.02, sample, snapshot)
 
 
-def _beside(plain: LanguageLSTM, vector: Tensor, words: Tensor) -> Tensor:
+def _beside(plain: LanguageModel, vector: Tensor, words: Tensor) -> Tensor:
     """Return log p of each word with a vector added to the embedding of every word read."""
     hook = plain.embedding.register_forward_hook(lambda _module, _words, out: out + vector)
     try:
@@ -183,7 +183,7 @@ def _beside(plain: LanguageLSTM, vector: Tensor, words: Tensor) -> Tensor:
         hook.remove()
 
 
-def fine_tuned(network: LanguageLSTM, sample: Tensor) -> list[Callable[[], WordLogProbs]]:
+def fine_tuned(network: LanguageModel, sample: Tensor) -> list[Callable[[], WordLogProbs]]:
     """Train all weights on the sample, Z staying at maximum entropy if there is one."""
     moving = copy.deepcopy(network).requires_grad_()
     z = _middle(moving)
@@ -215,13 +215,13 @@ def _along(
     return found
 
 
-def _restored(network: LanguageLSTM, weights: dict[str, Tensor], z: Tensor | None) -> WordLogProbs:
+def _restored(network: LanguageModel, weights: dict[str, Tensor], z: Tensor | None) -> WordLogProbs:
     restored = copy.deepcopy(network)
     restored.load_state_dict(weights)
     return _given(restored, z)
 
 
-def _given(network: LanguageLSTM, z: Tensor | None) -> WordLogProbs:
+def _given(network: LanguageModel, z: Tensor | None) -> WordLogProbs:
     """Return the network with one task for all texts."""
     if z is None:
         return network.log_prob

@@ -19,6 +19,14 @@ BIGRAMS: dict[str, Any] = {
     "updates_all": 800,
 }
 """Settings for random bigram languages: small networks, quickly trained."""
+TRANSFORMERS = {
+    "plain": "plain transformer",
+    "input": "transformer, task at the input",
+    "head": "transformer, task at the head",
+}
+"""The networks that ``transformers`` names."""
+OF_TRANSFORMERS = frozenset({"transformer_rate", "warm_up", "clip", "layers", "heads"})
+"""The fields that no LSTM depends on."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,13 @@ class LanguageConfig(Seeds):
         batch: about how many sequences a weight update sees, the corpora's shares being equal.
         rate: Adam's.
         decay: share of the updates, the last ones, over which the rate falls to zero.
+        transformers: which of them learn beside the LSTMs, with as many parameters: plain, input,
+            head (where the task enters). They infer the corpus of texts up to ``length`` words.
+        transformer_rate: Adam's for them.
+        warm_up: their first updates, over which the rate rises.
+        clip: the most that their gradient's norm may be.
+        layers: of them.
+        heads: of their attention.
         updates: weight updates on a few corpora.
         updates_all: on all of them.
         updates_without_one: on all but one.
@@ -69,6 +84,12 @@ class LanguageConfig(Seeds):
     batch: int = 32
     rate: float = 3e-3
     decay: float = 0.0
+    transformers: tuple[str, ...] = ()
+    transformer_rate: float = 5e-3
+    warm_up: int = 40
+    clip: float = 1.0
+    layers: int = 2
+    heads: int = 4
     updates: int = 700
     updates_all: int = 1200
     updates_without_one: int = 800
@@ -86,11 +107,14 @@ class LanguageConfig(Seeds):
             *("all_at_once", "leave_one_out", "embedding_size", "hidden_size", "batch", "rate"),
             *("decay", "updates", "updates_all", "updates_without_one", "every"),
             *("iterative_steps", "iterative_rate"),
+            *("transformers", *OF_TRANSFORMERS),
         }
     )
+    selection_fields = frozenset({"transformers"})
 
     def __post_init__(self) -> None:
         self.check_at_least_one("seeds", "draw_size", "updates", "updates_all", "every", "length")
+        self.check_at_least_one("warm_up", "layers", "heads")
         if self.draws < 0:
             raise ValueError(f"draws must not be negative, got {self.draws}")
         if not (self.draws or self.all_at_once or self.leave_one_out):
@@ -103,6 +127,20 @@ class LanguageConfig(Seeds):
             )
         if not 0 <= self.decay <= 1:
             raise ValueError(f"decay must be from 0 to 1, got {self.decay}")
+        if unknown := set(self.transformers) - TRANSFORMERS.keys():
+            raise ValueError(
+                f"transformers should be of {', '.join(TRANSFORMERS)}, got {sorted(unknown)}"
+            )
+        if self.transformers and self.length < JUDGED_AFTER:
+            raise ValueError(
+                f"length must be at least {JUDGED_AFTER} with transformers, which know no later "
+                f"positions than they learned; got {self.length}"
+            )
+        if not (self.transformer_rate > 0 and self.clip > 0):
+            raise ValueError(
+                "transformer_rate and clip must be positive, got "
+                f"{self.transformer_rate} and {self.clip}"
+            )
         for name in ("updates", "updates_all", "updates_without_one"):
             if getattr(self, name) % self.every:
                 raise ValueError(
@@ -133,7 +171,11 @@ class LanguageConfig(Seeds):
             vocabulary_size=30,
             embedding_size=6,
             hidden_size=8,
-            length=10,
+            length=JUDGED_AFTER if self.transformers else 10,
+            layers=1,
+            heads=2,
+            transformer_rate=3e-2,
+            warm_up=1,
             updates=4,
             updates_all=4,
             updates_without_one=4,

@@ -13,20 +13,26 @@ from studies.language.adaptation import BEST_KNOWN, FINE_TUNED, FREE, INPUT, ON_
 from studies.language.identify import CALIBRATED, ENUMERATION, EXACT, NAIVE_BAYES, ONE_STEP
 from studies.language.record import LanguageSeed
 from studies.language.stream import OUTPUTS
-from studies.language.training import HEAD, PAPER, PLAIN
+from studies.language.training import HEAD, NETWORKS, PAPER, PLAIN, SAME_TASK
 
 METHODS = (EXACT, ENUMERATION, CALIBRATED, ONE_STEP, NAIVE_BAYES)
 WAYS = (*((PAPER, way) for way in (BEST_KNOWN, ON_SIMPLEX, FREE, FINE_TUNED)), (PLAIN, INPUT))
+BESIDE = (*SAME_TASK.values(), *SAME_TASK)  # LSTMs and transformers with the same task input
 PIECES = 8  # of the changing text that are shown
 
 
-def figure_learning(records: Sequence[LanguageSeed]) -> Figure:
-    """Draw the loss while it falls, and accuracy by number of words (Figures 5A-C)."""
+def figure_learning(records: Sequence[LanguageSeed], networks: Sequence[str] = NETWORKS) -> Figure:
+    """Draw the loss while it falls, and accuracy by number of words (Figures 5A-C).
+
+    Args:
+        records: of sets of texts that are reported together.
+        networks: whose loss is drawn; the corpus is inferred by the last one of them that can.
+    """
     figure = Figure(figsize=(14, 4.4), layout="constrained")
     axes = figure.subplots(1, 3)
     axes[1].sharey(axes[0])
-    curves = records[0].curves
-    words = next(iter(curves.values())).words
+    curves = [kind for kind in networks if kind in records[0].curves]
+    words = records[0].curves[curves[0]].words
     for ax, letter, which in zip(axes, "AB", ("train", "test"), strict=False):
         plots.curves(
             {kind: np.stack([getattr(r.curves[kind], which) for r in records]) for kind in curves},
@@ -38,7 +44,8 @@ def figure_learning(records: Sequence[LanguageSeed]) -> Figure:
             title=f"{letter}   Loss on {'training' if which == 'train' else which} texts",
             better="lower",
         )
-    found = [r.identified[HEAD].accuracy for r in records]
+    inferring = [kind for kind in curves if kind in records[0].identified][-1]
+    found = [r.identified[inferring].accuracy for r in records]
     lengths = list(found[0][ENUMERATION])
     ax = plots.curves(
         {
@@ -51,7 +58,7 @@ def figure_learning(records: Sequence[LanguageSeed]) -> Figure:
         xlabel="words seen",
         ylabel="accuracy",
         styles=STYLES,
-        title=f"C   Corpus inferred, {HEAD}",
+        title=f"C   Corpus inferred, {inferring}",
         better="higher",
     )
     ax.set_xscale("log")

@@ -16,11 +16,11 @@ from gbi_pyro.inference.iterative import IterativeGradient
 from gbi_pyro.metrics.agreement import kl
 from gbi_pyro.metrics.recalibration import fit_temperature, temper
 from gbi_pyro.metrics.scores import summarise
-from gbi_pyro.models.language import LanguageLSTM
+from gbi_pyro.models.language_model import LanguageModel
 from gbi_pyro.posterior import TaskPosterior
 from studies.language.config import LanguageConfig
 from studies.language.texts import Texts, windows_of_each
-from studies.language.training import CHUNK, in_chunks
+from studies.language.training import CHUNK, context, in_chunks
 
 ONE_STEP, CALIBRATED, ITERATIVE = "one step", "one step, calibrated", "iterative"
 ENUMERATION, NAIVE_BAYES, EXACT = "enumeration", "naive Bayes", "exact posterior"
@@ -63,7 +63,7 @@ def first_of_each(values: Tensor, count: int, num_tasks: int) -> Tensor:
     return values.reshape(num_tasks, -1, *values.shape[1:])[:, :count].flatten(0, 1)
 
 
-def identify(config: LanguageConfig, texts: Texts, network: LanguageLSTM) -> Identified:
+def identify(config: LanguageConfig, texts: Texts, network: LanguageModel) -> Identified:
     """Infer the corpus of test texts after n words; calibrations are fitted on dev."""
     _, labels = judged_windows(config, texts)
     found, calibration = infer_corpora(config, texts, network)
@@ -101,17 +101,20 @@ def judged_windows(config: LanguageConfig, texts: Texts) -> tuple[Tensor, Tensor
 
 
 def infer_corpora(
-    config: LanguageConfig, texts: Texts, network: LanguageLSTM
+    config: LanguageConfig, texts: Texts, network: LanguageModel
 ) -> tuple[dict[str, dict[int, Tensor]], Calibration]:
     """Return the posterior over corpora by method and number of words, ``(N, K)`` each.
 
     One calibration to enumeration serves all numbers of words. Enumeration itself is overconfident,
     the more so the longer a text that stays on one topic: a temperature for each number of words,
-    fitted to the labels of dev, comes on top for ``TEMPERED``.
+    fitted to the labels of dev, comes on top for ``TEMPERED``. Numbers of words beyond what a
+    network reads are left out.
     """
-    longest, lengths = max(config.lengths), config.lengths
+    longest = max(config.lengths)
+    lengths = tuple(n for n in config.lengths if n <= context(network))
     fit, true = windows_of_each(texts.sets.dev, longest, config.fit_windows, seed=0)
     tokens, _ = judged_windows(config, texts)
+    fit, tokens = fit[:, : max(lengths)], tokens[:, : max(lengths)]
     one = {n: one_step(network, fit[:, :n]) for n in lengths}
     enumerated = enumerate_prefixes(network, fit, lengths)
     calibration = calibrate_prefixes(one, enumerated)
@@ -141,13 +144,13 @@ def infer_corpora(
     return found, calibration
 
 
-def one_step(network: LanguageLSTM, tokens: Tensor) -> list[TaskPosterior]:
+def one_step(network: LanguageModel, tokens: Tensor) -> list[TaskPosterior]:
     """Run one step on some texts at a time."""
     return [OneStepGradient()(network, part) for part in tokens.split(CHUNK)]
 
 
 def enumerate_prefixes(
-    network: LanguageLSTM, tokens: Tensor, lengths: tuple[int, ...]
+    network: LanguageModel, tokens: Tensor, lengths: tuple[int, ...]
 ) -> dict[int, Tensor]:
     """Return the posterior under every task after n words, ``(N, K)``, for all n in K passes."""
     each_word = in_chunks(network.log_likelihoods, tokens).double()

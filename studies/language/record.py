@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from studies.language.identify import EXACT, Identified
 from studies.language.stream import Stream
-from studies.language.training import HEAD, Curve
+from studies.language.training import Curve
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,12 @@ class LanguageSeed:
     @property
     def exact(self) -> bool:
         """Whether the exact posterior is known."""
-        return EXACT in self.identified[HEAD].accuracy
+        return any(EXACT in found.accuracy for found in self.identified.values())
+
+    def with_networks_of(self, other: LanguageSeed) -> LanguageSeed:
+        """Return the record with the networks of another of the same texts and seed."""
+        dicts = ("curves", "identified", "streams", "weights")
+        return replace(self, **{d: getattr(self, d) | getattr(other, d) for d in dicts})
 
     @property
     def title(self) -> str:

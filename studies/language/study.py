@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -15,18 +15,18 @@ from torch import nn
 from gbi_pyro.export.inference_data import to_inference_data
 from gbi_pyro.inference.enumeration import Enumeration
 from gbi_pyro.inference.gradient import OneStepGradient
-from gbi_pyro.models.language import LanguageLSTM
+from gbi_pyro.models.language_model import LanguageModel
 from studies.core.protocol import Found, Part, Report, Study
 from studies.core.table import Row
 from studies.language import figures
 from studies.language.adaptation import ADAPTING, Adaptation, Adapted, Way, adapt, compare_ways
-from studies.language.config import JUDGED_AFTER, LanguageConfig
+from studies.language.config import JUDGED_AFTER, OF_TRANSFORMERS, TRANSFORMERS, LanguageConfig
 from studies.language.identify import identify, judged_windows
 from studies.language.record import LanguageSeed
 from studies.language.stream import read_stream
 from studies.language.table import adaptation_markdown, language_table
 from studies.language.texts import Choice, choose_sets, read_texts, texts_checksum
-from studies.language.training import HEAD, NETWORKS, PAPER, build, train
+from studies.language.training import HEAD, NETWORKS, PAPER, SAME_TASK, build, train
 
 CONDITIONED = (PAPER, HEAD)
 SHOWN_TEXTS = 50  # of each corpus, in the posterior that is written
@@ -48,29 +48,41 @@ class LanguageStudy(Study[LanguageConfig]):
         return {"texts": texts_checksum(self.data)} if self.data else {}
 
     def parts(self) -> list[Part[Any]]:
-        """Return one part for each set of texts."""
-        return [
-            Part.of_seed(choice.name, Adaptation, partial(self._adapt, choice))
-            if choice.left_out
-            else Part.of_seed(choice.name, LanguageSeed, partial(self._learn, choice))
-            for choice in choose_sets(self.config, self.data)
-        ]
+        """Return one part for the LSTMs of each set of texts, and one for each transformer."""
+        found: list[Part[Any]] = []
+        kinds = [(TRANSFORMERS[k],) for k in self.config.transformers]
+        for choice in choose_sets(self.config, self.data):
+            lstm = partial(Part.of_seed, choice.name, unused=OF_TRANSFORMERS)
+            if choice.left_out:
+                found.append(lstm(Adaptation, partial(self._adapt, choice)))
+                continue
+            found.append(lstm(LanguageSeed, partial(self._learn, choice, NETWORKS)))
+            found += [
+                Part.of_seed(
+                    f"{choice.name}, {kind[0]}", LanguageSeed, partial(self._learn, choice, kind)
+                )
+                for kind in kinds
+            ]
+        return found
 
-    def _learn(self, choice: Choice, seed: int, report: Report) -> LanguageSeed:
-        """Train every kind of network on a set of texts, and infer corpora with them."""
+    def _learn(
+        self, choice: Choice, kinds: Sequence[str], seed: int, report: Report
+    ) -> LanguageSeed:
+        """Train kinds of network on a set of texts, and infer corpora with them."""
         config, texts = self.config, read_texts(self.config, self.data, choice)
         networks, curves = {}, {}
-        for kind in NETWORKS:
+        for kind in kinds:
             report(f"training, {kind}")
             networks[kind], curves[kind] = train(config, texts, kind, seed, self.checkpoints)
         report("inferring the corpus")
+        inferring = [kind for kind in kinds if SAME_TASK.get(kind, kind) in CONDITIONED]
         return LanguageSeed(
             texts=texts.name,
             corpora=texts.sets.names,
             vocabulary_size=len(texts.sets.vocabulary),
             curves=curves,
-            identified={kind: identify(config, texts, networks[kind]) for kind in CONDITIONED},
-            streams={kind: read_stream(config, texts, networks[kind]) for kind in CONDITIONED},
+            identified={kind: identify(config, texts, networks[kind]) for kind in inferring},
+            streams={kind: read_stream(config, texts, networks[kind]) for kind in inferring},
             weights={kind: network.state_dict() for kind, network in networks.items()},
         )
 
@@ -94,7 +106,11 @@ class LanguageStudy(Study[LanguageConfig]):
         """Draw Figure 5 of the paper, and a text whose corpus changes."""
         groups = _groups(found)
         for title, records in groups.items():
-            yield f"learning-{title.replace(' ', '-')}", figures.figure_learning(records)
+            name = title.replace(" ", "-")
+            yield f"learning-{name}", figures.figure_learning(records)
+            if self.config.transformers:
+                drawn = figures.figure_learning(records, figures.BESIDE)
+                yield f"transformers-{name}", drawn
         if adapted := _adapted(found):
             yield "adaptation", figures.figure_adaptation(adapted)
         if groups:
@@ -129,7 +145,10 @@ class LanguageStudy(Study[LanguageConfig]):
         """Return the first seed's networks of the last set."""
         if not _groups(found):
             return {}
-        return {k.replace(" ", "_"): n for k, n in self._networks(_example(found)).items()}
+        return {
+            k.replace(",", "").replace(" ", "_"): n
+            for k, n in self._networks(_example(found)).items()
+        }
 
     def extra_files(self, found: Found) -> Mapping[str, Any]:
         """Return every way to adapt, corpus by corpus."""
@@ -140,7 +159,7 @@ class LanguageStudy(Study[LanguageConfig]):
             "adaptation.md": adaptation_markdown(adapted),
         }
 
-    def _networks(self, record: LanguageSeed) -> dict[str, LanguageLSTM]:
+    def _networks(self, record: LanguageSeed) -> dict[str, LanguageModel]:
         networks = {}
         for kind, weights in record.weights.items():
             sizes = record.vocabulary_size, len(record.corpora)
@@ -151,12 +170,16 @@ class LanguageStudy(Study[LanguageConfig]):
 
 
 def _groups(found: Found) -> dict[str, list[LanguageSeed]]:
-    """Return the records of sets that are reported together."""
-    groups: dict[str, list[LanguageSeed]] = {}
+    """Return the records of sets that are reported together, each with all its networks."""
+    whole: dict[tuple[str, int], LanguageSeed] = {}
     for records in found.values():
-        for record in records:
+        for i, record in enumerate(records):
             if isinstance(record, LanguageSeed):
-                groups.setdefault(record.title, []).append(record)
+                before = whole.get((record.texts, i))
+                whole[record.texts, i] = before.with_networks_of(record) if before else record
+    groups: dict[str, list[LanguageSeed]] = {}
+    for record in whole.values():
+        groups.setdefault(record.title, []).append(record)
     return groups
 
 

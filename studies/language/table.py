@@ -23,7 +23,15 @@ from studies.language.identify import (
     Identified,
 )
 from studies.language.record import LanguageSeed
-from studies.language.training import HEAD, PAPER, PLAIN, SHUFFLED, Curve
+from studies.language.training import (
+    BASELINES,
+    HEAD,
+    HEAD_TRANSFORMER,
+    PAPER,
+    SAME_TASK,
+    SHUFFLED,
+    Curve,
+)
 
 
 def words_to_reach(curve: Curve, level: float) -> float:
@@ -59,15 +67,16 @@ def learning_rows(title: str, records: Sequence[LanguageSeed]) -> list[Row]:
         note = f"vocabulary {', '.join(map(str, sizes))}"
         rows.append(Row.of("L1", what, np.exp(losses), note=note, better="lower"))
     for kind, losses in ends.items():
-        if kind == PLAIN:
+        plain = BASELINES.get(kind)
+        if plain not in ends:
             continue
-        gains = np.array(ends[PLAIN]) - losses
+        gains = np.array(ends[plain]) - losses
         # A task without information should not help: its gain may not be above zero.
         control = kind == SHUFFLED and targets and several
         rows.append(
             Row.of(
                 "L2",
-                f"{title}: {kind}: gain in final test loss over the plain LSTM, nats per word",
+                f"{title}: {kind}: gain in final test loss over the {plain}, nats per word",
                 gains,
                 Target(0.0, "lower end") if control else None,
                 interval=student_interval(gains),
@@ -77,14 +86,14 @@ def learning_rows(title: str, records: Sequence[LanguageSeed]) -> list[Row]:
         if kind == SHUFFLED:
             continue
         ratios = [
-            words_to_reach(r.curves[kind], end) / words_to_reach(r.curves[PLAIN], end)
-            for r, end in zip(records, ends[PLAIN], strict=True)
+            words_to_reach(r.curves[kind], end) / words_to_reach(r.curves[plain], end)
+            for r, end in zip(records, ends[plain], strict=True)
         ]
         below_one = Target(1.0, "upper end") if several else None
         rows.append(
             Row.of(
                 "L2",
-                f"{title}: {kind}: words to the plain LSTM's final test loss, over its own",
+                f"{title}: {kind}: words to the {plain}'s final test loss, over its own",
                 ratios,
                 Target(0.8, also=below_one) if targets and kind == PAPER else None,
                 interval=student_interval(ratios),
@@ -134,7 +143,9 @@ def identification_rows(title: str, records: Sequence[LanguageSeed]) -> list[Row
                 )
             )
         if exact:
-            rows += _exact_rows(name, found, kind == HEAD)
+            rows += _exact_rows(name, found, SAME_TASK.get(kind, kind) == HEAD)
+            if kind == HEAD_TRANSFORMER:
+                rows += _transformer_rows(name, found, [r.identified[HEAD] for r in records])
         for method in found[0].accuracy:
             for n in lengths:
                 values = [f.accuracy[method][n] for f in found]
@@ -156,6 +167,28 @@ def _exact_rows(name: str, found: Sequence[Identified], targets: bool) -> list[R
         target = Target(most) if targets else None
         rows.append(Row.of("L3", what, values, target, better="lower"))
     return rows
+
+
+def _transformer_rows(
+    name: str, found: Sequence[Identified], lstm: Sequence[Identified]
+) -> list[Row]:
+    """Compare the transformer with the LSTM, and one step with enumeration."""
+    less = [
+        f.kl[EXACT][ENUMERATION][JUDGED_AFTER] - other.kl[EXACT][ENUMERATION][JUDGED_AFTER]
+        for f, other in zip(found, lstm, strict=True)
+    ]
+    what = f"{name}: KL(exact || {ENUMERATION}), {JUDGED_AFTER} words, less that of the LSTM"
+    values = [f.kl[ENUMERATION][CALIBRATED][JUDGED_AFTER] for f in found]
+    return [
+        Row.of("L3", what, less, Target(0.0), interval=student_interval(less), better="lower"),
+        Row.of(
+            "L3",
+            f"{name}: KL(enumeration || calibrated one step), {JUDGED_AFTER} words",
+            values,
+            Target(0.01),
+            better="lower",
+        ),
+    ]
 
 
 def stream_rows(title: str, records: Sequence[LanguageSeed]) -> list[Row]:

@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
 from gbi_pyro.data.batches import balanced_batches
 from gbi_pyro.learning.weights import clamped_loss
+from gbi_pyro.models.conditioning import parameter_count, width_for
 from gbi_pyro.models.language import LanguageLSTM
+from gbi_pyro.models.language_model import LanguageModel
+from gbi_pyro.models.transformer import LanguageTransformer
 from studies.core.image_data import checksum
 from studies.core.training import train_epochs
-from studies.language.config import LanguageConfig
+from studies.language.config import TRANSFORMERS, LanguageConfig
 from studies.language.texts import Texts, windows_of_each
 
 PLAIN, PAPER = "plain LSTM", "task at the input"
 HEAD, SHUFFLED = "task at the head", "shuffled task"
 NETWORKS = (PLAIN, PAPER, HEAD, SHUFFLED)
+SAME_TASK = dict(zip(TRANSFORMERS.values(), (PLAIN, PAPER, HEAD), strict=True))
+"""The LSTM that each transformer is compared with: the same task input and parameter count."""
+PLAIN_TRANSFORMER, _, HEAD_TRANSFORMER = SAME_TASK
+BASELINES = {
+    **dict.fromkeys((PAPER, HEAD, SHUFFLED, PLAIN_TRANSFORMER), PLAIN),
+    **{kind: PLAIN_TRANSFORMER for kind in SAME_TASK if kind != PLAIN_TRANSFORMER},
+}
+"""The network whose loss each one is compared with."""
 TEST_WINDOWS = 40  # of each corpus, for the loss while it falls
 CHUNK = 100  # texts run at a time
 
@@ -42,20 +57,35 @@ class Curve:
 
 def build(
     config: LanguageConfig, vocabulary_size: int, num_tasks: int, kind: str, seed: int
-) -> LanguageLSTM:
-    """Build one network with the weights of its seed."""
-    return LanguageLSTM(
-        vocabulary_size,
-        None if kind == PLAIN else num_tasks,
-        config.embedding_size,
-        config.hidden_size,
-        inout=kind == HEAD,
-        conditioning="affine" if kind == HEAD else "concat",
-        generator=torch.Generator().manual_seed(seed),
-    )
+) -> LanguageModel:
+    """Build one network with the weights of its seed.
+
+    A transformer has the width, a multiple of its heads, at which its parameter count comes
+    closest to that of the LSTM with the same task input.
+    """
+    lstm = SAME_TASK.get(kind, kind)
+    sizes = vocabulary_size, None if lstm == PLAIN else num_tasks
+    options: dict[str, Any] = {"inout": True, "conditioning": "affine"} if lstm == HEAD else {}
+    draw = torch.Generator().manual_seed(seed)
+    if kind == lstm:
+        widths = config.embedding_size, config.hidden_size
+        return LanguageLSTM(*sizes, *widths, generator=draw, **options)
+
+    def of_width(units: int, generator: torch.Generator | None = None) -> LanguageTransformer:
+        shape = config.heads * units, config.layers, config.heads
+        longest = config.length
+        return LanguageTransformer(*sizes, *shape, longest=longest, generator=generator, **options)
+
+    budget = parameter_count(build(config, vocabulary_size, num_tasks, lstm, seed))
+    return of_width(width_for(of_width, budget), draw)
 
 
-def one_hot(corpora: Tensor, network: LanguageLSTM) -> Tensor | None:
+def context(network: LanguageModel) -> float:
+    """Return how many words of a text a network reads at most."""
+    return network.longest if isinstance(network, LanguageTransformer) else math.inf
+
+
+def one_hot(corpora: Tensor, network: LanguageModel) -> Tensor | None:
     """Return the tasks of sequences, ``(sequence, 1, K)``; None for the plain network."""
     if network.num_tasks is None:
         return None
@@ -65,22 +95,27 @@ def one_hot(corpora: Tensor, network: LanguageLSTM) -> Tensor | None:
 
 def train(
     config: LanguageConfig, texts: Texts, kind: str, seed: int, folder: Path | None
-) -> tuple[LanguageLSTM, Curve]:
+) -> tuple[LanguageModel, Curve]:
     """Train one network and freeze it; an interrupted training resumes from its checkpoint.
 
     Args:
         config: the study.
         texts: what it learns.
-        kind: one of ``NETWORKS``.
+        kind: one of ``NETWORKS`` or of ``TRANSFORMERS``.
         seed: of weights and batches.
         folder: of the checkpoints; None keeps none.
     """
     network = build(config, len(texts.sets.vocabulary), texts.num_tasks, kind, seed)
-    file = f"{texts.name}-{kind}-{seed}.npz".replace(" ", "-")
+    file = f"{texts.name}-{kind}-{seed}.npz".replace(",", "").replace(" ", "-")
     per_corpus = max(1, round(config.batch / texts.num_tasks))
     size = per_corpus * texts.num_tasks * config.length
-    optimiser = torch.optim.Adam(network.parameters(), lr=config.rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _falling(texts.updates, config.decay))
+    optimiser, warm_up = torch.optim.Adam(network.parameters(), lr=config.rate), 1
+    if kind in SAME_TASK:
+        warm_up, weights = config.warm_up, list(network.parameters())
+        optimiser = torch.optim.Adam(weights, lr=config.transformer_rate)
+        optimiser.register_step_pre_hook(partial(_clip, weights, config.clip))
+    factor = _factor(texts.updates, config.decay, warm_up)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
     held_out = windows_of_each(texts.sets.test, config.length, TEST_WINDOWS, seed=0)
     since: list[float] = []
 
@@ -113,7 +148,7 @@ def train(
         epochs=texts.updates // config.every,
         seed=seed,
         checkpoint=folder / file if folder else None,
-        key=f"{kind}, seed {seed}, {texts.name} of {sets.names}, {training_key(config)}, "
+        key=f"{kind}, seed {seed}, {texts.name} of {sets.names}, {training_key(config, kind)}, "
         f"texts {checksum(*sets.train, *sets.test)}",
         measure=measure,
     )
@@ -121,24 +156,33 @@ def train(
     return network, Curve(*np.array(curve).T)
 
 
-def _falling(updates: int, decay: float) -> Callable[[int], float]:
-    """Return the factor of the rate at each update: 1, and at the end linearly down to 0."""
-    if not decay:
-        return lambda _done: 1.0
-    return lambda done: min(1.0, (updates - done) / (decay * updates))
+def _clip(weights: Sequence[Tensor], most: float, *_step: Any) -> None:
+    clip_grad_norm_(weights, most)
 
 
-def training_key(config: LanguageConfig) -> str:
+def _factor(updates: int, decay: float, warm_up: int) -> Callable[[int], float]:
+    """Return the factor of the rate at each update: up to 1, and at the end linearly down to 0."""
+
+    def factor(done: int) -> float:
+        falling = (updates - done) / (decay * updates) if decay else 1.0
+        return min(1.0, falling, (done + 1) / warm_up)
+
+    return factor
+
+
+def training_key(config: LanguageConfig, kind: str) -> str:
     """Describe what the weights depend on: other settings leave a checkpoint valid."""
-    names = (
+    names = [
         *("vocabulary_size", "embedding_size", "hidden_size", "length", "batch", "rate", "decay"),
         *("every", "updates", "updates_all", "updates_without_one"),
-    )
+    ]
+    if kind in SAME_TASK:
+        names += ["transformer_rate", "warm_up", "clip", "layers", "heads"]
     return ", ".join(f"{name} {getattr(config, name)}" for name in names)
 
 
 @torch.no_grad()
-def test_loss(network: LanguageLSTM, tokens: Tensor, corpora: Tensor) -> float:
+def test_loss(network: LanguageModel, tokens: Tensor, corpora: Tensor) -> float:
     """Return the loss per word in nats, with the task given; windows weigh the same."""
     return -in_chunks(network.log_prob, tokens, one_hot(corpora, network)).mean().item()
 

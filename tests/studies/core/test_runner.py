@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -116,6 +116,20 @@ def test_fields_that_select_parts_leave_finished_ones_as_they_are(tmp_path):
     other = Drawn(Selecting(seeds=2, scale=2.0))
     run(other, tmp_path)
     assert other.measured == []
+
+
+def test_a_field_that_a_part_does_not_use_leaves_its_units(tmp_path):
+    class Apart(Drawn):
+        def parts(self) -> list[Part[Any]]:
+            one, blocks = super().parts()
+            return [one, replace(blocks, unused=frozenset({"scale"}))]
+
+    run(Drawn(Config(seeds=2)), tmp_path / "whole")
+    run(Apart(Config(seeds=2)), tmp_path)
+    other = Apart(Config(seeds=2, scale=2.0))
+    run(other, tmp_path)
+    assert other.measured == [(0,), (1,)]
+    assert values(tmp_path, "mean") == [2 * v for v in values(tmp_path / "whole", "mean")]
 
 
 @pytest.mark.parametrize("written", range(3))
