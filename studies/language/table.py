@@ -89,6 +89,8 @@ def learning_rows(title: str, records: Sequence[LanguageSeed]) -> list[Row]:
             words_to_reach(r.curves[kind], end) / words_to_reach(r.curves[plain], end)
             for r, end in zip(records, ends[plain], strict=True)
         ]
+        firsts = [r.curves[kind].test[0] for r in records]
+        at_once = sum(a <= b for a, b in zip(firsts, ends[plain], strict=True))
         below_one = Target(1.0, "upper end") if several else None
         rows.append(
             Row.of(
@@ -96,6 +98,7 @@ def learning_rows(title: str, records: Sequence[LanguageSeed]) -> list[Row]:
                 f"{title}: {kind}: words to the {plain}'s final test loss, over its own",
                 ratios,
                 Target(0.8, also=below_one) if targets and kind == PAPER else None,
+                f"{at_once} of them before the first measurement: at most" if at_once else "",
                 interval=student_interval(ratios),
                 better="lower",
             )
