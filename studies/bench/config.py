@@ -32,8 +32,9 @@ class BenchConfig(Seeds):
         cases: independent cases of each problem; 16 at most of metahmm-12288-T40, 20 of chain-40.
         problems: names of problems; all of them without, none for your own alone.
         methods: names of methods; all of them without, none for your own alone.
-        learned: whether methods that are trained on simulated cases are compared as well, and what
-            neighbouring papers train is measured again; with ``--data`` on trained networks too.
+        learned: whether methods that are trained on simulated cases are compared as well.
+        papers: whether what neighbouring papers train is measured again; with ``--data`` shortlists
+            on trained networks too.
         problem: one of your own, as ``module:attribute``: a ``gbi_pyro.problems.Problem``, or a
             function that makes one of a seed.
         method: one of your own, as ``module:attribute``: what is called as ``infer(model, *args)``,
@@ -46,10 +47,11 @@ class BenchConfig(Seeds):
     problems: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     learned: bool = False
+    papers: bool = False
     problem: str = ""
     method: str = ""
-    method_fields = frozenset({"methods", "learned", "method"})
-    selection_fields = frozenset({"problems", "methods", "learned", "problem", "method"})
+    method_fields = frozenset({"methods", "learned", "papers", "method"})
+    selection_fields = frozenset({"problems", "methods", "learned", "papers", "problem", "method"})
 
     def __post_init__(self) -> None:
         self.check_at_least_one("seeds", "cases")

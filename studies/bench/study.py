@@ -52,7 +52,7 @@ class BenchStudy(Study[BenchConfig]):
     def __init__(self, config: BenchConfig, data: Path | None = None) -> None:
         super().__init__(config, data)
         if data is not None:
-            _check_folder(data, FOLDERS if config.learned else ())
+            _check_folder(data, FOLDERS if config.papers else ())
         self.problems = tuple(config.all_problems())
         self.methods = tuple(config.all_methods())
         self.double = tuple(p for p in DOUBLE if p in self.problems and JOINT in self.methods)
@@ -73,7 +73,7 @@ class BenchStudy(Study[BenchConfig]):
             Part.of_seed(_in_double(problem), Cell, partial(self.cell_in_double, problem))
             for problem in self.double
         ]
-        if not self.config.learned:
+        if not self.config.papers:
             return [*crossed, *double]
         papers = PapersConfig().fast() if self.config.smoke else PapersConfig()
         networks = network_parts(self.data) if self.data and self.with_networks else []
@@ -82,7 +82,7 @@ class BenchStudy(Study[BenchConfig]):
     @property
     def with_networks(self) -> bool:
         """Whether networks are trained on the files."""
-        return self.config.learned and self.data is not None and not self.config.smoke
+        return self.config.papers and self.data is not None and not self.config.smoke
 
     def cell(self, problem: str, method: str, seed: int, report: Report) -> Cell:
         """Measure one method on one problem."""
@@ -117,7 +117,7 @@ class BenchStudy(Study[BenchConfig]):
         cells = self.cells(found)
         double = {problem: found[_in_double(problem)] for problem in self.double}
         rows = [*target_rows(cells, double), *bench_table(cells)]
-        if self.config.learned:
+        if self.config.papers:
             rows += paper_rows(found)
         if self.data and self.with_networks:
             rows += network_rows(found, list(data_problems(self.data)))

@@ -406,6 +406,7 @@ def test_learned_methods_and_papers_run_to_their_end(tmp_path, monkeypatch):
         seeds=1,
         cases=4,
         learned=True,
+        papers=True,
         problems=("hyperteacher-n4", "metahmm-24-T10"),
         methods=(ONE_STEP, *quick),
     )
@@ -430,4 +431,4 @@ def test_bigrams_count_pairs_of_symbols():
 
 def test_files_have_to_be_there(tmp_path):
     with pytest.raises(ValueError, match="has no mnist, fashion-mnist, text10"):
-        BenchStudy(BenchConfig(learned=True), tmp_path)
+        BenchStudy(BenchConfig(papers=True), tmp_path)
