@@ -15,10 +15,10 @@
 import math
 import os
 
-import arviz as az
 import pyro
 import pyro.distributions as dist
 import torch
+import xarray as xr
 from matplotlib.figure import Figure
 
 import gbi_pyro as gbi
@@ -129,14 +129,19 @@ mean_and_scale = draws_on_a_grid(single, fine, torch.arange(0.2, 0.7, 0.005).dou
 
 # %% [markdown]
 # `to_inference_data` enumerates the task for each draw, so that the likelihood it hands to ArviZ is
-# the marginal one. The model without a task has nothing to sum out. `az.loo` and `az.compare` work
-# on both; `leave_one_out` returns the same, trial by trial.
+# the marginal one, and `az.loo` and `az.compare` work on it. The model without a task has nothing to
+# sum out: its log likelihood is all that is needed, in xarray's `DataTree`, which ArviZ takes from
+# 1.0 on. `leave_one_out` takes both, and returns what `az.loo` does, trial by trial.
 
 # %%
 with_z = gbi.to_inference_data({"means": means}, with_task, (trials,))
-plain = az.from_dict(
-    posterior={"mean": mean_and_scale[None, :, 0].numpy()},
-    log_likelihood={"log_evidence": single(mean_and_scale)[None].numpy()},
+sample = ("chain", "draw")
+log_likelihood = single(mean_and_scale)[None].numpy()
+plain = xr.DataTree.from_dict(
+    {
+        "posterior": xr.Dataset({"mean": (sample, mean_and_scale[None, :, 0].numpy())}),
+        "log_likelihood": xr.Dataset({"x": ((*sample, "trial"), log_likelihood)}),
+    }
 )
 print(
     gbi.metrics.compare_models(

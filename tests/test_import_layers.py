@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "files": set(),
     "joint": {"sites"},
     "_arrays": set(),
+    "_arviz": set(),
     "sites": {"_arrays", "purity"},
     "relax": {"_arrays", "sites"},
     "_observed": {"sites"},
@@ -40,13 +41,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "check": {"logjoint", "relax", "score", "sites"},
     "inference": {*CORE, "files"},
     "learning": {*CORE, "inference"},
-    "metrics": {*CORE, "files", "inference", "plots"},
-    "export": {*CORE, "files", "inference", "learning"},
+    "metrics": {*CORE, "_arviz", "files", "inference", "plots"},
+    "export": {*CORE, "_arviz", "files", "inference", "learning"},
     "models": {"_arrays", "files"},
     "problems": {*CORE, "inference", "models"},
     "data": set(),
     "estimators": {*CORE, "data", "inference", "learning", "metrics", "models"},
-    "plots": {"files"},
+    "plots": {"_arviz", "files"},
     "representation": {"_arrays"},
     "cli": {"", "check", "metrics"},
     "": {"check", "logjoint", "posterior", "relax", "sites", *gbi_pyro._PACKAGES},
@@ -116,6 +117,13 @@ def test_plots_know_neither_torch_nor_pyro() -> None:
     used = {i.split(".")[0] for name in plots for i in IMPORTS[name]}
     assert "matplotlib" in used
     assert not {"torch", "pyro"} & used
+
+
+def test_one_module_alone_imports_arviz() -> None:
+    """So what its versions do differently has one place."""
+    assert [n for n, used in IMPORTS.items() if "arviz" in {i.split(".")[0] for i in used}] == [
+        "gbi_pyro._arviz"
+    ]
 
 
 def test_the_command_line_loads_the_library_late() -> None:

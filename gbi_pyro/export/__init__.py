@@ -1,4 +1,4 @@
-"""Task posteriors for other libraries: ArviZ's ``InferenceData`` with named dimensions."""
+"""Task posteriors for ArviZ, with named dimensions."""
 
 from gbi_pyro.export.chains import chain_posteriors, stream_posterior
 from gbi_pyro.export.given_draws import GivenDraws, TaskDraws

@@ -11,7 +11,7 @@ from pyro.infer import MCMC
 from torch import Tensor
 
 from gbi_pyro.export._handlers import Draws, look
-from gbi_pyro.export._schema import SAMPLE_DIMS, Layout, to_numpy
+from gbi_pyro.export._schema import SAMPLE_DIMS, Layout, likelihood_name, to_numpy
 from gbi_pyro.export.given_draws import GivenDraws, TaskDraws
 from gbi_pyro.export.marginal_draws import MarginalDraws, marginal_draws
 from gbi_pyro.inference.marginal import Marginal
@@ -55,7 +55,7 @@ def draw_groups(
         "sample_stats": _sample_stats(layout, given.draws, chains),
         "task_probs": layout.probs(layout.result, "draws"),
         "task_probs_by_draw": _by_draw(layout, found),
-        "log_likelihood": _log_likelihood(layout, found.log_likelihood),
+        "log_likelihood": _log_likelihood(layout, found.log_likelihood, seen.observed),
         "posterior_predictive": layout.predictions(predictions, chains),
         "observed_data": layout.data({**seen.observed, **observed}),
     }
@@ -93,7 +93,7 @@ def marginal_groups(
         "sample_stats": _sample_stats(layout, draws, chains),
         "task_probs": layout.probs(found.average, "draws"),
         "task_draws": _task_draws(layout, found),
-        "log_likelihood": _log_likelihood(layout, found.log_likelihood),
+        "log_likelihood": _log_likelihood(layout, found.log_likelihood, found.observed),
         "log_likelihood_by_step": _by_step(layout, found),
         "posterior_predictive": layout.predictions(predictions, chains)
         if predictions
@@ -146,12 +146,12 @@ def _by_step(layout: Layout, found: MarginalDraws) -> xr.Dataset | None:
         return None
     (site,) = found.average.sites.values()
     dims = *SAMPLE_DIMS, *site.dims
-    return layout.dataset({"log_evidence": (dims, to_numpy(found.by_step))})
+    return layout.dataset({likelihood_name(found.observed): (dims, to_numpy(found.by_step))})
 
 
-def _log_likelihood(layout: Layout, value: Tensor) -> xr.Dataset | None:
+def _log_likelihood(layout: Layout, value: Tensor, data: Mapping[str, Tensor]) -> xr.Dataset | None:
     dims = layout.evidence_dims(tuple(value.shape[2:]))
-    return layout.dataset({"log_evidence": ((*SAMPLE_DIMS, *dims), to_numpy(value))})
+    return layout.dataset({likelihood_name(data): ((*SAMPLE_DIMS, *dims), to_numpy(value))})
 
 
 def _sample_stats(layout: Layout, draws: Draws, chains: tuple[int, ...]) -> xr.Dataset | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PACKAGES = ("torch", "pyro-ppl", "arviz", "numpy")
 SAMPLE_DIMS = ("chain", "draw")
+LOG_EVIDENCE = "log_evidence"
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Layout:
     @property
     def names(self) -> frozenset[str]:
         """The names of all variables, as the model has them."""
-        return frozenset(("log_evidence", *self.result.sites, *self.dims, *self.others))
+        return frozenset((LOG_EVIDENCE, *self.result.sites, *self.dims, *self.others))
 
     def dim(self, name: str) -> str:
         """Return what a dimension is called: with ``_dim`` where a variable has its name.
@@ -239,6 +240,14 @@ class Layout:
                 )
             variables[name] = self.result.sites[name].dims, to_numpy(ids)
         return self.dataset(variables)
+
+
+def likelihood_name(data: Collection[str]) -> str:
+    """Return what the log likelihood of data is called, given their names.
+
+    ArviZ's plots look it up by the name of the data, which is possible for one variable of them.
+    """
+    return next(iter(data)) if len(data) == 1 else LOG_EVIDENCE
 
 
 def _stored(name: str) -> str:

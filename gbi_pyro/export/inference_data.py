@@ -1,4 +1,4 @@
-"""Task posteriors as ``arviz.InferenceData``: named dimensions, provenance, one netCDF file."""
+"""Task posteriors for ArviZ: named dimensions, provenance, one netCDF file."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import torch
 from pyro.infer import MCMC
 from torch import Tensor
 
+from gbi_pyro._arviz import groups_of, inference_data
 from gbi_pyro.export._draw_groups import draw_groups, marginal_groups
 from gbi_pyro.export._handlers import Draws
-from gbi_pyro.export._schema import SAMPLE_DIMS, Layout, provenance, to_numpy
+from gbi_pyro.export._schema import SAMPLE_DIMS, Layout, likelihood_name, provenance, to_numpy
 from gbi_pyro.export.chains import chain_posteriors, stream_posterior
 from gbi_pyro.export.given_draws import GivenDraws
 from gbi_pyro.export.posterior_predictive import posterior_predictive
@@ -25,8 +26,9 @@ from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.relax import Model
 
 if TYPE_CHECKING:
-    import arviz as az
     import xarray as xr
+
+    from gbi_pyro._arviz import InferenceData
 
 NUM_DRAWS = 100  # of task ids, where nobody says how many
 
@@ -47,7 +49,7 @@ def to_inference_data(
     by_step: bool | None = None,
     generator: torch.Generator | None = None,
     attributes: Mapping[str, object] | None = None,
-) -> az.InferenceData:
+) -> InferenceData:
     """Convert a task posterior, or a model with draws of its other sites, to ArviZ.
 
     The groups, each present if there is something to put in it:
@@ -59,11 +61,14 @@ def to_inference_data(
       name.
     - ``exact_task_probs``: the same for the exact posterior; ``filtered_task_probs``: of an
       ``HMMPosterior``, whose ``task_probs`` are smoothed.
-    - ``log_likelihood``: ``log_evidence``, the *marginal* log p(x_i) with tasks summed out, never
-      log p(x_i | z_i), whose LOO would be that of known tasks. It does not depend on the drawn
-      tasks, so that a single value is repeated for every draw: ``az.loo`` then gives the plain log
-      score (p_loo = 0) and warns. Give ``log_evidence`` for draws of the weights to get a real LOO.
-      What the method does not know is not taken from ``exact``, which may be of the generator.
+    - ``log_likelihood``: the *marginal* log p(x_i) with tasks summed out, never log p(x_i | z_i),
+      whose LOO would be that of known tasks. It is called like the data where the model, or
+      ``observed`` without one, has one variable of them, as ArviZ's plots expect, and
+      ``log_evidence`` otherwise. It does not depend on the drawn tasks, so that a single value is
+      repeated for every draw: ``az.loo`` then gives the plain log score (p_loo = 0) and warns; from
+      ArviZ 1.0 on it raises an error, and ``gbi_pyro.metrics.Score(log_evidence, "held-out")`` is
+      that score. Give ``log_evidence`` for draws of the weights to get a real LOO. What the method
+      does not know is not taken from ``exact``, which may be of the generator.
     - ``posterior_predictive``: data of the same elements, drawn under each draw of their tasks.
     - ``observed_data``, and ``constant_data`` (true task ids).
 
@@ -121,7 +126,8 @@ def to_inference_data(
         attributes: more attributes, such as the configuration of the study.
 
     Returns:
-        The groups, with single elements and plates of size 1 kept.
+        The groups, with single elements and plates of size 1 kept: an ``arviz.InferenceData``, or,
+        from ArviZ 1.0 on, an ``xarray.DataTree``.
 
     Raises:
         TaskSiteError: if ``exact``, ``labels`` or ``task_names`` know a site that ``result`` does
@@ -163,10 +169,11 @@ def to_inference_data(
         _refuse(of_marginal, "a marginal with draws")
         posterior = result
         tasks = result.sample(n, generator=generator)
+        data: Mapping[str, Tensor] = observed or {}
         if model is not None:
             inner = model.model if isinstance(model, Marginal) else model
             found = posterior_predictive(result, tasks, inner, args, generator=generator)
-            observed = {**found.observed, **(observed or {})}
+            data, observed = found.observed, {**found.observed, **(observed or {})}
             predictions = found.predictions if predictions is None else predictions
             wanted_dims, indices = {**found.dims, **wanted_dims}, found.indices
         elif args:
@@ -178,7 +185,7 @@ def to_inference_data(
             "task_probs": layout.probs(result, "result"),
             "exact_task_probs": layout.probs(exact, "exact") if exact else None,
             "filtered_task_probs": layout.probs(filtered, "result") if filtered else None,
-            "log_likelihood": _log_likelihood(layout, log_evidence, max(n, 1)),
+            "log_likelihood": _log_likelihood(layout, log_evidence, max(n, 1), data),
             "posterior_predictive": layout.predictions(predictions or {}),
             "observed_data": layout.data(observed or {}),
         }
@@ -223,19 +230,12 @@ def to_inference_data(
         )
     groups["constant_data"] = layout.labels(labels or {})
     attrs = provenance(posterior, generator.initial_seed(), attributes or {})
-    # Half the time of importing this package would be ArviZ's (1.5 s): only its users pay.
-    import arviz as az
-
-    # The one call that knows ArviZ; `task_probs` is no group of its schema.
-    return az.InferenceData(
-        attrs=attrs,
-        warn_on_custom_groups=False,
-        **{name: layout.squeezed(data) for name, data in groups.items() if data is not None},
-    )
+    present = {name: layout.squeezed(data) for name, data in groups.items() if data is not None}
+    return inference_data(present, attrs)
 
 
-def save_inference_data(data: az.InferenceData, path: str | os.PathLike[str]) -> None:
-    """Write an ``arviz.InferenceData`` to a netCDF file, whole or not at all.
+def save_inference_data(data: InferenceData, path: str | os.PathLike[str]) -> None:
+    """Write ArviZ's data to a netCDF file, whole or not at all.
 
     Args:
         data: what ``to_inference_data`` returned.
@@ -247,7 +247,7 @@ def save_inference_data(data: az.InferenceData, path: str | os.PathLike[str]) ->
     Example:
         >>> save_inference_data(data, "runs/toy/posterior.nc")  # doctest: +SKIP
     """
-    _write({group: data[group] for group in data.groups()}, data.attrs, path)
+    _write({**groups_of(data)}, data.attrs, path)
 
 
 def save_dataset(data: xr.Dataset, path: str | os.PathLike[str]) -> None:
@@ -261,7 +261,7 @@ def save_dataset(data: xr.Dataset, path: str | os.PathLike[str]) -> None:
         OSError: where the file cannot be written.
 
     Example:
-        >>> save_dataset(data.task_probs, "runs/toy/task_probs.nc")  # doctest: +SKIP
+        >>> save_dataset(xr.Dataset({"loss": ("step", losses)}), "loss.nc")  # doctest: +SKIP
     """
     _write({None: data}, {}, path)
 
@@ -295,7 +295,9 @@ def _refuse(options: Mapping[str, object], belong_to: str) -> None:
         raise ValueError(f"{' and '.join(given)} should be left out: only {belong_to} may have it")
 
 
-def _log_likelihood(layout: Layout, given: Tensor | None, draws: int) -> xr.Dataset | None:
+def _log_likelihood(
+    layout: Layout, given: Tensor | None, draws: int, data: Mapping[str, Tensor]
+) -> xr.Dataset | None:
     value = layout.result.log_evidence if given is None else given
     if value is None:
         return None
@@ -304,4 +306,5 @@ def _log_likelihood(layout: Layout, given: Tensor | None, draws: int) -> xr.Data
     elif given.dim() == 0:
         raise ValueError("log_evidence should have the draws of the weights first; got a scalar")
     dims = layout.evidence_dims(tuple(value.shape[1:]))
-    return layout.dataset({"log_evidence": ((*SAMPLE_DIMS, *dims), to_numpy(value.unsqueeze(0)))})
+    values = (*SAMPLE_DIMS, *dims), to_numpy(value.unsqueeze(0))
+    return layout.dataset({likelihood_name(data): values})

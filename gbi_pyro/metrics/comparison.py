@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -12,10 +11,14 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from gbi_pyro._arviz import groups_of, relative_efficiency
+from gbi_pyro.metrics._pareto import pareto_smoothed
 from gbi_pyro.metrics.table import Table
 
 if TYPE_CHECKING:
-    import arviz as az
+    import xarray as xr
+
+    from gbi_pyro._arviz import InferenceData
 
 Criterion = Literal["leave-one-out", "held-out", "log evidence", "prequential"]
 
@@ -67,7 +70,7 @@ class Score:
         return self.pointwise.double().sum().item()
 
 
-def leave_one_out(data: az.InferenceData) -> Score:
+def leave_one_out(data: InferenceData) -> Score:
     """Score a model by leaving one element out, by Pareto-smoothed importance sampling.
 
     elpd_loo = sum_i log p(x_i | x without i) (Vehtari, Gelman and Gabry 2017, arXiv:1507.04544).
@@ -75,20 +78,24 @@ def leave_one_out(data: az.InferenceData) -> Score:
     marginal with a chain the elements are sequences, each left out whole. One that the draws hang
     on, by parameters of its own say, has a large k-hat: refit without it, or hold it out.
 
+    ``az.loo`` gives the same score. Its k-hat differs a little in ArviZ 1.x, which rounds the size
+    of the tail down, and is NaN there where draws are tied.
+
     Args:
-        data: what ``to_inference_data`` gave for draws of the model's other sites.
+        data: what ``to_inference_data`` gave for draws of the model's other sites, or another
+            ``InferenceData`` or ``DataTree`` with one variable in ``log_likelihood``.
 
     Raises:
         ValueError: for an export without likelihood, or one that does not depend on the draws; for
             a single element, and for the steps of a chain, which are not independent.
     """
-    values = data.log_likelihood["log_evidence"] if "log_likelihood" in data.groups() else None
-    if values is None or bool((values == values[:1, :1].values).all()):
+    values = only_variable(data, "log_likelihood")
+    if values is None or is_fixed(values):
         raise ValueError(
-            "data should hold a log likelihood that depends on the draws; got "
-            + ("none" if values is None else "the same for each draw")
+            "data should hold one log likelihood, which depends on the draws; got "
+            + (_names(data, "log_likelihood") if values is None else "the same for each draw")
             + ": export a model with draws of its other sites, to_inference_data(mcmc, model, "
-            "args), or score fixed weights on held-out data"
+            "args), or score fixed weights on held-out data, Score(log_evidence, 'held-out')"
         )
     time = _time(data)
     if values[0, 0].size == 1 or time in values.dims:
@@ -98,16 +105,13 @@ def leave_one_out(data: az.InferenceData) -> Score:
             "steps of a chain are predicted from each other, so leaving one out is no test of the "
             "model. Score a series one step ahead, one_step_ahead(data, first=...)"
         )
-    import arviz as az
-
-    with warnings.catch_warnings():  # k-hat is part of the score, for its reader to judge
-        warnings.filterwarnings("ignore", "Estimated shape parameter of Pareto")
-        found = az.loo(data, pointwise=True)
-    k_hat = float(found.pareto_k.max())
-    return Score(torch.as_tensor(found.loo_i.values.copy()), "leave-one-out", k_hat)
+    each = torch.as_tensor(values.transpose(..., "chain", "draw").values.copy()).flatten(-2)
+    log_weights, k_hat = pareto_smoothed(-each, relative_efficiency(data))
+    scores = (log_weights + each).logsumexp(-1)
+    return Score(scores, "leave-one-out", k_hat.max().item())
 
 
-def one_step_ahead(data: az.InferenceData, first: int) -> Score:
+def one_step_ahead(data: InferenceData, first: int) -> Score:
     r"""Score a chain by predicting each step from the past, by reweighting draws of one fit.
 
     log p(x_t | x_1..t-1) = log sum_s w_ts p(x_t | x_1..t-1, theta_s) for t > ``first``, with tasks
@@ -129,34 +133,44 @@ def one_step_ahead(data: az.InferenceData, first: int) -> Score:
         ValueError: for an export without a likelihood by step, or an invalid ``first``.
     """
     group, time = "log_likelihood_by_step", _time(data)
-    if group not in data.groups() or time not in data[group]["log_evidence"].dims:
+    found = only_variable(data, group)
+    if found is None or time not in found.dims:
         raise ValueError(
-            f"data should hold {group}, got {list(data.groups())}: export a marginal with a chain "
-            "and draws of its sites, to_inference_data(mcmc, marginal, args)"
+            f"data should hold {group}, got {list(groups_of(data))}: export a marginal with a "
+            "chain and draws of its sites, to_inference_data(mcmc, marginal, args)"
         )
-    import arviz as az
-
-    values = data[group]["log_evidence"].fillna(0.0)  # beyond the end of a sequence
+    values = found.fillna(0.0)  # beyond the end of a sequence
     values = values.sum([dim for dim in values.dims if dim not in ("chain", "draw", time)])
     steps = torch.as_tensor(values.transpose("chain", "draw", time).values.copy()).flatten(0, 1)
     num_steps = steps.shape[-1]
     if not 1 <= first < num_steps:
         raise ValueError(f"first should be 1 to {num_steps - 1}, fewer than the steps; got {first}")
     future = steps.flip(-1).cumsum(-1).flip(-1)
-    scores, k_hats = [], []
-    with warnings.catch_warnings():  # k-hat is part of the score, for its reader to judge
-        warnings.filterwarnings("ignore", "Estimated shape parameter of Pareto")
-        for t in range(first, num_steps):
-            log_weights, k_hat = az.psislw(-future[:, t].numpy())
-            scores.append((torch.as_tensor(log_weights) + steps[:, t]).logsumexp(0))
-            k_hats.append(float(k_hat))
-    return Score(torch.stack(scores), "prequential", max(k_hats))
+    log_weights, k_hat = pareto_smoothed(-future[:, first:].T)
+    scores = (log_weights + steps[:, first:].T).logsumexp(-1)
+    return Score(scores, "prequential", k_hat.max().item())
 
 
-def _time(data: az.InferenceData) -> str | None:
+def only_variable(data: InferenceData, group: str) -> xr.DataArray | None:
+    """Return the variable of a group; None without the group, or with several variables."""
+    found = [*groups_of(data).get(group, {}).values()]
+    return found[0] if len(found) == 1 else None
+
+
+def is_fixed(values: xr.DataArray) -> bool:
+    """Whether a log likelihood is the same for each draw, as that of fixed weights is."""
+    return bool((values == values.isel(chain=0, draw=0)).all())
+
+
+def _names(data: InferenceData, group: str) -> str:
+    return ", ".join(map(repr, groups_of(data).get(group, {}))) or "none"
+
+
+def _time(data: InferenceData) -> str | None:
     """Return the dimension that the chain of an export runs along."""
     name = json.loads(data.attrs.get("settings", "{}")).get("time")
-    renamed = "task_probs" in data.groups() and f"{name}_dim" in data.task_probs.dims
+    probs = groups_of(data).get("task_probs")
+    renamed = probs is not None and f"{name}_dim" in probs.dims
     return f"{name}_dim" if renamed else name
 
 

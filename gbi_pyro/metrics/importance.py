@@ -14,6 +14,7 @@ from torch.nn.functional import one_hot
 
 from gbi_pyro.inference.autoguide import AutoTaskGuide
 from gbi_pyro.logjoint import LogJoint, RelaxedModel
+from gbi_pyro.metrics._pareto import pareto_smoothed
 from gbi_pyro.metrics._validate import checked_pair
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.relax import points_at
@@ -297,15 +298,8 @@ def _by_unit(terms: list[Tensor], dims: dict[str, int]) -> Tensor:
 
 def _pareto_smoothed(log_weights: Tensor, rounding: Tensor) -> tuple[Tensor, Tensor]:
     """Return log weights, smoothed and normalised over draws, and k-hat."""
-    import arviz as az  # slow to load: only who smooths pays
-
     columns = log_weights.reshape(len(log_weights), -1)
-    units = _tied(columns.T, 8 * rounding.reshape(-1, 1))
-    smoothed, k_hat = (torch.as_tensor(v) for v in az.psislw(units.numpy()))
-    # ArviZ calls a tail of equal weights too short to fit.
-    tail = math.ceil(min(units.shape[1] / 5, 3 * math.sqrt(units.shape[1])))
-    flat = units.amax(1) == units.topk(tail + 1).values[:, -1]
-    k_hat = k_hat.masked_fill(flat, -math.inf)
+    smoothed, k_hat = pareto_smoothed(_tied(columns.T, 8 * rounding.reshape(-1, 1)))
     return smoothed.T.reshape(log_weights.shape), k_hat.reshape(log_weights.shape[1:])
 
 

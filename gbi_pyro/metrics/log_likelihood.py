@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from gbi_pyro.metrics.comparison import Criterion, leave_one_out
+from gbi_pyro._arviz import groups_of, read_inference_data
+from gbi_pyro.metrics.comparison import Criterion, is_fixed, leave_one_out, only_variable
 
 LARGEST_RATIO = 1100  # of numbers to the file that holds them; deflate reaches 1032
 SLACK = 2**20  # bytes
@@ -46,22 +47,21 @@ class Pointwise:
         """
         if not path.exists():
             return None
-        import arviz as az  # late: slow to load, and seldom needed
-
         try:
             _check_size(path)
-            data = az.from_netcdf(path)
-            for group in {"log_likelihood", "observed_data"} & {*data.groups()}:
-                data[group].load()  # what is damaged inside shows only now
+            data = read_inference_data(path)
+            groups = groups_of(data)
+            for group in {"log_likelihood", "observed_data"} & groups.keys():
+                groups[group].load()  # what is damaged inside shows only now
         except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
             raise ValueError(f"{path} cannot be read ({error}): run the study again") from None
-        if "log_likelihood" not in data.groups() or "log_evidence" not in data.log_likelihood:
+        likelihood = only_variable(data, "log_likelihood")
+        if likelihood is None:
             return None
-        groups = data.observed_data if "observed_data" in data.groups() else {}
-        observed = {str(name): np.asarray(groups[name]) for name in groups}
-        values = data.log_likelihood["log_evidence"]
-        if bool((values == values[:1, :1].values).all()):
-            return cls("held-out", values[0, 0].values.astype(float).ravel(), observed)
+        data_of = groups["observed_data"].items() if "observed_data" in groups else ()
+        observed = {str(name): np.asarray(value) for name, value in data_of}
+        if is_fixed(likelihood):
+            return cls("held-out", likelihood[0, 0].values.astype(float).ravel(), observed)
         found = leave_one_out(data)
         values = found.pointwise.double().numpy().ravel()
         return cls("leave-one-out", values, observed, found.worst_k_hat)

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike
 
+from gbi_pyro._arviz import groups_of
 from gbi_pyro.plots._axes import (
     BAND,
     SIZE,
@@ -78,23 +79,23 @@ def task_probs(
     'p(task 1 | x)'
     """
     name: Any = task
-    if hasattr(probs, "groups"):  # InferenceData
-        data, groups = probs, probs.groups()
+    if hasattr(probs, "groups"):  # InferenceData, or a DataTree
+        groups = groups_of(probs)
         if "task_probs" not in groups:
             raise ValueError(
-                f"probs should have the group task_probs; got InferenceData with {groups}: make it "
+                f"probs should have the group task_probs; got {list(groups)}: make it "
                 "by gbi_pyro.to_inference_data"
             )
-        known = list(data.task_probs.data_vars)
+        known = [*map(str, groups["task_probs"].data_vars)]
         site = known[0] if site is None else site
         if site not in known:
             raise ValueError(f"site should be one of {known}, those of task_probs; got {site!r}")
-        probs = data.task_probs[site]
+        probs = groups["task_probs"][site]
         name = probs[f"{site}_task"].values[task]
-        if exact is None and hasattr(data, "exact_task_probs"):
-            exact = data.exact_task_probs[site]
-        if z is None and site in getattr(data, "constant_data", ()):
-            z = data.constant_data[site]
+        if exact is None and "exact_task_probs" in groups:
+            exact = groups["exact_task_probs"][site]
+        if z is None and site in groups.get("constant_data", ()):
+            z = groups["constant_data"][site]
     one = checked_array("probs", probs[sequence] if np.ndim(probs) == 3 else probs, "T", "K")
     ax, steps = new_axes(ax, "step", f"p(task {name} | x)"), count_from_one(len(one))
     if z is not None:

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from arviz import InferenceData
 from matplotlib.figure import Figure
 
 from gbi_pyro.export.inference_data import to_inference_data
@@ -181,7 +180,7 @@ class AblationsStudy(Study[AblationsConfig]):
         yield "forgetting", figures.figure_forgetting(self._by_schedule(found))
         yield "conditioners", figures.figure_conditioners(self._by_conditioner(found))
 
-    def posterior(self, found: Found) -> InferenceData:
+    def posterior(self, found: Found) -> Any:
         """Return the filter of the first network with the true task, beside the exact one."""
         config, seed = self.config, self.config.first_seed
         draw = generator(seed, "test")

@@ -102,7 +102,7 @@ class RunFolder:
         save_networks(self.path, networks, run=self.run)
 
     def write_posterior(self, data: Any) -> None:
-        """Write an ``arviz.InferenceData``."""
+        """Write what ``to_inference_data`` returned."""
         data.attrs["run"] = self.run
         save_inference_data(data, self.path / POSTERIOR)
 

@@ -16,6 +16,7 @@ from pyro.infer.autoguide import AutoNormal
 from torch import Tensor
 
 from gbi_pyro import TaskChain, TaskPrior, TaskSiteError, hmm_posterior, to_inference_data
+from gbi_pyro._arviz import groups_of, inference_data
 from gbi_pyro.export import GivenDraws, marginal_draws, save_inference_data
 from gbi_pyro.inference import HMMPosterior, Marginal, log_pairwise, marginalize
 
@@ -98,12 +99,16 @@ def test_every_group_agrees_with_the_chain_by_hand(
         marginal, data = marginalize(time_first, switching, LENGTHS), x.T
         values = {**draws, "shift": draws["shift"].squeeze(-1)}
     names = {"z": ["low", "high"]}
-    found = to_inference_data(
+    exported = to_inference_data(
         as_mcmc(values, 2), marginal, (data,), task_names=names, num_draws=4
-    ).map(
-        lambda group: group.transpose(
-            "chain", "draw", "session", "time", ..., missing_dims="ignore"
-        )
+    )
+    order = ("chain", "draw", "session", "time", ...)
+    found = inference_data(
+        {
+            name: group.transpose(*order, missing_dims="ignore")
+            for name, group in groups_of(exported).items()
+        },
+        exported.attrs,
     )
     sample, steps = {"chain": 2, "draw": 4}, {"session": 3, "time": 6}
     expected = {
@@ -115,12 +120,12 @@ def test_every_group_agrees_with_the_chain_by_hand(
         "sample_stats": {"diverging": sample},
         "task_probs": {"z": {**steps, "z_task": 2}},
         "task_draws": {"z": {"chain": 2, "draw": 2, **steps}},
-        "log_likelihood": {"log_evidence": {**sample, "session": 3}},
-        "log_likelihood_by_step": {"log_evidence": {**sample, **steps}},
+        "log_likelihood": {"x": {**sample, "session": 3}},
+        "log_likelihood_by_step": {"x": {**sample, **steps}},
         "posterior_predictive": {"x": {"chain": 2, "draw": 2, **steps}},
         "observed_data": {"x": steps},
     }
-    assert set(found.groups()) == set(expected)
+    assert groups_of(found).keys() == set(expected)
     for group, variables in expected.items():
         sizes = {name: dict(v.sizes) for name, v in found[group].data_vars.items()}
         sizes.get("shift", {}).pop("shift_dim_1", None)  # of size 1, before the plate over time
@@ -128,15 +133,13 @@ def test_every_group_agrees_with_the_chain_by_hand(
     smoothed = np.zeros((3, 6, 2))
     for s in range(8):
         at = {"chain": s // 4, "draw": s % 4}
-        likelihood = found.log_likelihood["log_evidence"].isel(at)
-        by_step = found.log_likelihood_by_step["log_evidence"].isel(at)
+        likelihood = found.log_likelihood["x"].isel(at)
+        by_step = found.log_likelihood_by_step["x"].isel(at)
         for n, chain in enumerate(by_hand(x, draws, s)):
             assert likelihood[n] == pytest.approx(chain.log_evidence.item())
             np.testing.assert_allclose(by_step[n, : LENGTHS[n]], chain.step_log_evidence)
             smoothed[n, : LENGTHS[n]] += chain.log_smoothed.exp().numpy() / 8
-    np.testing.assert_array_equal(
-        found.log_likelihood_by_step["log_evidence"][0, 0].isnull(), ~REAL
-    )
+    np.testing.assert_array_equal(found.log_likelihood_by_step["x"][0, 0].isnull(), ~REAL)
     probs = found.task_probs["z"]
     np.testing.assert_array_equal(probs[..., 0].isnull(), ~REAL)
     np.testing.assert_allclose(probs.values[REAL], smoothed[REAL])
@@ -185,13 +188,11 @@ def test_without_a_chain_it_is_what_enumeration_gives(
     own = {"means": draws["means"]}
     expected = to_inference_data(own, model, (x[0],))
     found = to_inference_data(own, marginalize(model, prior), (x[0],), num_draws=3)
-    np.testing.assert_allclose(
-        found.log_likelihood["log_evidence"], expected.log_likelihood["log_evidence"]
-    )
+    np.testing.assert_allclose(found.log_likelihood["x"], expected.log_likelihood["x"])
     np.testing.assert_allclose(found.task_probs["z"], expected.task_probs["z"])
-    assert found.log_likelihood["log_evidence"].dims == ("chain", "draw", "trial")
+    assert found.log_likelihood["x"].dims == ("chain", "draw", "trial")
     assert found.task_draws["z"].sizes == {"chain": 1, "draw": 3, "trial": 6}
-    assert "log_likelihood_by_step" not in found.groups()
+    assert "log_likelihood_by_step" not in groups_of(found)
 
 
 def test_draws_of_an_svi_guide_may_hold_tasks_and_data(x: Tensor) -> None:
@@ -205,7 +206,7 @@ def test_draws_of_an_svi_guide_may_hold_tasks_and_data(x: Tensor) -> None:
     found = to_inference_data(drawn, marginal, (x,), num_draws=0, by_step=False)
     assert set(found.posterior.data_vars) == {"means", "hazard", "shift"}
     left_out = {"task_draws", "posterior_predictive", "log_likelihood_by_step"}
-    assert not left_out & set(found.groups())
+    assert not left_out & groups_of(found).keys()
     values = {
         "means": drawn["means"].reshape(6, 2),
         "hazard": drawn["hazard"].flatten(),
@@ -213,7 +214,7 @@ def test_draws_of_an_svi_guide_may_hold_tasks_and_data(x: Tensor) -> None:
     }
     for s in range(6):
         expected = [chain.log_evidence.item() for chain in by_hand(x, values, s)]
-        np.testing.assert_allclose(found.log_likelihood["log_evidence"][0, s].squeeze(), expected)
+        np.testing.assert_allclose(found.log_likelihood["x"][0, s].squeeze(), expected)
 
 
 def test_predictions_are_of_sequences_not_seen_yet(generator: torch.Generator) -> None:
@@ -249,7 +250,7 @@ def test_what_was_drawn_for_each_step_is_given_and_not_scored(x: Tensor) -> None
     for s in range(2):
         emission = dist.Normal(w[s, :, None] + torch.eye(2)[1], 1.0).log_prob(x[0, :, None])
         expected = chain.posterior(emission).log_evidence.item()
-        assert found.log_likelihood["log_evidence"][0, s] == pytest.approx(expected)
+        assert found.log_likelihood["x"][0, s] == pytest.approx(expected)
     with pytest.raises(TaskSiteError, match="'w' is latent and depends on the task"):
         to_inference_data({"w": w}, marginalize(model, chain), (x[0], True))
 
@@ -257,7 +258,7 @@ def test_what_was_drawn_for_each_step_is_given_and_not_scored(x: Tensor) -> None
 def test_it_leaves_nothing_behind_and_repeats_itself(x: Tensor, draws: dict[str, Tensor]) -> None:
     marginal, before = marginalize(sessions, switching, LENGTHS), torch.get_rng_state()
     one, two = (to_inference_data(draws, marginal, (x,)) for _ in range(2))
-    for group in one.groups():
+    for group in groups_of(one):
         assert one[group].identical(two[group]), group
     assert torch.equal(torch.get_rng_state(), before)
     assert not dict(pyro.get_param_store())
@@ -270,8 +271,8 @@ def test_arviz_stores_summarises_and_compares_it(
     data = to_inference_data(as_mcmc(draws, 2), marginal, (x,))
     save_inference_data(data, tmp_path / "marginal.nc")
     found = az.from_netcdf(tmp_path / "marginal.nc")
-    assert found.groups() == data.groups()
-    for group in data.groups():
+    assert groups_of(found).keys() == groups_of(data).keys()
+    for group in groups_of(data):
         assert found[group].identical(data[group]), group
     table = az.summary(data, kind="diagnostics")
     assert {"hazard", "means[0]", "means[1]"} <= set(table.index)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gbi_pyro import Enumeration
+from gbi_pyro._arviz import groups_of
 from gbi_pyro.export import save_inference_data, to_inference_data
 
 MEANS = torch.tensor([0.2, 0.8])
@@ -43,7 +44,7 @@ GROUPS = {
     "posterior": ["z"],
     "task_probs": ["z"],
     "exact_task_probs": ["z"],
-    "log_likelihood": ["log_evidence"],
+    "log_likelihood": ["x"],
     "posterior_predictive": ["x"],
     "observed_data": ["x"],
     "constant_data": ["z"],
@@ -56,8 +57,8 @@ def test_a_plate_called_like_a_site_loses_nothing(plate: str, tmp_path: Path) ->
     dim = "trial" if plate == "trial" else f"{plate}_dim"
     save_inference_data(data, tmp_path / "posterior.nc")
     for found in (data, az.from_netcdf(tmp_path / "posterior.nc")):
-        assert {g: list(found[g].data_vars) for g in found.groups()} == GROUPS
-        for group in found.groups():
+        assert {g: list(found[g].data_vars) for g in groups_of(found)} == GROUPS
+        for group in groups_of(found):
             for variable in found[group].data_vars.values():
                 assert dim in variable.dims
                 assert variable[dim].values.tolist() == [0, 1, 2]
@@ -92,8 +93,8 @@ def test_a_subsample_is_labelled_by_its_indices(indices: list[int], handed_over:
 
     given = {"model": model, "args": (X,)} if handed_over else {"observed": {"x": X}}
     data = to_inference_data(Enumeration()(model, X), num_draws=4, **given)
-    assert "observed_data" in data.groups()
-    for group in data.groups():
+    assert "observed_data" in groups_of(data)
+    for group in groups_of(data):
         assert data[group]["trial"].values.tolist() == indices
     later = torch.tensor(indices).argmax()  # the element is found by its own number
     torch.testing.assert_close(

@@ -12,6 +12,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from arviz_versions import from_arrays
 from pyro import poutine
 from pyro.distributions import constraints
 from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO
@@ -273,7 +274,7 @@ def test_nuts_agrees_with_maximum_likelihood_on_the_federal_funds_rate() -> None
         runs[-1].run(x)
     drawn = [run.get_samples() for run in runs]
     values = {name: np.stack([d[name].numpy() for d in drawn]) for name in drawn[0]}
-    summary = az.summary(az.from_dict(posterior=values), round_to="none")
+    summary = az.summary(from_arrays(posterior=values), round_to="none")
     # Of four chains in agreement R-hat is sqrt(1 + F / n), n the effective draws of a chain, here
     # 70 or more: F(3, 4 n) is below 7.5 but for one time in 10,000.
     assert (summary["ess_tail"] > 4 * 70).all()

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import arviz as az
 import numpy as np
 import pytest
 import torch
@@ -13,6 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from gbi_pyro import BayesFilter, Enumeration, OneStepGradient, TaskChain, plots, to_inference_data
+from gbi_pyro._arviz import inference_data
 from gbi_pyro.data.switching import SwitchingStream
 from gbi_pyro.metrics.agreement import log_odds
 from gbi_pyro.metrics.credible import credible_coverage
@@ -186,11 +186,11 @@ def test_the_posterior_from_inference_data_is_that_of_the_result(
 
 
 def test_what_inference_data_lack_is_named() -> None:
-    empty = az.InferenceData(constant_data=xr.Dataset({"z": ("time", np.zeros(3))}))
+    empty = inference_data({"constant_data": xr.Dataset({"z": ("time", np.zeros(3))})}, {})
     with pytest.raises(ValueError, match=r"group task_probs; got .*'constant_data'.*to_inference"):
         plots.task_probs(empty)
     probs = xr.Dataset({"z": (("time", "z_task"), np.full((3, 2), 0.5))}, {"z_task": [0, 1]})
-    data = az.InferenceData(task_probs=probs)
+    data = inference_data({"task_probs": probs}, {})
     with pytest.raises(ValueError, match=r"site should be one of \['z'\].*got 'w'"):
         plots.task_probs(data, site="w")
 

@@ -2,8 +2,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import arviz as az
 import numpy as np
 import pytest
 import torch
@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from gbi_pyro import plots
+from gbi_pyro import _arviz, plots
 
 RNG = np.random.default_rng(0)
 T, K, SEEDS = 30, 3, 4
@@ -52,7 +52,7 @@ def bars(ax: Axes, label: str) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(data.get_ydata()), np.array(half)
 
 
-def inference_data() -> az.InferenceData:
+def inference_data() -> Any:
     dims = ["sequence", "time", "z_task"]
     coords = {"z_task": ["low", "middle", "high"]}
     groups = {
@@ -60,7 +60,7 @@ def inference_data() -> az.InferenceData:
         "exact_task_probs": xr.Dataset({"z": (dims, EXACT)}, coords),
         "constant_data": xr.Dataset({"z": (dims[:2], np.stack([Z[::-1], Z]))}),
     }
-    return az.InferenceData(**groups)
+    return _arviz.inference_data(groups, {})
 
 
 @pytest.mark.parametrize("kind", KINDS)
