@@ -129,9 +129,9 @@ mean_and_scale = draws_on_a_grid(single, fine, torch.arange(0.2, 0.7, 0.005).dou
 
 # %% [markdown]
 # `to_inference_data` enumerates the task for each draw, so that the likelihood it hands to ArviZ is
-# the marginal one, and `az.loo` and `az.compare` work on it. The model without a task has nothing to
-# sum out: its log likelihood is all that is needed, in xarray's `DataTree`, which ArviZ takes from
-# 1.0 on. `leave_one_out` takes both, and returns what `az.loo` does, trial by trial.
+# the marginal one, and `az.loo` and `az.compare` work on it. The model without a task has nothing
+# to sum out: its log likelihood is all that is needed, in xarray's `DataTree`, which ArviZ takes
+# from 1.0 on. `leave_one_out` takes both, and returns what `az.loo` does, trial by trial.
 
 # %%
 with_z = gbi.to_inference_data({"means": means}, with_task, (trials,))

@@ -6,15 +6,16 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from arviz_versions import compare, loo
+from arviz_versions import compare, from_arrays, loo
 from pyro_models import TASK
 from torch import Tensor
 
 from gbi_pyro import Enumeration, TaskChain, to_inference_data
-from gbi_pyro._arviz import groups_of, inference_data
+from gbi_pyro._arviz import groups_of, inference_data, relative_efficiency
 from gbi_pyro.export import GivenDraws
 from gbi_pyro.inference import Marginal, marginalize
 from gbi_pyro.metrics import Score, compare_models, leave_one_out, one_step_ahead
+from gbi_pyro.metrics._pareto import pareto_smoothed
 
 PRIOR = torch.tensor([0.3, 0.7], dtype=torch.float64)
 
@@ -39,6 +40,23 @@ def test_leave_one_out_is_arviz_own(exported: Any) -> None:
     assert score.total == pytest.approx(found.elpd, abs=1e-9)
     assert score.worst_k_hat == pytest.approx(found.k_hat.max())
     assert score.criterion == "leave-one-out"
+
+
+@pytest.mark.filterwarnings("ignore:Estimated shape parameter of Pareto")
+def test_chains_count_by_their_effective_draws(generator: torch.Generator) -> None:
+    """Of chains that hardly move the tail is longer, in ArviZ and here."""
+    x = torch.randn(30, generator=generator, dtype=torch.float64)
+    blocks = torch.randn(4, 5, generator=generator, dtype=torch.float64).repeat_interleave(20, 1)
+    shift = 0.05 * blocks + 0.01 * torch.randn(4, 100, generator=generator, dtype=torch.float64)
+    each = dist.Normal(shift[..., None], 0.5).log_prob(x).numpy()
+    data = from_arrays(posterior={"shift": shift.numpy()}, log_likelihood={"x": each})
+    efficiency = relative_efficiency(data)
+    assert efficiency < 0.5  # so that the tail is the upper fifth, instead of 3 sqrt(400) = 60
+    score, found = leave_one_out(data), loo(data)
+    np.testing.assert_allclose(score.pointwise, found.elpd_i, rtol=0, atol=1e-9)
+    assert score.worst_k_hat == pytest.approx(found.k_hat.max())
+    one_chain = pareto_smoothed(-torch.as_tensor(each).flatten(0, 1).T)[1].max()
+    assert score.worst_k_hat != pytest.approx(one_chain.item(), abs=1e-3)
 
 
 # ArviZ 0.23 calls pandas 3 in a way that 4 will refuse.
