@@ -247,7 +247,7 @@ def save_inference_data(data: InferenceData, path: str | os.PathLike[str]) -> No
     Example:
         >>> save_inference_data(data, "runs/toy/posterior.nc")  # doctest: +SKIP
     """
-    _write({**groups_of(data)}, data.attrs, path)
+    _write(groups_of(data), data.attrs, path)
 
 
 def save_dataset(data: xr.Dataset, path: str | os.PathLike[str]) -> None:
@@ -267,8 +267,8 @@ def save_dataset(data: xr.Dataset, path: str | os.PathLike[str]) -> None:
 
 
 def _write(
-    groups: Mapping[str | None, xr.Dataset],
-    attributes: Mapping[str, Any],
+    groups: Mapping[str, xr.Dataset] | Mapping[None, xr.Dataset],
+    attributes: Mapping[Any, Any],
     path: str | os.PathLike[str],
 ) -> None:
     import h5netcdf
