@@ -45,6 +45,10 @@ NUMBERS = {
         f"held-out choices, one trial ahead, {model}: bits a trial over the GLM"
         for model in ("4 states", "4 states, driven", "neural, 3 states", "GRU")
     ],
+    "bench": [
+        f"metahmm-24-T40: {method}: KL(exact || it), nats"
+        for method in ("one step", "second-order joint", "second-order joint + 16 rescored")
+    ],
 }
 """Quantities whose mean stands in the digest, by folder of results."""
 
