@@ -53,7 +53,12 @@ autosummary_context = {"imports": reference.import_lines()}
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
-autodoc_default_options = {"members": True}
+autodoc_default_options = {
+    "members": True,
+    # Metadata routing, which scikit-learn writes into its estimators, with references to its pages.
+    "exclude-members": "set_fit_request, set_predict_request, set_predict_proba_request, "
+    "set_score_request, set_score_samples_request, get_metadata_routing",
+}
 autodoc_type_aliases = {"ArrayLike": "ArrayLike"}
 autoclass_content = "class"
 napoleon_google_docstring = True

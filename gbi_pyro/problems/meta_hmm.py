@@ -27,7 +27,7 @@ class MetaHMM:
                                                     +---> x_1..T
         emission0.., shift -------------------> B --+
 
-    With weights that are products of the tasks' one-hot vectors,
+    With weights that are products of the tasks' one-hot vectors::
 
         A = .6 rownorm(\sum_{cdv} base_c direction_d speed_v A_cdv
                        + \sum_{fgd} family_fg direction_d F_fgd) + .4 / S,
