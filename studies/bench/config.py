@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gbi_pyro.problems import PROBLEMS
-from studies.bench.learned import COMPARED_ON, LEARNED
+from studies.bench.learned import COMPARED_ON, LEARNED, OTHERS
 from studies.bench.measure import Maker
 from studies.bench.methods import GRADIENT_GIBBS, METHODS, Method
 from studies.bench.own import own_method, own_problem
@@ -19,7 +19,6 @@ FEWER_CASES = {"metahmm-12288-T40": 16, "chain-40": 20}
 LEFT_OUT = {("chain-40", GRADIENT_GIBBS): "left out: moves of 40 tasks one by one take minutes"}
 """Pairs of problem and method that are not measured, and why."""
 SMOKE = 10  # cases up to which a run is a smoke test
-OTHERS = "left out: trained on the problems that its claim is about"
 
 
 @dataclass(frozen=True)

@@ -145,3 +145,5 @@ COMPARED_ON: Mapping[str, tuple[str, ...]] = {
     LOCAL: ("graph-8-chain", "graph-8-frustrated"),
 }
 """The problems of each learned method; the others would take hours. Yours are compared on all."""
+OTHERS = "left out: trained on the problems that its claim is about"
+"""Why a learned method is not measured on a problem."""

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from gbi_pyro.metrics.table import format_number
+from studies.bench.learned import OTHERS
 from studies.bench.measure import Cell
 from studies.core.table import Row
 
@@ -36,6 +37,7 @@ def bench_table(cells: Cells) -> list[Row]:
         row
         for problem, by_method in cells.items()
         for method, by_seed in by_method.items()
+        if any(cell.refused != OTHERS for cell in by_seed)
         for row in _rows(problem, method, by_seed)
     ]
 
