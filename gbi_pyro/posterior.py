@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gbi_pyro._arrays import check_order
+from gbi_pyro._arrays import as_tensor, check_order
 from gbi_pyro.joint import Joint, JointTable, Reordered, combinations, draw_tasks, product_log_prob
 from gbi_pyro.logjoint import Passes
 from gbi_pyro.sites import TaskSite, TaskSiteError, unknown_site
@@ -226,6 +226,7 @@ class TaskPosterior:
 
         Raises:
             TaskSiteError: for ids of other sites.
+            ValueError: for what are no ids of tasks, or of other elements.
 
         >>> site = TaskSite("z", torch.full((2, 2), 0.5).log(), (None,))
         >>> q = TaskPosterior({"z": torch.tensor([[0.9, 0.1], [0.5, 0.5]]).log()}, {"z": site}, "")
@@ -236,9 +237,10 @@ class TaskPosterior:
             raise TaskSiteError(
                 f"ids should name the task sites {list(self.log_probs)}; got {list(ids)}"
             )
+        tasks = {n: _checked_ids(n, ids[n], q.shape) for n, q in self.log_probs.items()}
         if self.joint is not None:
-            return self.joint.log_prob(ids)
-        return product_log_prob(self.sites, self.log_probs, ids)
+            return self.joint.log_prob(tasks)
+        return product_log_prob(self.sites, self.log_probs, tasks)
 
     def table(self, max_joint: int = 65536) -> JointTable:
         """Return the posterior of every combination of the tasks of its sites.
@@ -377,6 +379,25 @@ class TaskPosterior:
         (first,) = (d for d in dims if d != last)
         by_session = log_probs.movedim((first, last), (0, 1))
         return by_session.reshape(shape[first], shape[last], K)
+
+
+def _checked_ids(name: str, ids: Any, shape: torch.Size) -> Tensor:
+    """Return task ids ``lead + batch_shape`` of a site with log probabilities of some shape."""
+    *batch, K = shape
+    found = as_tensor(ids, f"ids[{name!r}]")
+    fits = found.ndim >= len(batch) and list(found.shape[found.ndim - len(batch) :]) == batch
+    whole = not found.is_floating_point() and found.dtype != torch.bool
+    if not (fits and whole):
+        raise ValueError(
+            f"ids[{name!r}] should be integers, task ids of elements {tuple(batch)}; got "
+            f"{found.dtype} {tuple(found.shape)}: take .argmax(-1) of one-hot tasks"
+        )
+    if found.numel() and not 0 <= int(found.min()) <= int(found.max()) < K:
+        raise ValueError(
+            f"ids[{name!r}] should be task ids 0 .. {K - 1}; got {int(found.min())} .. "
+            f"{int(found.max())}"
+        )
+    return found.long()
 
 
 def trailing(empty: Tensor, dim: int) -> Tensor:

@@ -10,9 +10,16 @@ from pyro.infer import Predictive, TraceEnum_ELBO, config_enumerate
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from gbi_pyro import AutoTaskGuide, Enumeration, TaskSiteError
+from gbi_pyro import (
+    AutoTaskGuide,
+    Enumeration,
+    OneStepGradient,
+    SecondOrderJoint,
+    TaskSiteError,
+)
 from gbi_pyro.inference.enumerated_joint import EnumeratedJoint
 from gbi_pyro.metrics import importance_correction
+from gbi_pyro.relax import Model
 
 F64 = torch.float64
 TASK = {"task": True}
@@ -183,3 +190,21 @@ def test_the_bound_of_an_exact_joint_guide_is_tight() -> None:
     evidence = Enumeration()(sum_of_two, x).log_evidence
     assert evidence is not None
     assert -loss == pytest.approx(float(evidence.sum()), rel=1e-9)
+
+
+@pytest.mark.parametrize("infer", [Enumeration(), SecondOrderJoint(), OneStepGradient()])
+@pytest.mark.parametrize(
+    ("b", "message"),
+    [
+        ([2, 0], r"ids\['b'\] should be task ids 0 .. 1; got 0 .. 2"),
+        ([-1, 0], "got -1 .. 0"),
+        ([0.0, 1.0], r"should be integers, task ids of elements \(2,\); got torch.float32"),
+        ([0, 1, 1], r"elements \(2,\); got torch.int64 \(3,\)"),
+    ],
+)
+def test_what_are_no_task_ids_is_refused(infer: Model, b: list[float], message: str) -> None:
+    """One past the last task of a site is the first of the next in a table of combinations."""
+    found = infer(sum_of_two, torch.tensor([0.4, 1.3], dtype=F64))
+    with pytest.raises(ValueError, match=message):
+        found.log_prob({"a": torch.tensor([0, 0]), "b": torch.tensor(b)})
+    assert found.log_prob({"a": [0, 1], "b": [1, 1]}).shape == (2,)
