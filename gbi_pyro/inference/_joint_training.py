@@ -15,7 +15,7 @@ from gbi_pyro.inference._conditionals import Parents, SiteNetworks
 from gbi_pyro.inference._options import check_numbers
 from gbi_pyro.inference.joint_losses import JointLoss, TrainingBatch
 from gbi_pyro.inference.joint_recogniser import JointRecogniser, as_features, recognised
-from gbi_pyro.inference.simulator import Simulator
+from gbi_pyro.inference.simulator import Simulator, check_drawn
 from gbi_pyro.logjoint import LogJoint, Passes, RelaxedModel
 from gbi_pyro.posterior import detached
 from gbi_pyro.purity import module_of
@@ -79,8 +79,9 @@ class JointTraining:
         encoder = copy.deepcopy(self.encoder)
         module = module_of(encoder)
         modules = [] if module is None else [module.train()]
-        args, _ = problem.draw(self.batch_size, generator)
+        args, tasks = problem.draw(self.batch_size, generator)
         run, at = _run(problem, args)
+        check_drawn(tasks, at.sites)
         sizes = {name: site.num_tasks for name, site in at.sites.items()}
         shape = check_same_elements(at.sites, "a joint recogniser")
         parents, loss_of = plan(run, at)

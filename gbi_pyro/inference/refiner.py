@@ -15,7 +15,7 @@ from gbi_pyro.inference._combinations import check_same_elements
 from gbi_pyro.inference._options import check_numbers
 from gbi_pyro.inference._refinement import Arguments, refine_steps
 from gbi_pyro.inference.refiner_network import RefinerNetwork
-from gbi_pyro.inference.simulator import Drawn, Simulator
+from gbi_pyro.inference.simulator import Drawn, Simulator, check_drawn
 from gbi_pyro.logjoint import Passes, RelaxedModel
 from gbi_pyro.posterior import TaskPosterior, detached
 from gbi_pyro.relax import Model
@@ -211,6 +211,7 @@ class LearnedRefiner:
         pieces, terms = self._pieces(drawn.args, {}), []
         for state in refine_steps(network, self.features, model, pieces):
             weight = 1.0 if state.step == self.steps else state.step / (2 * self.steps)
+            check_drawn(drawn.tasks, state.log_q)
             for name, log_q in state.log_q.items():
                 labels = check_labels(drawn.tasks[name], log_q.shape[:-1], log_q.shape[-1])
                 labels = labels.to(log_q.device).flatten()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from gbi_pyro.relax import Model
+from gbi_pyro.sites import TaskSiteError
 
 
 class Drawn(NamedTuple):
@@ -31,3 +33,16 @@ class Simulator(Protocol):
 
     def draw(self, n: int, generator: torch.Generator) -> Drawn:
         """Draw ``n`` independent cases."""
+
+
+def check_drawn(tasks: Mapping[str, Tensor], sites: Iterable[str]) -> None:
+    """Check that a simulator draws the tasks of every task site.
+
+    Raises:
+        TaskSiteError: for a site whose tasks are not drawn.
+    """
+    if missing := [name for name in sites if name not in tasks]:
+        raise TaskSiteError(
+            f"draw should return the true tasks of site {missing[0]!r} of the model; got tasks of "
+            f"{list(tasks)}: name them as the model does"
+        )

@@ -17,6 +17,8 @@ from gbi_pyro.inference import (
     AutoregressiveRecogniser,
     Drawn,
     ForwardKL,
+    LearnedRefiner,
+    LocalRecogniser,
     ReverseKL,
     TrainingBatch,
     TrajectoryBalance,
@@ -25,6 +27,7 @@ from gbi_pyro.inference import (
 from gbi_pyro.inference._combinations import Scorer
 from gbi_pyro.joint import JointTable
 from gbi_pyro.logjoint import Passes, RelaxedModel
+from gbi_pyro.problems import Problem
 
 F64 = torch.float64
 SIGMA = 0.5
@@ -404,3 +407,21 @@ def test_what_does_not_fit_is_refused(generator: torch.Generator) -> None:
         TrajectorySampler()(nested, x)
     with pytest.raises(TaskSiteError, match="a joint recogniser takes task sites that lie in the"):
         small.fit(Simulation(nested), generator)
+
+
+@pytest.mark.parametrize(
+    "learner",
+    [
+        AutoregressiveRecogniser(lambda x: x.unsqueeze(-1), updates=1, batch_size=4),
+        LocalRecogniser(lambda x: x.unsqueeze(-1), updates=1, batch_size=4),
+        LearnedRefiner(updates=1, batch=4),
+    ],
+    ids=lambda learner: type(learner).__name__,
+)
+def test_draws_name_the_sites_of_the_model(learner, generator: torch.Generator) -> None:
+    def nameless(n: int, generator: torch.Generator) -> Drawn:
+        return Drawn(draw(n, generator).args, {"other": torch.zeros(n, dtype=torch.long)})
+
+    problem = Problem("other names", two_sites, nameless)
+    with pytest.raises(TaskSiteError, match="should return the true tasks of site"):
+        learner.fit(problem, generator)
