@@ -16,6 +16,9 @@ from gbi_pyro.models.conditioning import (
     parameter_count,
     width_for,
 )
+from gbi_pyro.models.feature_em import feature_em, responsibilities, split_prototypes
+from gbi_pyro.models.feature_gaussian import FeatureGaussian
+from gbi_pyro.models.feature_moments import FeatureMoments, feature_moments
 from gbi_pyro.models.image import (
     ConditionedAutoencoder,
     ConditionedDecoder,
@@ -27,6 +30,7 @@ from gbi_pyro.models.initial import initialise, weights_from
 from gbi_pyro.models.language import LanguageLSTM
 from gbi_pyro.models.language_model import LanguageModel
 from gbi_pyro.models.layers import ImageEncoder, IsotropicNormal, Latent, Network, make_decoder
+from gbi_pyro.models.patch_features import PatchFeatures
 from gbi_pyro.models.saved import Rebuildable, load_network, save_networks
 from gbi_pyro.models.sequence import (
     CellWeights,
@@ -53,6 +57,8 @@ __all__ = [
     "Conditioner",
     "Conditioning",
     "EncoderClassifier",
+    "FeatureGaussian",
+    "FeatureMoments",
     "FiLM",
     "Gain",
     "Hypernetwork",
@@ -68,12 +74,15 @@ __all__ = [
     "Mask",
     "Network",
     "PCABasis",
+    "PatchFeatures",
     "Rebuildable",
     "SequenceLSTM",
     "SequenceLSTMStack",
     "StepsOfLSTM",
     "SwitchingGaussian",
     "Words",
+    "feature_em",
+    "feature_moments",
     "initialise",
     "load_network",
     "lstm_step",
@@ -81,7 +90,9 @@ __all__ = [
     "make_decoder",
     "parameter_count",
     "pca_basis",
+    "responsibilities",
     "save_networks",
+    "split_prototypes",
     "weights_from",
     "width_for",
 ]
