@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from gbi_pyro.cli import checked_output, folder_for_results, make_console, report_errors
+from studies.core.settings import option_type
 
 
 class StudyGroup(click.Group):
@@ -110,7 +111,7 @@ def config_options(config_type: type) -> Iterator[click.Option]:
     """Make an option of each field of a configuration, with its default and its description."""
     hints, described = typing.get_type_hints(config_type), _descriptions(config_type)
     for field in dataclasses.fields(config_type):
-        kind, multiple = _option_type(hints[field.name])
+        kind, multiple = option_type(hints[field.name])
         if kind is None:
             continue
         flags = f"--{field.name.replace('_', '-')}"
@@ -125,38 +126,6 @@ def config_options(config_type: type) -> Iterator[click.Option]:
 
 def _shown(default: Any) -> str:
     return ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
-
-
-def _option_type(hint: Any) -> tuple[Any, bool]:
-    """Return click's type of a field, and whether it is a list of values; None for other fields."""
-    if hint in (int, float, str, bool):
-        return hint, False
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Literal:
-        return click.Choice(list(args)), False
-    if origin is tuple and len(args) == 2 and args[1] is Ellipsis and args[0] in (int, float, str):
-        return _Listed(args[0]), True
-    plain = [a for a in args if a is not type(None)]
-    return _option_type(plain[0]) if type(None) in args and len(plain) == 1 else (None, False)
-
-
-class _Listed(click.ParamType):  # type: ignore[type-arg]
-    """Values with commas between them."""
-
-    name = "a,b,..."
-
-    def __init__(self, kind: type) -> None:
-        self.kind = kind
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        try:
-            return tuple(self.kind(part) for part in value.split(","))
-        except ValueError:
-            self.fail(
-                f"expected {self.kind.__name__} values with commas, got {value!r}", param, ctx
-            )
 
 
 def _as_tuple(_ctx: Any, _param: Any, value: Any) -> Any:
