@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping
@@ -14,7 +15,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 MANIFEST = "run.json"
-PARTIAL = re.compile(r"\..+\.(\d+)\.partial")  # what is not finished yet, and whose process it is
+# What is not finished yet, and whose process it is, on which machine.
+PARTIAL = re.compile(r"\..*?(?:@(?P<host>[^@]+))?\.(?P<process>\d+)\.partial")
 PROBE = 2**16  # bytes
 
 
@@ -51,12 +53,18 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def partial_path(target: Path) -> Path:
-    """Return where this process writes what becomes ``target`` when it is whole."""
-    return target.with_name(f".{target.stem}.{os.getpid()}.partial{target.suffix}")
+    """Return where this process writes what becomes ``target`` when it is whole.
+
+    Processes of several machines, which may share the folder, have different names.
+    """
+    process = f"{platform.node()}.{os.getpid()}"
+    return target.with_name(f".{target.stem}@{process}.partial{target.suffix}")
 
 
 def remove_partials(folder: Path, *, of_living: bool = False) -> None:
     """Remove what processes that ended, by a kill for instance, left unfinished in a folder.
+
+    Whether a process of another machine has ended is not known here.
 
     Args:
         folder: looked through without the folders in it.
@@ -65,23 +73,23 @@ def remove_partials(folder: Path, *, of_living: bool = False) -> None:
     """
     for path in folder.glob(".*.partial*"):
         found = PARTIAL.match(path.name)
-        if found and (of_living or not _lives(int(found[1]))):
+        if found and (of_living or _has_ended(found["host"], int(found["process"]))):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
 
 
-def _lives(process: int) -> bool:
-    if os.name == "nt":  # where there is no signal that does nothing
-        return True
+def _has_ended(host: str | None, process: int) -> bool:
+    if host not in (None, platform.node()) or os.name == "nt":  # there no signal does nothing
+        return False
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:
         return True
-    return True
+    except OSError:
+        return False
+    return False
 
 
 def check_writable(folder: Path) -> None:

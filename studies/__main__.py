@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from studies.core.commands import StudyGroup
+from studies.core.sweep_command import sweep_study
 
 STUDIES = {
     "toy": "studies.toy.study:ToyStudy",
@@ -21,6 +22,7 @@ STUDIES = {
 """Every study, by the name of its command."""
 
 app = StudyGroup(STUDIES)
+app.add_command(sweep_study)
 
 if __name__ == "__main__":
     app(prog_name="python -m studies")

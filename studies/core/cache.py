@@ -118,7 +118,7 @@ class Cache:
             path.unlink()
 
     def _path(self, name: str) -> Path:
-        return self.folder / f"{_as_file_name(name)}.npz"
+        return self.folder / f"{as_file_name(name)}.npz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,10 +264,10 @@ def _with_arrays(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     return value
 
 
-def _as_file_name(name: str) -> str:
+def as_file_name(name: str) -> str:
     """Return a name of letters, digits, points and hyphens.
 
-    >>> _as_file_name("K = 2, sigma 0.1")
+    >>> as_file_name("K = 2, sigma 0.1")
     'K-2-sigma-0.1'
     """
     kept = "".join(c if c.isalnum() or c == "." else " " for c in name)

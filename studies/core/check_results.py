@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import re
 import tempfile
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from studies.core.cache import read_config
 from studies.core.commands import load_study
 from studies.core.protocol import Study
 from studies.core.runner import run
+from studies.core.table import unique_names
 
 CHECKED = {"toy": 2, "told_or_not": 2, "language_bigrams": 1}
 """Seeds that are measured again, by the folder of results."""
@@ -85,14 +85,9 @@ def compare(
 
 def _by_name(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     """Return the values of each row; rows of one name are numbered."""
-    seen: defaultdict[str, int] = defaultdict(int)
-    found = {}
-    for row in rows:
-        name = f"{row['what']} ({row['claim']})" if row["claim"] else row["what"]
-        seen[name] += 1
-        number = f", {seen[name]}" if seen[name] > 1 else ""
-        found[name + number] = [math.nan if v is None else v for v in row["values"]]
-    return found
+    names = unique_names((row["claim"], row["what"]) for row in rows)
+    values = ([math.nan if v is None else v for v in row["values"]] for row in rows)
+    return dict(zip(names, values, strict=True))
 
 
 def _agree(a: float, b: float) -> bool:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, get_type_hints
 
-from studies.core.cache import Cache
+from studies.core.cache import Cache, as_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -178,3 +178,12 @@ class Study(Generic[ConfigT]):
     def extra_files(self, found: Found) -> Mapping[str, Any]:
         """Return further files by name: text, an ``xarray.Dataset`` for ``.nc``, else JSON."""
         return {}
+
+
+def part_settings(study: Study[Any], part: Part[Any]) -> dict[str, Any]:
+    """Return everything that the units of a part depend on beside their seeds."""
+    others = {*asdict(Seeds()), *study.config.selection_fields, *part.unused}
+    config = {k: v for k, v in asdict(study.config).items() if k not in others}
+    choice = {} if part.choice is None else {"choice": as_json(part.choice)}
+    own = {"part": part.name, "config": as_json(config)}
+    return {**own, **choice, **as_json(study.inputs())}

@@ -126,25 +126,41 @@ def prepared(folder: Path, study: str) -> Iterator[None]:
         OSError: where the folder cannot be written to.
         ValueError: where it holds another study's run, or another process writes to it.
     """
-    _check_study(folder, study)
+    check_study(folder, study)
     check_writable(folder)
-    descriptor = os.open(folder, os.O_RDONLY) if fcntl else None
-    try:
-        if descriptor is not None:
-            _lock(descriptor, folder)
+    with locked(folder, wait=False):
         remove_partials(folder, of_living=True)
         for inner in ("pieces", "checkpoints", "checkpoints/*"):
             for used in folder.glob(inner):
                 remove_partials(used, of_living=True)
         yield
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
 
 
-def _lock(descriptor: int, folder: Path) -> None:
+@contextlib.contextmanager
+def locked(folder: Path, *, wait: bool) -> Iterator[None]:
+    """Hold a folder alone, where the file system has locks.
+
+    Args:
+        folder: which is there.
+        wait: for the end of another process that holds it; else it is an error.
+
+    Raises:
+        ValueError: where another process holds it.
+    """
+    if not fcntl:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(descriptor, folder, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path, how: int) -> None:
+    try:
+        fcntl.flock(descriptor, how)
     except BlockingIOError:
         raise ValueError(
             f"{folder} should be free; another process is writing a run to it: wait for its end, "
@@ -154,7 +170,12 @@ def _lock(descriptor: int, folder: Path) -> None:
         return
 
 
-def _check_study(folder: Path, study: str) -> None:
+def check_study(folder: Path, study: str) -> None:
+    """Refuse a folder that holds a run of another study.
+
+    Raises:
+        ValueError: where it does.
+    """
     path = folder / CONFIG
     if not path.exists():
         return

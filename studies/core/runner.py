@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ import joblib
 import torch
 
 from gbi_pyro.plots import save_figure
-from studies.core.cache import Cache, as_json
-from studies.core.protocol import Part, Report, Seeds, Study
+from studies.core.cache import Cache
+from studies.core.protocol import Part, Report, Study, part_settings
 from studies.core.run_folder import CONFIG, describe, prepared, replacing_run
 from studies.core.table import Row, targets_first
 
@@ -109,7 +109,7 @@ def _run(
     for part in parts:
         missing = []
         for seed in seeds:
-            found = cache.read(_name(part, seed), _settings(study, part, seed), part.record)
+            found = cache.read(_name(part, seed), _unit_settings(study, part, seed), part.record)
             if found is None:
                 missing.append(seed)
             else:
@@ -124,7 +124,7 @@ def _run(
         names = [_name(part, seed) for seed in unit.seeds]
         with cache.together(names):
             for seed, name, record in zip(unit.seeds, names, by_seed, strict=True):
-                settings = _settings(study, part, seed)
+                settings = _unit_settings(study, part, seed)
                 kept = cache.write(name, settings, part.record, record, each)
                 records[part.name, seed] = kept
     progress("table, figures and files")
@@ -154,13 +154,9 @@ def _name(part: Part[Any], seed: int) -> str:
     return f"{part.name}, seed {seed}"
 
 
-def _settings(study: Study[Any], part: Part[Any], seed: int) -> dict[str, Any]:
+def _unit_settings(study: Study[Any], part: Part[Any], seed: int) -> dict[str, Any]:
     """Return everything that a unit depends on, without the number of seeds and of other parts."""
-    others = {*asdict(Seeds()), *study.config.selection_fields, *part.unused}
-    config = {k: v for k, v in asdict(study.config).items() if k not in others}
-    own = {"part": part.name, "seed": seed, "config": as_json(config)}
-    choice = {} if part.choice is None else {"choice": as_json(part.choice)}
-    return {**own, **choice, **as_json(study.inputs())}
+    return {"seed": seed, **part_settings(study, part)}
 
 
 def _measured(

@@ -117,12 +117,12 @@ def _convert(config_type: type, name: str, text: str) -> Any:
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """Return the seeds of a list of numbers and ranges, both ends included.
+    """Return the seeds of a list of numbers and ranges, both ends included, in ascending order.
 
     Raises:
         ValueError: for anything else, and for a seed that is given twice.
 
-    >>> parse_seeds("0-3,7")
+    >>> parse_seeds("7,0-3")
     (0, 1, 2, 3, 7)
     """
     seeds: list[int] = []
@@ -136,7 +136,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         seeds += found
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds should have each seed once; got {text!r}")
-    return tuple(seeds)
+    return tuple(sorted(seeds))
 
 
 def format_seeds(seeds: Iterable[int]) -> str:

@@ -6,6 +6,7 @@ Targets were set by this project, before the measurements, for the studies it sh
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -263,3 +264,17 @@ def markdown_table(rows: Sequence[Row]) -> str:
         ]
         lines.append("|" + "|".join(f" {cell} " if cell else " " for cell in cells) + "|")
     return "\n".join(lines)
+
+
+def unique_names(rows: Iterable[tuple[str, str]]) -> list[str]:
+    """Return a name for each row, of its claim and quantity; those of one name are numbered.
+
+    >>> unique_names([("T9", "error"), ("T9", "error"), ("", "gain")])
+    ['error (T9)', 'error (T9), 2', 'gain']
+    """
+    names, seen = [], Counter[str]()
+    for claim, what in rows:
+        name = f"{what} ({claim})" if claim else what
+        seen[name] += 1
+        names.append(f"{name}, {seen[name]}" if seen[name] > 1 else name)
+    return names
