@@ -23,6 +23,7 @@ from studies.core.sweep_units import (
     digest_of,
     failed,
     finished_seeds,
+    shown,
 )
 
 Progress = Callable[[int, int, str], None]
@@ -113,7 +114,8 @@ def combinations(
     for values in itertools.product(*grid.values()):
         settings = tuple(zip(grid, values, strict=True))
         given = replace(config, **dict(settings))
-        found.append(Combination(study, given, data, folder.resolve(), settings))
+        words = [f"{key} {shown(value)}" for key, value in settings if len(grid[key]) > 1]
+        found.append(Combination(study, given, data, folder.resolve(), settings, ", ".join(words)))
     return found
 
 

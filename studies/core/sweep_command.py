@@ -134,10 +134,10 @@ def _sweep(
 
         everything, outcomes = measure(todo, seeds, engine, progress, report)
     failures = sum(bool(outcome.error) for outcome in outcomes)
-    measured = sum(outcome.seconds > 0 and outcome.unit.part is not None for outcome in outcomes)
+    done = sum(not outcome.error and outcome.unit.part is not None for outcome in outcomes)
     whole = sum(m.found(seed) is not None for m in everything for seed in seeds)
     click.echo(
-        f"{measured} units measured, {failures} failed; "
+        f"{done} units done, {failures} failed; "
         f"{whole} of {len(todo) * len(seeds)} seeds and settings are finished."
     )
     if whole and not units_only:
@@ -163,7 +163,8 @@ class _Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+        if self.console.is_terminal:
+            self.bar.stop()
 
     def __call__(self, done: int, total: int, what: str) -> None:
         self.bar.update(self.task, completed=done, total=total, description=escape(what))
@@ -181,13 +182,15 @@ def _print_table(title: str, values: list[Value]) -> None:
     from studies.core.table import Row
 
     chosen = {v.quantity for v in values if v.row.target} or {v.quantity for v in values}
+    names = [*dict(values[0].settings)]
+    vary = [name for name in names if len({dict(v.settings)[name] for v in values}) > 1]
     lines: dict[str, dict[tuple[str, ...], list[float]]] = {}
     for v in values:
         if v.quantity in chosen:
-            levels = tuple(shown(level) for _, level in v.settings)
+            levels = tuple(shown(dict(v.settings)[name]) for name in vary)
             lines.setdefault(v.quantity, {}).setdefault(levels, []).append(v.value)
     table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD)
-    for name in ("quantity", *(key for key, _ in values[0].settings)):
+    for name in ("quantity", *vary):
         table.add_column(name)
     table.add_column("mean ± SEM", justify="right", no_wrap=True)
     table.add_column("seeds", justify="right")

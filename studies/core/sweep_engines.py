@@ -16,6 +16,7 @@ from studies.core.sweep_units import Outcome, Unit, attempt, failed
 Engine = Callable[[Iterable[Unit]], Iterator[Outcome]]
 """Gives the outcome of each unit once, as they are finished."""
 ATTEMPTS = 3  # of a unit whose process is killed
+PATIENCE = 30.0  # seconds that a scheduler has to answer
 
 
 def in_this_process(units: Iterable[Unit]) -> Iterator[Outcome]:
@@ -115,7 +116,7 @@ def dask_workers(workers: int | None = None, scheduler: str | None = None) -> It
                     n_workers=workers, threads_per_worker=1, dashboard_address=None
                 )
             )
-        client = stack.enter_context(distributed.Client(address))
+        client = stack.enter_context(distributed.Client(address, timeout=PATIENCE))
 
         def run(units: Iterable[Unit]) -> Iterator[Outcome]:
             futures = {client.submit(attempt, unit, pure=False): unit for unit in units}

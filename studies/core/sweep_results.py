@@ -174,7 +174,7 @@ def write_results(
         "seeds": list(seeds),
         "finished": sum(m.found(seed) is not None for m in everything for seed in seeds),
         "inputs": {
-            m.combination.name: {**m.study.inputs(), **m.study.choices()}
+            m.combination.name or first.study.name: {**m.study.inputs(), **m.study.choices()}
             for m in everything
             if m.study
         },

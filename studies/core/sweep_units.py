@@ -45,6 +45,7 @@ class Combination:
         data: the folder of data files, for studies that read any.
         folder: of the sweep, shared by all processes.
         settings: those that are compared, by name.
+        name: those of them that differ, in words.
     """
 
     study: type[Study[Any]]
@@ -52,11 +53,7 @@ class Combination:
     data: Path | None
     folder: Path
     settings: tuple[tuple[str, Any], ...] = ()
-
-    @property
-    def name(self) -> str:
-        """The settings in words."""
-        return ", ".join(f"{key} {shown(value)}" for key, value in self.settings)
+    name: str = ""
 
     @property
     def digest(self) -> str:
@@ -151,14 +148,13 @@ class Unit:
         kind: Any = list[part.record]  # type: ignore[name-defined]
         return read_record(self.path, self._key(study, part), kind)
 
-    def measure(self, study: Study[Any], part: Part[Any]) -> float:
-        """Measure and write its records, all by one rename; returns the seconds they took."""
+    def measure(self, study: Study[Any], part: Part[Any]) -> None:
+        """Measure and write its records, all by one rename."""
         start = time.perf_counter()
         records = list(part.measure(self.seeds, lambda _what: None))
         seconds = time.perf_counter() - start
         kind: Any = list[part.record]  # type: ignore[name-defined]
         write_record(self.path, self._key(study, part), kind, records, seconds)
-        return seconds
 
     def _key(self, study: Study[Any], part: Part[Any]) -> dict[str, Any]:
         return {"settings": part_settings(study, part), "seeds": list(self.seeds)}
@@ -192,12 +188,10 @@ class Outcome:
 
     Attributes:
         unit: which.
-        seconds: what it took; 0 if it was finished by another process.
         error: the reason in one line, if it failed.
     """
 
     unit: Unit
-    seconds: float = 0.0
     error: str = ""
 
 
@@ -205,12 +199,12 @@ def attempt(unit: Unit) -> Outcome:
     """Measure a unit, if it is not finished; an error is written to its file and returned."""
     with _ONE_AT_A_TIME:
         try:
-            seconds = _measure(unit)
+            _measure(unit)
         except Exception as error:
             return failed(unit, error)
     with contextlib.suppress(OSError):
         unit.failure.unlink(missing_ok=True)
-    return Outcome(unit, seconds)
+    return Outcome(unit)
 
 
 def failed(unit: Unit, error: BaseException) -> Outcome:
@@ -219,15 +213,14 @@ def failed(unit: Unit, error: BaseException) -> Outcome:
     text = "".join(traceback.format_exception(error))
     with contextlib.suppress(OSError), replacing(unit.failure) as temporary:
         temporary.write_text(f"{unit.name}\non {platform.node()}\n\n{text}")
-    return Outcome(unit, error=reason)
+    return Outcome(unit, reason)
 
 
-def _measure(unit: Unit) -> float:
+def _measure(unit: Unit) -> None:
     torch.set_num_threads(1)  # small networks are fastest so, and units run side by side
     if unit.part is None:
-        start = time.perf_counter()
         unit.combination.prepare(compute=True)
-        return time.perf_counter() - start
+        return
     study = _prepared(unit.combination)
     part = next(part for part in study.parts() if part.name == unit.part)
     if digest_of(study, part) != unit.digest:
@@ -235,7 +228,8 @@ def _measure(unit: Unit) -> float:
             f"{unit.name} should be measured with the data and the versions of the process that "
             f"asks for it; on {platform.node()} they differ"
         )
-    return 0.0 if unit.read(study, part) else unit.measure(study, part)
+    if unit.read(study, part) is None:  # nobody else finished it meanwhile
+        unit.measure(study, part)
 
 
 @functools.lru_cache(maxsize=1)  # units of a combination mostly come one after another

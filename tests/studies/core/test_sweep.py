@@ -57,7 +57,7 @@ def test_twenty_seeds_after_five_measure_fifteen_and_then_none(tmp_path, trace):
     assert set(names.values()) == {1}
     assert values(tmp_path).sel(seed=slice(0, 4)).equals(first)
     result = sweep(tmp_path, "--set", f"trace={trace}", seeds="0-19")
-    assert "0 units measured, 0 failed; 20 of 20" in result.output
+    assert "0 units done, 0 failed; 20 of 20" in result.output
     assert started(trace) == names
 
 
@@ -101,7 +101,7 @@ def test_a_unit_that_fails_ends_no_other_and_is_measured_when_it_no_longer_does(
     assert [*values(tmp_path).seed.values] == [0, 2, 3, 4]
     result = sweep(tmp_path, *settings, "--set", "fail=-1")
     assert result.exit_code == 0
-    assert "2 units measured" in result.output
+    assert "2 units done" in result.output
     assert not [*path.parent.iterdir()]
     assert {n: i for n, i in started(trace).items() if i > 1} == {
         "one 1, scale 1": 2,
@@ -131,7 +131,7 @@ def test_in_processes_a_failing_and_a_killed_unit_cost_only_themselves(tmp_path,
     result = sweep(tmp_path, *settings, "--set", "fail=1", "--jobs", "2", seeds="0-3")
     assert result.exit_code == 1
     assert "seed 1 fails" in result.stderr
-    assert "4 units measured, 1 failed; 3 of 4" in result.output
+    assert "4 units done, 1 failed; 3 of 4" in result.output
     names = started(trace)
     assert {name: n for name, n in names.items() if n > 1} == {"one 2, scale 1": 2}
     assert len(names) == 1 + 4 + 1
@@ -158,14 +158,18 @@ def test_two_processes_may_write_to_one_folder_at_the_same_time(tmp_path):
     assert [process.wait() for process in running] == [0, 0]
     Manifest.read(tmp_path / "sweep").read_bytes("sweep.nc")
     result = sweep(tmp_path, "--set", "slow=0.02", seeds="0-13")
-    assert "0 units measured, 0 failed; 14 of 14" in result.output
+    assert "0 units done, 0 failed; 14 of 14" in result.output
     assert (values(tmp_path).sel(quantity="seed") == np.arange(14)).all()
     assert not [*(tmp_path / "sweep").rglob("*.partial*")]
 
 
-def test_units_alone_write_no_results(tmp_path):
-    assert sweep(tmp_path, "--units-only").exit_code == 0
+def test_units_of_an_array_of_jobs_are_gathered_by_one_more_call(tmp_path):
+    for seed in range(3):
+        assert sweep(tmp_path, "--units-only", seeds=f"{seed}").exit_code == 0
     assert [path.name for path in (tmp_path / "sweep").iterdir()] == ["units"]
+    result = sweep(tmp_path, seeds="0-2")
+    assert "0 units done, 0 failed; 3 of 3" in result.output
+    assert values(tmp_path).sizes["seed"] == 3
 
 
 @pytest.mark.parametrize(
