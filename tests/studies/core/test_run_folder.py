@@ -12,7 +12,7 @@ import pytest
 import torch
 import xarray as xr
 
-from gbi_pyro.files import Manifest, remove_partials, replacing
+from gbi_pyro.files import Manifest, partial_path, remove_partials, replacing
 from studies.core.run_folder import RunFolder, prepared, replacing_run
 from studies.core.table import Row
 
@@ -159,11 +159,14 @@ def test_what_ended_processes_left_is_removed_and_other_folders_are_left_alone(t
 
 
 def test_partial_files_of_living_processes_stay_where_others_may_write(tmp_path):
-    mine, ended = tmp_path / f".a.{os.getpid()}.partial.md", tmp_path / ".a.99999999.partial.md"
-    for path in (mine, ended):
-        path.write_text("")
+    here, elsewhere = partial_path(tmp_path / "a.md").name, ".a@elsewhere.99999999.partial.md"
+    ended = here.replace(f".{os.getpid()}.", ".99999999.")
+    for name in (here, elsewhere, ended, ".a.99999999.partial.md"):
+        (tmp_path / name).write_text("")
     remove_partials(tmp_path)
-    assert [*tmp_path.iterdir()] == [mine]
+    assert files(tmp_path) == {here, elsewhere}  # another machine's processes are not known here
+    remove_partials(tmp_path, of_living=True)
+    assert files(tmp_path) == set()
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path):
