@@ -110,12 +110,12 @@ def combinations(
     """
     if own := sorted(asdict(Seeds()).keys() & grid.keys()):
         raise ValueError(f"{own[0]} is no setting of a sweep: give the seeds by --seeds 0-19")
-    found = []
+    found, where = [], (folder.resolve(), data and data.resolve())  # workers run elsewhere
     for values in itertools.product(*grid.values()):
         settings = tuple(zip(grid, values, strict=True))
         given = replace(config, **dict(settings))
         words = [f"{key} {shown(value)}" for key, value in settings if len(grid[key]) > 1]
-        found.append(Combination(study, given, data, folder.resolve(), settings, ", ".join(words)))
+        found.append(Combination(study, given, *where, settings, ", ".join(words)))
     return found
 
 

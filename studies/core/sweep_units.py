@@ -42,16 +42,16 @@ class Combination:
     Attributes:
         study: its class, which the processes of the sweep can import.
         config: its configuration; the seeds in it are not used.
-        data: the folder of data files, for studies that read any.
         folder: of the sweep, shared by all processes.
+        data: the folder of data files, for studies that read any.
         settings: those that are compared, by name.
         name: those of them that differ, in words.
     """
 
     study: type[Study[Any]]
     config: Seeds
-    data: Path | None
     folder: Path
+    data: Path | None = None
     settings: tuple[tuple[str, Any], ...] = ()
     name: str = ""
 

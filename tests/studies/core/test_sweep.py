@@ -121,7 +121,7 @@ def test_choices_are_made_once_and_before_the_units(tmp_path, trace):
 def test_choices_that_fail_leave_the_other_settings(tmp_path):
     result = sweep(tmp_path, "--set", "chosen=true,false", "--set", "fail=-2", seeds="0-1")
     assert result.exit_code == 1
-    assert "chosen True, fail -2, choices on validation seeds: RuntimeError" in result.stderr
+    assert "failed: chosen True, choices on validation seeds: RuntimeError" in result.stderr
     assert np.isnan(values(tmp_path).sel(chosen="True")).all()
     assert not np.isnan(values(tmp_path).sel(chosen="False")).any()
 
