@@ -52,18 +52,23 @@ def values_of(everything: Sequence[Measured], seeds: Sequence[int]) -> list[Valu
         everything: what was measured.
         seeds: those that were asked for.
     """
-    found = []
+    tables: dict[tuple[tuple[tuple[str, Any], ...], int], dict[str, Row]] = {}
     for measured in everything:
-        settings = measured.combination.settings
         for seed in seeds:
-            if (records := measured.found(seed)) is None:
-                continue
-            rows = measured.study_of(seed).table(records)
-            names = unique_names((row.claim, row.what) for row in rows)
-            short = [without_settings(name, settings) for name in names]
-            for row, name, shorter in zip(rows, names, short, strict=True):
-                quantity = shorter if short.count(shorter) == 1 else name
-                found.append(Value(quantity, settings, seed, row.mean, row))
+            if (records := measured.found(seed)) is not None:
+                rows = measured.study_of(seed).table(records)
+                names = unique_names((row.claim, row.what) for row in rows)
+                tables[measured.combination.settings, seed] = dict(zip(names, rows, strict=True))
+    of_settings: dict[Any, set[str]] = {}
+    for (settings, _), table in tables.items():
+        of_settings.setdefault(settings, set()).update(table)
+    everywhere = set.intersection(*of_settings.values()) if of_settings else set()
+    found = []
+    for (settings, seed), table in tables.items():
+        short = [n if n in everywhere else without_settings(n, settings) for n in table]
+        for shorter, (name, row) in zip(short, table.items(), strict=True):
+            quantity = shorter if short.count(shorter) == 1 else name
+            found.append(Value(quantity, settings, seed, row.mean, row))
     return found
 
 

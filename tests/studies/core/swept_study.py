@@ -112,5 +112,6 @@ class Swept(Study[Config]):
         return [
             Row.of("", f"scale {self.config.scale:g}: number", [v[0] for v in numbers]),
             Row.of("T9", "all three", [x for v in numbers for x in v], Target(1e9)),
+            Row.of("", "at scale 1: sign", [1.0 for _ in numbers]),
             Row.of("", "seed", [record.values[0] for record in found["in blocks"]]),
         ]

@@ -65,7 +65,12 @@ def test_values_are_those_of_a_run_of_all_seeds_with_their_seeds(tmp_path):
     sweep(tmp_path, "--set", "scale=1,2.5", "--set", "shift=0,10", seeds="2,7,3")
     found = values(tmp_path)
     assert found.dims == ("quantity", "scale", "shift", "seed")
-    assert [*found.quantity.values] == ["scale: number", "all three (T9)", "seed"]
+    assert [*found.quantity.values] == [
+        "scale: number",
+        "all three (T9)",
+        "at scale 1: sign",  # of every scale
+        "seed",
+    ]
     assert [*found.seed.values] == [2, 3, 7]
     seeds, grid = found.seed, found.scale * found.seed + found["shift"]
     for quantity, expected in (("scale: number", grid), ("all three (T9)", grid), ("seed", seeds)):
@@ -79,7 +84,7 @@ def test_values_are_those_of_a_run_of_all_seeds_with_their_seeds(tmp_path):
     lines = (tmp_path / "sweep" / "sweep.csv").read_text().splitlines()
     assert lines[0] == "quantity,claim,scale,shift,seed,value"
     assert "scale: number,,2.5,10.0,3,17.5" in lines
-    assert len(lines) == 1 + 3 * 2 * 2 * 3
+    assert len(lines) == 1 + 4 * 2 * 2 * 3
     assert Manifest.read(tmp_path / "sweep").read_json("config.json")["study"] == "swept (sweep)"
 
 
