@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from pyro.distributions import MaskedDistribution
+from pyro.poutine.util import is_validation_enabled
 from torch import Tensor
 from torch.distributions import Independent
 
@@ -87,8 +88,10 @@ def check_data(
 
 
 def _check_finite(name: str, value: Tensor, event_dim: int) -> None:
+    if not (is_validation_enabled() and value.is_floating_point()):
+        return
     # One pass over the data in the usual case; a sum may overflow, too.
-    if value.is_floating_point() and not math.isfinite(value.detach().sum().item()):
+    if not math.isfinite(value.detach().sum().item()):
         finite = _events(value.isfinite(), event_dim)
         if not bool(finite.all()):
             raise _not_finite(name, ~finite)
@@ -104,10 +107,11 @@ def _replaced(name: str, fn: Any, value: Tensor, keep: Tensor) -> Tensor:
             f"the mask of site {name!r} has shape {tuple(keep.shape)}; expected one that "
             f"broadcasts with its data, {tuple(finite.shape)}: one entry for each of them"
         ) from None
-    if not bool((finite | ~keep).all()):
+    checks = is_validation_enabled()  # where it is off nothing waits for a value
+    if checks and not bool((finite | ~keep).all()):
         raise _not_finite(name, ~finite & keep)
     fit = finite & _supported(fn, value)
-    if bool(fit.all()):
+    if checks and bool(fit.all()):
         return value
     # A masked NaN would come back through the gradient (0 * NaN), and Pyro checks the support of
     # masked elements as well.

@@ -6,6 +6,7 @@ of q. Every inference of the library is built from runs of :class:`RelaxedModel`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -82,8 +83,12 @@ class LogJoint:
     def num_observations(self, site: TaskSite) -> Tensor:
         """Return how many observed values each element of a task site explains: ``batch_shape``."""
         inside = [f for n, f in self.factors.items() if n != site.name and f.belongs(site)]
+        data = [f for f in inside if f.is_data]
+        if data and all(f.mask is None for f in data):
+            each = sum(f.log_prob.numel() for f in data) / site.batch_shape.numel()
+            return site.log_prior.new_full(site.batch_shape, each, requires_grad=False)
         count = sum_to_element([f.num_terms for f in inside], site, self.nesting)
-        if not any(f.is_data for f in inside):
+        if not data:
             # A likelihood by pyro.factor alone observes its elements, one each.
             factors = [replace(f, is_data=True).num_terms for f in inside if not f.is_task]
             count = sum_to_element(factors, site, self.nesting).clamp_max(1)
@@ -99,6 +104,12 @@ def _scaled(site: TaskSite, scale: Tensor | float) -> TaskSite:
 @dataclass
 class RelaxedModel:
     """A model with its data, ready to be run with its task at any point; counts the passes used.
+
+    Checks that wait for a number, which on a GPU is a synchronisation each, obey Pyro's switch.
+    With ``pyro.enable_validation(False)`` nothing looks at the data (NaN, infinite, outside of the
+    support) or whether points lie on the simplex. Checked still: names, shapes, plates, and in a
+    synchronisation each that no log probability of a run is NaN, and that a gradient is finite and
+    not zero everywhere.
 
     Args:
         model: a Pyro model with task sites.
@@ -117,10 +128,11 @@ class RelaxedModel:
             )
         self.passes: Passes = getattr(self.model, "passes_used", Passes())
 
-    def count(self, **used: int) -> None:
+    def count(self, forward: int = 0, backward: int = 0, check: int = 0) -> None:
         """Add to the passes used."""
-        self.passes = self.passes._replace(
-            **{k: getattr(self.passes, k) + v for k, v in used.items()}
+        before = self.passes
+        self.passes = Passes(
+            before.forward + forward, before.backward + backward, before.check + check
         )
 
     def log_joint(
@@ -129,7 +141,7 @@ class RelaxedModel:
         *,
         order: int = 0,
         freeze: bool = True,
-        on_simplex: bool = True,
+        on_simplex: bool = False,
     ) -> LogJoint:
         """Run the model once with its task at a point, leaving nothing behind.
 
@@ -137,7 +149,7 @@ class RelaxedModel:
             point: gives the point of a task site.
             order: how many derivatives with respect to the points will be asked for.
             freeze: whether weights are constants (an E-step), or keep their gradient.
-            on_simplex: whether points are checked to lie on the simplex.
+            on_simplex: whether points, of a user, are checked to lie on the simplex.
         """
         if order and torch.is_inference_mode_enabled():
             raise TaskSiteError(
@@ -164,7 +176,6 @@ class RelaxedModel:
         sites = {n: _scaled(s, score.factors[n].scale) for n, s in relax.sites.items()}
         return LogJoint(score.factors, sites, relax.values)
 
-    @torch.enable_grad()
     def likelihood_gradient(
         self, joint: LogJoint, *, create_graph: bool = False
     ) -> dict[str, Tensor]:
@@ -181,15 +192,17 @@ class RelaxedModel:
         rest = [f.total for n, f in joint.factors.items() if n not in joint.sites]
         for name, site in joint.sites.items():
             if site.log_prior.requires_grad:  # a prior that depends on another task
-                rest.append((joint.values[name].detach() * site.log_prior).sum())
+                with torch.enable_grad():
+                    rest.append((joint.values[name].detach() * site.log_prior).sum())
         if not rest:
             raise no_data(names[0])
         connected = [term for term in rest if term.requires_grad]
         gradients: dict[str, Tensor] = {}
         found: Sequence[Tensor | None] = [None] * len(names)
         if connected:
-            total = torch.stack(connected).sum()
-            found = torch.autograd.grad(total, values, allow_unused=True, create_graph=create_graph)
+            found = torch.autograd.grad(
+                connected, values, allow_unused=True, create_graph=create_graph
+            )
         self.count(backward=1)
         for name, g in zip(names, found, strict=True):
             if g is None:
@@ -197,15 +210,20 @@ class RelaxedModel:
                     raise unreached(name)
                 g = torch.zeros_like(joint.values[name])
             gradients[name] = g
-            if not bool(g.isfinite().all()):
-                raise TaskSiteError(
-                    f"the gradient at task site {name!r} has NaN or infinite elements; expected "
-                    "finite numbers: the likelihood is zero or undefined at this point of the "
-                    "simplex. Look at the scales and the support of the observed sites"
-                )
-            if not bool(g.any()) and not joint.hidden(joint.sites[name]):
-                self._check_reach(joint, joint.sites[name])
+            # One pass in the usual case; a sum may overflow.
+            if not 0 < g.detach().abs().sum().item() < math.inf:
+                self._check_gradient(joint, joint.sites[name], g)
         return gradients
+
+    def _check_gradient(self, joint: LogJoint, site: TaskSite, g: Tensor) -> None:
+        if not bool(g.isfinite().all()):
+            raise TaskSiteError(
+                f"the gradient at task site {site.name!r} has NaN or infinite elements; expected "
+                "finite numbers: the likelihood is zero or undefined at this point of the "
+                "simplex. Look at the scales and the support of the observed sites"
+            )
+        if not bool(g.any()) and not joint.hidden(site):
+            self._check_reach(joint, site)
 
     def _check_reach(self, joint: LogJoint, site: TaskSite) -> None:
         # A gradient of zero everywhere may be chance (data right in the middle of two tasks): the
@@ -217,7 +235,7 @@ class RelaxedModel:
 
         def at(point: dict[str, Tensor]) -> list[Tensor]:
             self.count(check=1)
-            return terms(self.log_joint(points_at(point), on_simplex=False))
+            return terms(self.log_joint(points_at(point)))
 
         backgrounds = [joint.values]
         if len(joint.sites) > 1:
@@ -277,6 +295,6 @@ def relaxed_log_joint(
             raise missing_point(site.name, list(values))
         return values[site.name]
 
-    joint = RelaxedModel(model, args, kwargs).log_joint(point, freeze=False)
+    joint = RelaxedModel(model, args, kwargs).log_joint(point, freeze=False, on_simplex=True)
     check_names(values, joint.sites)
     return joint

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import threading
 import warnings
@@ -25,6 +26,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.module import _global_forward_pre_hooks, register_module_forward_pre_hook
+
+from gbi_pyro._numpy_state import NumpyState
 
 ONE_MODEL = threading.RLock()
 """Held while a model runs. Whatever else runs models in threads should hold it, too."""
@@ -85,7 +88,8 @@ class _PureRun:
     """What a run may change: remembered before, put back after. ``end`` may be repeated."""
 
     def __init__(self, module: nn.Module | None, freeze: bool) -> None:
-        self.module, self.freeze = module, freeze
+        self.networks = [] if module is None else list(module.modules())
+        self.freeze = freeze
         self.in_training: list[nn.Module] = []
         self.defers_interrupts = self.remembers = False
         self.held: list[Any] = []  # the lock, once it is held
@@ -107,12 +111,13 @@ class _PureRun:
     def change(self) -> None:
         for p in self.frozen:
             p.requires_grad_(False)
-        for network in self.module.modules() if self.module is not None else ():
+        for network in self.networks:
             self.lend_copies(network)
         # A model that is a plain function keeps its networks in its closure or among its globals:
         # they show themselves when they run.
         register_module_forward_pre_hook(self.watch)
-        poutine.block().__enter__()
+        if self.handlers:  # outside
+            poutine.block().__enter__()
         _DIM_ALLOCATOR._stack = []  # plates choose their dimensions as if none stood outside
         self.filters.enter_context(warnings.catch_warnings())
         if self.frozen:  # pyro.module wonders at constant weights in training mode
@@ -121,14 +126,15 @@ class _PureRun:
     def remember(self) -> None:
         """Remember everything before anything changes."""
         store = pyro.get_param_store()
-        weights = set(self.module.parameters()) if self.module is not None else set()
-        weights.update(p for p in store._params.values() if p.is_leaf)
-        self.frozen = [p for p in weights if self.freeze and p.requires_grad]
+        if self.freeze:
+            weights = [p for network in self.networks for p in network._parameters.values()]
+            weights += [p for p in store._params.values() if p.is_leaf]
+            self.frozen = [p for p in weights if p is not None and p.requires_grad]
         # Only what the run adds is taken out again: tensors stay the same objects. An interrupt may
         # leave a parameter in some of these alone.
         parts = store._params, store._constraints, store._param_to_name
         self.store: list[tuple[dict[Any, Any], set[Any]]] = [(part, set(part)) for part in parts]
-        self.random_state = pyro.util.get_rng_state()
+        self.random_state = torch.get_rng_state(), random.getstate(), NumpyState()
         self.cuda_state = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
         self.handlers, self.dimensions = list(_PYRO_STACK), _DIM_ALLOCATOR._stack
         self.grad_enabled = torch.is_grad_enabled()
@@ -157,7 +163,9 @@ class _PureRun:
         for part, known in self.store:
             for key in set(part) - known:
                 del part[key]
-        pyro.util.set_rng_state(self.random_state)
+        torch.set_rng_state(self.random_state[0])
+        random.setstate(self.random_state[1])
+        self.random_state[2].put_back()
         if self.cuda_state:
             torch.cuda.set_rng_state_all(self.cuda_state)
         torch.set_grad_enabled(self.grad_enabled)
@@ -178,6 +186,8 @@ class _PureRun:
 
     def watch(self, network: nn.Module, _: Any) -> None:
         """Note a layer that runs as in training, wherever its network is kept."""
+        if not network.training and not isinstance(network, _BatchNorm):
+            return  # at once: this is called for every layer
         drops = isinstance(network, _DropoutNd) and network.training and network.p > 0
         mixes = isinstance(network, _BatchNorm) and (
             network.training or network.running_mean is None
@@ -222,15 +232,20 @@ def _raise_deferred() -> None:
 _CODE = pure.__wrapped__.__code__  # type: ignore[attr-defined]
 
 
-@contextlib.contextmanager
-def differentiable_networks(order: int) -> Iterator[None]:
+def differentiable_networks(order: int) -> contextlib.AbstractContextManager[None]:
     """Choose kernels that have the derivatives asked for, and no others.
 
     cuDNN's recurrent kernels have no backward pass in eval mode, and oneDNN's have no second
     derivative; the flags are put back on leaving.
     """
+    first = order == 1 and not torch.cuda.is_initialized()
+    return contextlib.nullcontext() if first or not order else _other_kernels(order)
+
+
+@contextlib.contextmanager
+def _other_kernels(order: int) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
-        if order and torch.cuda.is_initialized():
+        if torch.cuda.is_initialized():
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
         if order > 1:
             with warnings.catch_warnings():  # about Intel GPUs, on every other machine

@@ -12,7 +12,7 @@ import pyro
 import torch
 from pyro.distributions import MaskedDistribution
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import site_is_factor, site_is_subsample
+from pyro.poutine.util import is_validation_enabled, site_is_factor, site_is_subsample
 from torch import Tensor
 
 from gbi_pyro._observed import (
@@ -150,7 +150,12 @@ def by_element(
 
 
 class ScoreMessenger(Messenger):
-    """Effect handler that scores every site of a run and checks the data as they pass."""
+    """Effect handler that scores every site of a run and checks the data as they pass.
+
+    With Pyro's validation switched off (``pyro.enable_validation(False)``) no check waits for a
+    number of a site, so that a GPU goes on without pause; log probabilities of NaN are refused
+    still, all at once at the end.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -162,6 +167,8 @@ class ScoreMessenger(Messenger):
     def __exit__(self, *raised: Any) -> None:
         super().__exit__(*raised)
         error = raised[1]
+        if error is None and not is_validation_enabled():  # one wait for a number, at the end
+            self._check_nan(self.factors)
         if isinstance(error, ZeroDivisionError):
             raise_if_empty_plate(error)
         if self._hidden and isinstance(error, Exception) and not isinstance(error, TaskSiteError):
@@ -247,18 +254,28 @@ class ScoreMessenger(Messenger):
             keep = torch.as_tensor(mask, device=log_prob.device)
             log_prob = torch.where(keep, log_prob, log_prob.new_zeros(()))
         total = log_prob.sum()
-        if math.isnan(total.item()) and bool(log_prob.isnan().any()):
-            if self._hidden:
-                raise depends_on_hidden(self._hidden, f"the log probability of {name!r} is NaN")
-            raise TaskSiteError(
-                f"the log probability of site {name!r} is NaN though its value is finite: look for "
-                "NaN or infinite numbers among the model's other inputs and its weights"
-            )
         is_data = has_value and not infer.get("task")
         plates = {f.name: f.dim for f in msg["cond_indep_stack"] if f.vectorized}
-        self.factors[name] = Factor(
+        factor = Factor(
             log_prob, total, plates, is_data, bool(infer.get("task")), keep, scale, value
         )
+        if is_validation_enabled():
+            self._check_nan({name: factor})
+        self.factors[name] = factor
+
+    def _check_nan(self, factors: Mapping[str, Factor]) -> None:
+        if not math.isnan(sum_terms(factors.values()).item()):
+            return
+        for name, factor in factors.items():  # a sum of infinite ones of both signs is NaN, too
+            if not bool(factor.log_prob.isnan().any()):
+                continue
+            if self._hidden:
+                raise depends_on_hidden(self._hidden, f"the log probability of {name!r} is NaN")
+            finite = " though its value is finite" * is_validation_enabled()
+            raise TaskSiteError(
+                f"the log probability of site {name!r} is NaN{finite}: look for NaN or infinite "
+                "numbers among the model's other inputs and its weights"
+            )
 
     def _log_prob(self, msg: Any, fn: Any, value: Tensor) -> Tensor:
         try:

@@ -61,9 +61,11 @@ def subsample_indices(plate: str, size: int) -> tuple[int, ...] | None:
     for handler in reversed(_PYRO_STACK):
         if isinstance(handler, SubsampleMessenger) and handler.name == plate:
             found = handler._indices
-            if found is None or torch.equal(torch.as_tensor(found).cpu(), torch.arange(size)):
+            if found is None or torch.equal(
+                indices := torch.as_tensor(found).cpu(), torch.arange(size)
+            ):
                 return None
-            return tuple(torch.as_tensor(found).tolist())
+            return tuple(indices.tolist())
     return None
 
 
@@ -165,7 +167,8 @@ class TaskSite:
 
     def detached(self) -> TaskSite:
         """Return the same site with its prior cut off from any gradient."""
-        return replace(self, log_prior=self.log_prior.detach())
+        prior = self.log_prior
+        return replace(self, log_prior=prior.detach()) if prior.requires_grad else self
 
 
 def is_task_message(msg: Any) -> bool:
@@ -244,7 +247,7 @@ def _log_prior(prior: OneHotCategorical) -> Tensor:
     smallest = torch.finfo(logits.dtype).eps
     lowest = math.log(smallest) * (1 + 1e-6)
     checks = is_validation_enabled()  # where it is off nothing waits for a value
-    if checks and bool(logits.detach().amin() > math.log(smallest) * (1 - 1e-6)):
+    if checks and logits.detach().amin().item() > math.log(smallest) * (1 - 1e-6):
         return logits
     probs = prior.probs.detach()
     clamped = (probs < smallest) & (logits >= lowest)

@@ -131,7 +131,7 @@ class Scorer:
                 ones = (1,) * (self.nesting - len(self.batch_shape))
                 point = point.reshape(len(own), *ones, *point.shape[1:])
             points[name] = point
-        return self.run.log_joint(points_at(points), order=order, on_simplex=False)
+        return self.run.log_joint(points_at(points), order=order)
 
     def _by_element(self, joint: LogJoint, *, rounding: bool) -> Tensor:
         site = next(iter(self.sites.values()))

@@ -93,13 +93,10 @@ class OneStepGradient:
         gradients = run.likelihood_gradient(joint, create_graph=self.order == 2)
         if self.order == 2:
             gradients = {n: _second_order(run, joint, g, n) for n, g in gradients.items()}
-        log_probs = {
-            name: (
-                (g.detach() + joint.sites[name].log_prior.detach()) / self.temperature
-            ).log_softmax(-1)
-            for name, g in gradients.items()
-        }
-        counts = {n: joint.num_observations(s) for n, s in joint.sites.items()}
+        sites = detached(joint.sites)
+        scores = {n: g.detach() + sites[n].log_prior for n, g in gradients.items()}
+        log_probs = {n: (s / self.temperature).log_softmax(-1) for n, s in scores.items()}
+        counts = {n: joint.num_observations(s) for n, s in sites.items()}
         for calibration in self._calibrations():
             # A calibration belongs to a site by name; one alone belongs to the only site.
             name = calibration.site if len(log_probs) > 1 else next(iter(log_probs))
@@ -111,7 +108,7 @@ class OneStepGradient:
         words = {1: "one step", 2: "one step, second order"}[self.order]
         return TaskPosterior(
             log_probs,
-            detached(joint.sites),
+            sites,
             method=words + (", calibrated" if self.calibration else ""),
             settings={
                 "temperature": self.temperature,
