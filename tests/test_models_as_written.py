@@ -272,7 +272,7 @@ def test_integers_in_a_stream_are_observations():
 # Broadcasting and independence
 
 
-@pytest.mark.parametrize("chunk_size", [None, 2, 3])
+@pytest.mark.parametrize("chunk_size", [None, 2, 3, "auto"])
 def test_a_model_that_does_not_broadcast_is_right_or_refused(chunk_size):
     def model(x):
         z = pyro.sample("z", dist.OneHotCategorical(torch.ones(3)), infer=TASK)
@@ -281,8 +281,8 @@ def test_a_model_that_does_not_broadcast_is_right_or_refused(chunk_size):
             pyro.sample("x", dist.Normal(mean, 1.0), obs=x)
 
     x = torch.tensor([1.8, 2.2, 1.9])
-    if chunk_size is None:
-        found = Enumeration()(model, x).probs()
+    if chunk_size in (None, "auto"):
+        found = Enumeration(chunk_size=chunk_size)(model, x).probs()
         torch.testing.assert_close(found, torch.tensor([0.0, 0.003, 0.997]), atol=5e-4, rtol=0)
     else:
         with pytest.raises(TaskSiteError, match="broadcast"):

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,12 +14,15 @@ from torch import Tensor
 from gbi_pyro.inference._elimination import Axes, eliminate
 from gbi_pyro.inference._independence import check_broadcast, check_independent
 from gbi_pyro.inference._options import check_numbers
-from gbi_pyro.inference._task_tables import Group, depend, score, stack
+from gbi_pyro.inference._task_tables import Group, Row, depend, score, stack
 from gbi_pyro.inference.enumerated_joint import EnumeratedJoint
 from gbi_pyro.logjoint import LogJoint, RelaxedModel
 from gbi_pyro.posterior import Objective, TaskPosterior, detached, entropy
 from gbi_pyro.relax import Model, Point
 from gbi_pyro.sites import TaskSite, TaskSiteError
+
+CHUNK_ELEMENTS, CHUNK_NUMBERS = 2**13, 2**22
+"""What a chunk that is chosen may hold: elements of the largest site, numbers of one tensor."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,14 @@ class Enumeration:
 
     Args:
         chunk_size: how many tasks are tried in one run, as a leading dimension that the model has
-            to broadcast over; None tries one after the other, which any model can do. Memory is
-            that of the chunk.
+            to broadcast over; None tries one after the other, which any model can do. ``"auto"``
+            chooses: as many as make 8192 log probabilities of the largest site, and 2^22 numbers
+            in the tasks or the data of a site, or all. Memory is that of the chunk. Two of its
+            tasks are tried alone as well; where the model fails on a chunk, or scores them
+            otherwise, it goes on one by one (all of that are passes of ``check``).
         temperature: other values than 1 give the tempered posterior.
         max_joint: the largest prod K_i that is tried.
-        check: whether independence, and broadcasting over a chunk, are checked.
+        check: whether independence, and broadcasting over a chunk of a given size, are checked.
 
     Raises:
         TaskSiteError: more joint tasks than ``max_joint``, tasks of crossing plates that meet in
@@ -60,16 +66,19 @@ class Enumeration:
             [1.0000, 0.0000]]), tensor([-2.9700,  0.6900]))
     """
 
-    chunk_size: int | None = None
+    chunk_size: int | Literal["auto"] | None = "auto"
     temperature: float = 1.0
     max_joint: int = 4096
     check: bool = True
 
     def __post_init__(self) -> None:
-        whole = ("max_joint",) if self.chunk_size is None else ("chunk_size", "max_joint")
+        chosen = self.chunk_size is None or self.chunk_size == "auto"
+        whole = ("max_joint",) if chosen else ("chunk_size", "max_joint")
         check_numbers(self, "temperature", integers=whole)
-        if self.chunk_size is not None and self.chunk_size < 1:
-            raise ValueError(f"chunk_size must be at least 1 or None, got {self.chunk_size}")
+        if isinstance(self.chunk_size, int) and self.chunk_size < 1:
+            raise ValueError(
+                f"chunk_size must be at least 1, None or 'auto', got {self.chunk_size}"
+            )
         if not self.temperature > 0:
             raise ValueError(f"temperature must be positive, got {self.temperature}")
         if self.max_joint < 2:
@@ -117,27 +126,66 @@ class Enumeration:
         if math.prod(sizes) > self.max_joint:
             raise _too_many(list(sites), math.prod(sizes), self.max_joint)
         rows = [(1, score(first, axes))]
-        for chunk in torch.tensor(list(itertools.product(*map(range, sizes))))[1:].split(
-            self.chunk_size or 1
-        ):
-            corners = {
-                n: _fold(s, chunk[:, i], first.nesting, keep=self.chunk_size is not None)
-                for i, (n, s) in enumerate(sites.items())
-            }
-            joint = run.log_joint(_points_of_all(corners))
-            if joint.sites.keys() != sites.keys():
-                raise _other_sites(list(sites), list(joint.sites))
+        rest = torch.tensor(list(itertools.product(*map(range, sizes))))[1:]
+        size = self.chunk_size
+        if size == "auto":
+            size = _chosen_size(first, len(rest))
+            if size and (row := _tried(run, first, axes, rest[:size])) is not None:
+                rows.append((size, row))
+                rest = rest[size:]
+            else:
+                size = None
+        for chunk in rest.split(size or 1) if len(rest) else ():
+            row = _run_chunk(run, first, axes, chunk, fold=size is not None)
             run.count(forward=len(chunk))
-            rows.append((len(chunk), score(joint, axes)))
-            if self.check and self.chunk_size is not None and len(rows) == 2:
-                for i in {0, len(chunk) - 1}:
-                    corner = {
-                        n: s.corner(int(k))
-                        for (n, s), k in zip(sites.items(), chunk[i], strict=True)
-                    }
-                    row = {g: v[i : i + 1] if len(v) > 1 else v for g, v in rows[1][1].items()}
-                    check_broadcast(run, corner, row, axes)
+            rows.append((len(chunk), row))
+            if self.check and isinstance(self.chunk_size, int) and len(rows) == 2:
+                _check_ends(run, axes, chunk, row)
         return stack(rows, axes)
+
+
+def _chosen_size(first: LogJoint, tasks: int) -> int | None:
+    """Return how many of the tasks that are left are tried at once; None for one by one."""
+    elements = max(f.log_prob.numel() for f in first.factors.values())
+    values = [f.value.numel() for f in first.factors.values() if f.value is not None]
+    numbers = max(*values, *(site.log_prior.numel() for site in first.sites.values()))
+    most = max(1, min(CHUNK_ELEMENTS // elements, CHUNK_NUMBERS // numbers))
+    runs = math.ceil(tasks / most)
+    # Two more runs see whether it broadcasts: with few tasks they would cost more than they save.
+    return math.ceil(tasks / runs) if runs + 2 < tasks else None
+
+
+def _tried(run: RelaxedModel, first: LogJoint, axes: Axes, chunk: Tensor) -> Row | None:
+    """Score a chunk of tasks, if the model runs on it and its ends score as they do alone."""
+    try:
+        row = _run_chunk(run, first, axes, chunk, fold=True)
+        _check_ends(run, axes, chunk, row)
+    except Exception:  # whatever a model raises that is not written for a leading dimension
+        run.count(check=1)
+        return None
+    run.count(forward=len(chunk))
+    return row
+
+
+def _run_chunk(run: RelaxedModel, first: LogJoint, axes: Axes, chunk: Tensor, *, fold: bool) -> Row:
+    """Score a chunk of combinations of tasks, ``(c, sites)``."""
+    corners = {
+        n: _fold(s, chunk[:, i], first.nesting, keep=fold)
+        for i, (n, s) in enumerate(axes.sites.items())
+    }
+    joint = run.log_joint(_points_of_all(corners))
+    if joint.sites.keys() != axes.sites.keys():
+        raise _other_sites(list(axes.sites), list(joint.sites))
+    return score(joint, axes)
+
+
+def _check_ends(run: RelaxedModel, axes: Axes, chunk: Tensor, row: Row) -> None:
+    for i in {0, len(chunk) - 1}:
+        corner = {
+            n: s.corner(int(k)) for (n, s), k in zip(axes.sites.items(), chunk[i], strict=True)
+        }
+        here = {g: v[i : i + 1] if len(v) > 1 else v for g, v in row.items()}
+        check_broadcast(run, corner, here, axes)
 
 
 def _fold(site: TaskSite, tasks: Tensor, nesting: int, *, keep: bool) -> Tensor:

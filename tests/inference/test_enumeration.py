@@ -1,6 +1,7 @@
 import math
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import pyro
 import pyro.distributions as dist
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 
 from gbi_pyro import Enumeration, TaskSiteError
 from gbi_pyro.inference._independence import MOST_SHIFTS
+from gbi_pyro.inference.enumeration import CHUNK_ELEMENTS, CHUNK_NUMBERS
 
+ChunkSize = int | Literal["auto"] | None
 WEIGHTS = torch.tensor([[0.3, -1.0, 0.8], [1.0, 0.5, -0.7]], dtype=torch.float64)
 
 
@@ -104,10 +107,10 @@ CASES: dict[str, tuple[Callable[..., Any], dict[str, tuple[int, ...]]]] = {
 }
 
 
-@pytest.mark.parametrize("chunk_size", [None, 1, 2, 3, 7])
+@pytest.mark.parametrize("chunk_size", [None, 1, 2, 3, 7, "auto"])
 @pytest.mark.parametrize("case", CASES)
 def test_it_equals_trying_every_task_of_every_element(
-    case: str, chunk_size: int | None, generator: torch.Generator
+    case: str, chunk_size: ChunkSize, generator: torch.Generator
 ) -> None:
     model, shapes = CASES[case]
     x = normal(generator, 6)
@@ -225,10 +228,79 @@ def test_memory_is_that_of_the_chunk(chunk_size: int | None, generator: torch.Ge
     assert posterior.passes == (K, 0, checks)
 
 
+@pytest.mark.parametrize(("K", "B"), [(400, 3), (400, 300), (3000, 100), (12, 10_000)])
+def test_a_chunk_that_is_chosen_stays_in_its_budget(
+    K: int, B: int, generator: torch.Generator
+) -> None:
+    means, x = normal(generator, K), normal(generator, B)
+    seen: list[int] = []
+
+    def model() -> None:
+        with pyro.plate("sequence", B):
+            prior = dist.OneHotCategorical(logits=torch.zeros(K, dtype=torch.float64))
+            z = pyro.sample("z", prior, infer=TASK)
+            seen.append(z.numel() // (B * K))
+            pyro.sample("x", dist.Normal(means[z.argmax(-1)], 0.5), obs=x)
+
+    posterior = Enumeration(check=False)(model)
+    exact = gaussian_scores(x, means, 0.5, torch.zeros(K, dtype=torch.float64)).softmax(-1)
+    torch.testing.assert_close(posterior.probs(), exact)
+    most = max(seen)
+    assert most == 1 or (most * B <= CHUNK_ELEMENTS and most * B * K <= CHUNK_NUMBERS)
+    runs = math.ceil((K - 1) / max(1, min(CHUNK_ELEMENTS // B, CHUNK_NUMBERS // (B * K))))
+    checks = 0 if most == 1 else 2
+    assert len(seen) == 1 + runs + checks
+    assert posterior.passes == (K, 0, checks)
+
+
+def test_few_tasks_are_tried_one_by_one(generator: torch.Generator) -> None:
+    x, log_prior = normal(generator, 9), torch.zeros(4, dtype=torch.float64)
+    found = Enumeration(check=False)(gaussian, x, normal(generator, 4), 0.5, log_prior)
+    assert found.passes == (4, 0, 0)
+
+
+def raises(z: Tensor) -> Tensor:
+    if z.ndim > 2:
+        raise BufferError("not written for a leading dimension")
+    return nonlinear(z)
+
+
+def sums_over_all(z: Tensor) -> Tensor:
+    """It scores the right shape, and a chunk of tasks is one sum."""
+    return nonlinear(z.reshape(-1, *z.shape[-2:]).sum(0).expand(z.shape))
+
+
+def first_task_of_all(z: Tensor) -> Tensor:
+    return nonlinear(z.reshape(-1, *z.shape[-2:])[0])
+
+
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize(
+    ("network", "extra"), [(raises, 1), (sums_over_all, 1 + 1), (first_task_of_all, 1 + 2)]
+)
+def test_a_model_that_does_not_broadcast_goes_on_one_by_one(
+    network: Callable[[Tensor], Tensor], extra: int, check: bool, generator: torch.Generator
+) -> None:
+    """The chunk that was tried in vain is a check, and so are its ends that were tried alone."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("sequence", len(x)):
+            a, b = (pyro.sample(n, prior_of(0.2, 0.5, 0.3), infer=TASK) for n in "ab")
+            pyro.sample("x", dist.Normal(network(a) + 0.3 * network(b), 0.5), obs=x)
+
+    x = normal(generator, 5)
+    found = Enumeration(check=check)(model, x)
+    singly = Enumeration(chunk_size=None, check=check)(model, x)
+    torch.testing.assert_close(found.table().flat, singly.table().flat, rtol=0, atol=0)
+    assert found.passes.forward == singly.passes.forward == 9
+    assert found.passes.check == singly.passes.check + extra
+
+
 def test_a_joint_costs_the_product_of_its_sites_and_has_a_limit(generator: torch.Generator) -> None:
     x = normal(generator, 6)
-    assert Enumeration()(two_sites, x).passes == (6, 0, 3 + 1)
-    assert Enumeration(max_joint=6, check=False)(two_sites, x).passes == (6, 0, 0)
+    one_by_one = Enumeration(chunk_size=None, max_joint=6)
+    assert one_by_one(two_sites, x).passes == (6, 0, 3 + 1)
+    assert replace(one_by_one, check=False)(two_sites, x).passes == (6, 0, 0)
     with pytest.raises(TaskSiteError) as error:
         Enumeration(max_joint=5)(two_sites, x)
     for part in ("'a'", "'b'", "6 joint tasks", "max_joint = 5", "OneStepGradient"):
