@@ -1,5 +1,6 @@
 """Pyro models with neural likelihoods and marked task sites, and the parts they are made of."""
 
+from gbi_pyro.models._lstm_cell import CarriedLSTM, CellWeights, LSTMState, lstm_step
 from gbi_pyro.models.affine_head import AffineHeadAutoencoder, PCABasis, pca_basis
 from gbi_pyro.models.conditioning import (
     CONDITIONERS,
@@ -32,14 +33,7 @@ from gbi_pyro.models.language_model import LanguageModel
 from gbi_pyro.models.layers import ImageEncoder, IsotropicNormal, Latent, Network, make_decoder
 from gbi_pyro.models.patch_features import PatchFeatures
 from gbi_pyro.models.saved import Rebuildable, load_network, save_networks
-from gbi_pyro.models.sequence import (
-    CellWeights,
-    LSTMState,
-    SequenceLSTM,
-    SequenceLSTMStack,
-    StepsOfLSTM,
-    lstm_step,
-)
+from gbi_pyro.models.sequence import SequenceLSTM, SequenceLSTMStack, StepsOfLSTM
 from gbi_pyro.models.switching import SwitchingGaussian
 from gbi_pyro.models.transformer import CarriedWords, LanguageTransformer
 from gbi_pyro.models.words import Words
@@ -49,6 +43,7 @@ __all__ = [
     "Additive",
     "AffineHead",
     "AffineHeadAutoencoder",
+    "CarriedLSTM",
     "CarriedWords",
     "CellWeights",
     "Concat",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from gbi_pyro.models._lstm_cell import LSTMState
 from gbi_pyro.models.conditioning import Conditioning, make_conditioner
 from gbi_pyro.models.initial import initialise, weights_from
 from gbi_pyro.models.language_model import LanguageModel, check_language_options
-from gbi_pyro.models.sequence import LSTMState
 
 
 class LanguageLSTM(LanguageModel):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import pyro
 import pyro.distributions as dist
@@ -13,35 +12,19 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from gbi_pyro._arrays import as_tensor
+from gbi_pyro.models._lstm_cell import (
+    CarriedLSTM,
+    CellWeights,
+    LSTMState,
+    carried,
+    inputs_of,
+    lstm_step,
+    next_state,
+)
 from gbi_pyro.models._validate import check_choice, check_series
 from gbi_pyro.models.conditioning import Conditioning, make_conditioner
 from gbi_pyro.models.initial import initialise, weights_from
 from gbi_pyro.models.saved import Rebuildable
-
-
-class LSTMState(NamedTuple):
-    """The carried state of an LSTM: hidden h and cell c, ``(..., H)`` each."""
-
-    h: Tensor
-    c: Tensor
-
-
-class CellWeights(NamedTuple):
-    """The weights of one step of a ``SequenceLSTM``; a stack of networks adds a leading dimension.
-
-    The linear embedding has no nonlinearity after it, so it is folded into the input weights.
-
-    Attributes:
-        gates: of x_t-1, z_t and h_t-1 side by side, ``(4 H, 1 + K + H)``.
-        gates_bias: ``(4 H,)``.
-        head: ``(1, H)``.
-        head_bias: ``(1,)``.
-    """
-
-    gates: Tensor
-    gates_bias: Tensor
-    head: Tensor
-    head_bias: Tensor
 
 
 class StepsOfLSTM(nn.Module):
@@ -54,14 +37,14 @@ class StepsOfLSTM(nn.Module):
         raise NotImplementedError
 
     def step(
-        self, previous: Tensor, z: Tensor | None, state: LSTMState
+        self, previous: Tensor, z: Tensor | None, state: LSTMState | CarriedLSTM
     ) -> tuple[dist.Normal, LSTMState]:
         """Predict one step from a carried state: p(x_t | x_t-1, z_t, state); see ``lstm_step``."""
         mean, state = self.advance(previous, z, state)
         return dist.Normal(mean, self.sigma, validate_args=False), state
 
     def advance(
-        self, previous: Tensor, z: Tensor | None, state: LSTMState
+        self, previous: Tensor, z: Tensor | None, state: LSTMState | CarriedLSTM
     ) -> tuple[Tensor, LSTMState]:
         """Return the mean m_t and the next state; see ``lstm_step``."""
         return lstm_step(self.cell(), previous, z, state)
@@ -164,7 +147,7 @@ class SequenceLSTM(StepsOfLSTM, Rebuildable):
         self,
         x: Tensor | ArrayLike,
         z: Tensor | ArrayLike | None = None,
-        states: LSTMState | None = None,
+        states: LSTMState | CarriedLSTM | None = None,
     ) -> Tensor:
         """Run the Pyro model.
 
@@ -223,19 +206,19 @@ class SequenceLSTM(StepsOfLSTM, Rebuildable):
         return CellWeights(gates, gates_bias, self.head.weight, self.head.bias)
 
     def advance(
-        self, previous: Tensor, z: Tensor | None, state: LSTMState
+        self, previous: Tensor, z: Tensor | None, state: LSTMState | CarriedLSTM
     ) -> tuple[Tensor, LSTMState]:
         """Return the mean m_t and the next state; see ``lstm_step``."""
         if self.conditioning == "concat":
             return super().advance(previous, z, state)
-        state = _next_state(self.cell(), self._embedded(previous, z), state)
+        state = next_state(self.cell(), self._embedded(previous, z), state)
         task = (z,) if self.conditioning == "affine" else ()
         return self.head(state.h, *task).squeeze(-1), state
 
     @torch.no_grad()
     def carried_states(
         self, x: Tensor | ArrayLike, z: Tensor | ArrayLike | None = None
-    ) -> LSTMState:
+    ) -> CarriedLSTM:
         """Return the state before each step, ``(sequence, time, H)``, carried under tasks ``z``.
 
         ``torch.nn.LSTM`` keeps every h but only the last c. The gates depend on h and the inputs
@@ -251,12 +234,7 @@ class SequenceLSTM(StepsOfLSTM, Rebuildable):
         hidden, _ = self.lstm(embedded)
         h = torch.cat([torch.zeros_like(hidden[:, :1]), hidden[:, :-1]], 1)
         folded = self.conditioning == "concat"
-        inputs = _inputs(_previous(x), task) if folded else embedded
-        i, f, g, _ = _gates(self.cell(), inputs, h)
-        c = torch.zeros_like(h)
-        for t in range(1, x.shape[1]):
-            torch.addcmul(i[:, t - 1] * g[:, t - 1], f[:, t - 1], c[:, t - 1], out=c[:, t])
-        return LSTMState(h, c)
+        return carried(self.cell(), inputs_of(_previous(x), task) if folded else embedded, h)
 
 
 class SequenceLSTMStack(StepsOfLSTM):
@@ -292,48 +270,5 @@ class SequenceLSTMStack(StepsOfLSTM):
         return CellWeights(*(self.get_buffer(name) for name in CellWeights._fields))
 
 
-def lstm_step(
-    weights: CellWeights, previous: Tensor, z: Tensor | None, state: LSTMState
-) -> tuple[Tensor, LSTMState]:
-    """Run one step of a ``SequenceLSTM``, or of a stack of them, in plain differentiable maths.
-
-    Args:
-        weights: of the network, or of the stack.
-        previous: x_t-1, any shape ``batch``; ``(S, n)`` for a stack.
-        z: the task, ``batch + (K,)`` with more dimensions on the left if it is enumerated, or None.
-        state: the carried state, ``batch + (H,)``.
-
-    Returns:
-        The mean m_t, ``batch`` with z's further dimensions left of it, and the next state.
-    """
-    state = _next_state(weights, _inputs(previous, z), state)
-    return _affine(state.h, weights.head, weights.head_bias).squeeze(-1), state
-
-
-def _next_state(weights: CellWeights, inputs: Tensor, state: LSTMState) -> LSTMState:
-    i, f, g, o = _gates(weights, inputs, state.h)
-    c = f * state.c + i * g
-    return LSTMState(o * c.tanh(), c)
-
-
-def _gates(weights: CellWeights, inputs: Tensor, h: Tensor) -> tuple[Tensor, ...]:
-    batch = torch.broadcast_shapes(inputs.shape[:-1], h.shape[:-1])
-    both = torch.cat([inputs.expand(*batch, -1), h.expand(*batch, -1)], -1)
-    i, f, g, o = _affine(both, weights.gates, weights.gates_bias).chunk(4, -1)
-    return i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
-
-
-def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return x @ weight.mT + (bias if weight.ndim == 2 else bias.unsqueeze(-2))
-
-
 def _previous(x: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(x[..., :1]), x[..., :-1]], -1)
-
-
-def _inputs(previous: Tensor, z: Tensor | None) -> Tensor:
-    if z is None:
-        return previous.unsqueeze(-1)
-    # An enumerated task comes as (K, 1, .., K): it spans its own dimension and no plate.
-    batch = torch.broadcast_shapes(previous.shape, z.shape[:-1])
-    return torch.cat([previous.expand(batch).unsqueeze(-1), z.expand(*batch, -1)], -1)

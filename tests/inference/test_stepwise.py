@@ -62,8 +62,30 @@ def test_carried_states_of_the_plain_network(generator: torch.Generator, x: Tens
     network = SequenceLSTM(None, 6, generator=generator).double()
     states = network.carried_states(x)
     means, h, c = step_by_step(network, x, None)
-    torch.testing.assert_close(states, LSTMState(h, c), rtol=0, atol=1e-12)
+    torch.testing.assert_close((states.h, states.c), (h, c), rtol=0, atol=1e-12)
     torch.testing.assert_close(network(x, states=states), means, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("T", [1, 2, 3, 10, 37, 64])
+def test_a_recurrence_in_blocks_is_that_of_single_steps(T: int, generator: torch.Generator) -> None:
+    network = SequenceLSTM(3, 5, generator=generator).double()
+    x = torch.randn(2, T, generator=generator, dtype=F64)
+    states = network.carried_states(x)
+    _, h, c = step_by_step(network, x, network.uniform(2, T))
+    torch.testing.assert_close((states.h, states.c), (h, c), rtol=0, atol=1e-13)
+
+
+def test_weights_that_learn_have_their_gradient_from_carried_states(
+    network: SequenceLSTM, x: Tensor
+) -> None:
+    """Of a step from a state that is given, whether or not the product with it was kept."""
+    states, z = network.carried_states(x), network.uniform(2, 6)
+    weights = list(network.lstm.parameters())
+    kept, plain = (
+        torch.autograd.grad(network.advance(x, z, state)[0].sum(), weights)
+        for state in (states, LSTMState(states.h, states.c))
+    )
+    torch.testing.assert_close(kept, plain, rtol=0, atol=1e-12)
 
 
 def test_carried_under_the_same_tasks_the_cut_network_is_the_network(
