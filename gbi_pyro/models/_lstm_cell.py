@@ -72,20 +72,21 @@ def next_state(weights: CellWeights, inputs: Tensor, state: LSTMState | CarriedL
     if past is None or weights.gates.requires_grad:  # which learn from the product with h, too
         past = _affine(state.h, _of_hidden(weights), weights.gates_bias)
     i, f, g, o = _gates(weights, inputs, past)
-    c = f * state.c + i * g
-    return LSTMState(o * c.tanh(), c)
+    c = f.sigmoid() * state.c + i.sigmoid() * g.tanh()
+    return LSTMState(o.sigmoid() * c.tanh(), c)
 
 
 def carried(weights: CellWeights, inputs: Tensor, h: Tensor) -> CarriedLSTM:
     """Return the states before each step from every h_t-1 and the inputs, ``(S, T, .)``."""
     past = _affine(h, _of_hidden(weights), weights.gates_bias)
     i, f, g, _ = _gates(weights, inputs[:, :-1], past[:, :-1])
-    c = torch.cat([torch.zeros_like(h[:, :1]), _linear_recurrence(f, i * g)], 1)
+    c = _linear_recurrence(f.sigmoid(), i.sigmoid().mul_(g.tanh()))
+    c = torch.cat([torch.zeros_like(h[:, :1]), c], 1)
     return CarriedLSTM(h, c, past)
 
 
 def _linear_recurrence(f: Tensor, u: Tensor) -> Tensor:
-    """Return c_t = f_t c_t-1 + u_t from c_-1 = 0, for ``(S, T, H)``.
+    """Return c_t = f_t c_t-1 + u_t from c_-1 = 0, for ``(S, T, H)``, in place of u.
 
     Time is cut into about sqrt(T) blocks: the steps within run in all blocks at once, from zero,
     then what came before each block is added, block after block.
@@ -97,7 +98,7 @@ def _linear_recurrence(f: Tensor, u: Tensor) -> Tensor:
         torch.nn.functional.pad(v, (0, 0, 0, blocks * size - T)).reshape(S, blocks, size, H)
         for v in (f, u)
     )
-    c, kept = u.clone(), f.cumprod(2)
+    c, kept = u, f.cumprod(2)
     for t in range(1, size):
         c[:, :, t].addcmul_(f[:, :, t], c[:, :, t - 1])
     for b in range(1, blocks):
@@ -110,10 +111,9 @@ def _of_hidden(weights: CellWeights) -> Tensor:
 
 
 def _gates(weights: CellWeights, inputs: Tensor, past: Tensor) -> tuple[Tensor, ...]:
-    """Return the four gates from their inputs and the part that h has in them, ``(..., 4 H)``."""
+    """Return the four gates before their nonlinearity; h has the part ``past`` in them."""
     of_inputs = weights.gates[..., : -(weights.gates.shape[-2] // 4)]
-    i, f, g, o = (inputs @ of_inputs.mT + past).chunk(4, -1)
-    return i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
+    return (inputs @ of_inputs.mT + past).chunk(4, -1)
 
 
 def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
