@@ -32,7 +32,7 @@ def main() -> None:
     fast = options.fast
     torch.set_num_threads(1)
     rows = [
-        *training_step(5 if fast else 400),
+        *training_step(8 if fast else 400),
         *overhead(0.2 if fast else 20),
         *stepwise_evidence(0.2 if fast else 10),
         *enumeration(0.2 if fast else 10, 320 if fast else 32_000),
