@@ -27,7 +27,8 @@ CORE = {
     "sites",
 }
 MAY_IMPORT: dict[str, set[str]] = {
-    "purity": set(),
+    "_numpy_state": set(),
+    "purity": {"_numpy_state"},
     "files": set(),
     "joint": {"sites"},
     "_arrays": set(),
