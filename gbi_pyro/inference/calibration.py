@@ -180,8 +180,8 @@ def _several(found: Any) -> list[TaskPosterior]:
 def _scores(
     one_step: TaskPosterior, exact: TaskPosterior, name: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return scores (N, K), exact probabilities (N, K) and numbers of observations (N,)."""
-    g, p = one_step.logits(name).double(), exact.logits(name).double().exp()
+    """Return scores and exact probabilities, (N, K), and numbers of observations, on the CPU."""
+    g, p = one_step.logits(name).cpu().double(), exact.logits(name).cpu().double().exp()
     if g.shape != p.shape:
         raise ValueError(
             f"posteriors of {name!r} do not match: one step has shape {tuple(g.shape)}, exact has "
@@ -196,7 +196,7 @@ def _scores(
             f"posteriors of {name!r} hold infinite log scores (a forbidden task?) or NaN; expected "
             "finite numbers: leave forbidden tasks out of the calibration set"
         )
-    n = one_step.num_observations[name].double().expand(g.shape[:-1])
+    n = one_step.num_observations[name].cpu().double().expand(g.shape[:-1])
     return g.flatten(0, -2), p.flatten(0, -2), n.flatten()
 
 

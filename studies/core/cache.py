@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 
 from gbi_pyro.files import replacing
+from studies.core.device import run_key
+from studies.core.processes import is_main
 
 Record = TypeVar("Record")
 TOGETHER = "written together.npz"  # not the name of a record: those have no spaces
@@ -133,7 +135,8 @@ def write_record(
 ) -> Record:
     """Write a record, whole or not at all, and return it as it will be read.
 
-    The file is a zip archive of arrays (``.npz``) with the SHA-256 of all of it at its end.
+    The file is a zip archive of arrays (``.npz``) with the SHA-256 of all of it at its end. Of
+    processes that train together the first one writes it.
 
     Args:
         path: of the file.
@@ -144,7 +147,7 @@ def write_record(
     """
     arrays: dict[str, np.ndarray] = {}
     about = {
-        "key": as_json({**key, "versions": VERSIONS}),
+        "key": _whole(key),
         "seconds": round(seconds, 3),
         "record": _without_arrays(_CONVERTER.unstructure(value), arrays),
     }
@@ -153,8 +156,9 @@ def write_record(
     entries: dict[str, Any] = {ABOUT: np.array(text), **arrays}
     np.savez(file, **entries)
     content = file.getvalue()
-    with replacing(path) as temporary:
-        temporary.write_bytes(content + hashlib.sha256(content).digest())
+    if is_main():
+        with replacing(path) as temporary:
+            temporary.write_bytes(content + hashlib.sha256(content).digest())
     return _CONVERTER.structure(_with_arrays(json.loads(text)["record"], arrays), record)
 
 
@@ -174,7 +178,7 @@ def read_record(
         return None
     with np.load(io.BytesIO(content), allow_pickle=False) as file:
         about = json.loads(str(file[ABOUT]))
-        if about["key"] != as_json({**key, "versions": VERSIONS}):
+        if about["key"] != _whole(key):
             return None
         arrays = {name: file[name] for name in file.files if name != ABOUT}
     try:
@@ -185,7 +189,14 @@ def read_record(
     return value, about["seconds"]
 
 
+def _whole(key: Mapping[str, Any]) -> Any:
+    """Return a key with what every record depends on: versions, and where it was computed."""
+    return as_json({**key, **run_key(), "versions": VERSIONS})
+
+
 def _set_aside(path: Path, why: str) -> None:
+    if not is_main():
+        return
     aside = path.with_name(f"{path.name}.damaged")
     path.replace(aside)
     click.echo(f"{path} {why}: set aside as {aside.name}, and made anew", err=True)

@@ -83,18 +83,26 @@ def study_command(study: Any) -> click.Command:
             help="Units measured side by side, one processor core each.",
         ),
         click.Option(
+            ["--device"],
+            default="cpu",
+            show_default=True,
+            help="Where networks run: cpu, cuda, cuda:1, mps.",
+        ),
+        click.Option(
             ["--fast"],
             is_flag=True,
             help="Smoke test with a tiny configuration; the numbers are meaningless.",
         ),
     ]
 
-    def callback(out: str, jobs: int, fast: bool, data: Path | None = None, **given: Any) -> None:
+    def callback(
+        out: str, jobs: int, device: str, fast: bool, data: Path | None = None, **given: Any
+    ) -> None:
         with report_errors():
             folder = folder_for_results(out)
             settings = {name: value for name, value in given.items() if value is not None}
             config = study.config_type(**settings)
-            run_study(study(config.fast() if fast else config, data), folder, jobs)
+            run_study(study(config.fast() if fast else config, data), folder, jobs, device)
 
     return click.Command(study.name, params=options, callback=callback, help=f"{study.title}.")
 
@@ -148,7 +156,7 @@ def _descriptions(config_type: type) -> dict[str, str]:
     return found
 
 
-def run_study(study: Any, out: Path, jobs: int) -> None:
+def run_study(study: Any, out: Path, jobs: int, device: str = "cpu") -> None:
     """Run a study with its progress on the screen, then print its table."""
     from studies.core.runner import num_stages, run
     from studies.core.table import print_table
@@ -170,10 +178,12 @@ def run_study(study: Any, out: Path, jobs: int) -> None:
             def detail(what: str) -> None:
                 bar.update(task, description=escape(what))
 
-            results = run(study, out, jobs=jobs, progress=progress, detail=detail)
+            results = run(study, out, jobs=jobs, device=device, progress=progress, detail=detail)
     except KeyboardInterrupt:
         click.echo(f"Stopped. Finished units are kept in {out}; the run resumes.", err=True)
         raise SystemExit(130) from None
+    if not results.rows:  # of processes that train together the first one prints
+        return
     print_table(study.title, study.shown(results.rows), console)
     missed = [row.what for row in results.rows if row.verdict == "not reached"]
     if missed:

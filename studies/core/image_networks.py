@@ -17,6 +17,7 @@ from gbi_pyro.learning.weights import clamped_loss
 from gbi_pyro.models.affine_head import AffineHeadAutoencoder, pca_basis
 from gbi_pyro.models.image import ConditionedAutoencoder, EncoderClassifier, ImageModel
 from gbi_pyro.models.layers import Latent
+from studies.core.device import run_device
 from studies.core.image_data import checksum
 from studies.core.protocol import Report, Seeds
 from studies.core.training import train_epochs
@@ -130,8 +131,9 @@ def train(
         report: called with what is being done, once an epoch.
 
     Returns:
-        The same network, frozen, in eval mode.
+        The same network, frozen, in eval mode, on the device of the run.
     """
+    network.to(run_device())
     size = min(config.batch, len(images.x))
     steps = len(images.x) // size  # a last, smaller batch would weigh as much as a full one
     optimiser = torch.optim.Adam(network.parameters(), lr=config.rate)

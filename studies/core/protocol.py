@@ -122,6 +122,10 @@ class Study(Generic[ConfigT]):
         config_type: the dataclass of its settings.
         reads_files: whether it may be given a folder of data files.
         data_variable: the environment variable that names this folder else.
+        uses_device: whether its networks run on other devices than the CPU. Where it does not, they
+            are so small that moving batches would take longer.
+        trains_together: whether its networks are trained by ``train_epochs``, in which processes
+            started by ``torchrun`` share each batch.
     """
 
     name: ClassVar[str]
@@ -129,6 +133,8 @@ class Study(Generic[ConfigT]):
     config_type: ClassVar[type[Seeds]]
     reads_files: ClassVar[bool] = False
     data_variable: ClassVar[str] = "GBI_PYRO_DATA"
+    uses_device: ClassVar[bool] = False
+    trains_together: ClassVar[bool] = False
 
     def __init__(self, config: ConfigT, data: Path | None = None) -> None:
         self.config = config

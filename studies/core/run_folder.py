@@ -27,6 +27,8 @@ from gbi_pyro.files import (
 )
 from gbi_pyro.models.saved import save_networks
 from studies.core.cache import as_json
+from studies.core.device import describe_device, run_device
+from studies.core.processes import num_processes
 from studies.core.table import Row, markdown_table
 
 try:
@@ -50,7 +52,8 @@ def describe(study: str, config: Any, inputs: Mapping[str, Any]) -> dict[str, An
         "inputs": as_json(inputs),
         "versions": {p: version(p) for p in PACKAGES},
         "python": platform.python_version(),
-        "device": "cpu",
+        "device": describe_device(run_device()),
+        "processes": num_processes(),
         "threads": torch.get_num_threads(),
     }
     text = json.dumps(content, sort_keys=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ import torch
 
 from gbi_pyro.plots import save_figure
 from studies.core.cache import Cache
+from studies.core.device import CPU, check_device, run_device, running_on
+from studies.core.processes import is_main, joined_processes, num_processes, wait_for_all
 from studies.core.protocol import Part, Report, Study, part_settings
 from studies.core.run_folder import CONFIG, describe, prepared, replacing_run
 from studies.core.table import Row, targets_first
@@ -67,18 +70,21 @@ def run(
     folder: Path,
     *,
     jobs: int = 1,
+    device: str = "cpu",
     progress: Report = lambda _what: None,
     detail: Report = lambda _what: None,
 ) -> StudyResults:
     """Run a study and write it to a folder; units finished by an earlier run are reused.
 
-    A unit is kept without the number of seeds: 20 seeds after 5 measure the other 15.
+    A unit is kept without the number of seeds: 20 seeds after 5 measure the other 15. Of processes
+    started by ``torchrun`` all measure every unit, training together, and the first one writes.
 
     Args:
         study: what to do.
         folder: where the results go, all at once when they are whole; finished units in
             ``pieces/``. A run of the same study that is there is replaced.
         jobs: units measured side by side, in processes of one thread each.
+        device: that networks run on, such as ``cuda``. Units of another device are not reused.
         progress: called at each of ``num_stages`` stages.
         detail: called within a stage; not from other processes.
 
@@ -87,10 +93,32 @@ def run(
 
     Raises:
         OSError: where something cannot be written.
-        ValueError: where the folder holds a run of another study, or another process writes to it.
+        ValueError: where the folder holds a run of another study, or another process writes to it;
+            for a device or processes that the study does not use.
     """
-    with prepared(folder, study.name):
-        return _run(study, folder, jobs, progress, detail)
+    with joined_processes(_checked_device(study, device)) as here, running_on(here):
+        _check_processes(study, jobs)
+        with prepared(folder, study.name) if is_main() else contextlib.nullcontext():
+            return _run(study, folder, jobs, progress, detail)
+
+
+def _checked_device(study: Study[Any], name: str) -> torch.device:
+    device = check_device(name)
+    if device != CPU and not study.uses_device:
+        raise ValueError(f"study {study.name} runs on the CPU alone; got device {name!r}")
+    return device
+
+
+def _check_processes(study: Study[Any], jobs: int) -> None:
+    if num_processes() == 1:
+        return
+    if not study.trains_together:
+        raise ValueError(
+            f"study {study.name} does not train in several processes: run it without torchrun, "
+            "with --jobs for units side by side"
+        )
+    if jobs > 1:
+        raise ValueError(f"jobs should be 1 under torchrun; got {jobs}")
 
 
 def _run(
@@ -119,6 +147,7 @@ def _run(
         for _ in range(-(-len(seeds) // part.block_size) - len(units)):
             progress(f"{part.name}: finished earlier")
         todo += units
+    wait_for_all()  # before any unit is written
     for unit, by_seed, seconds in _measured(todo, jobs, progress, detail):
         part, each = unit.part, seconds / len(unit.seeds)
         names = [_name(part, seed) for seed in unit.seeds]
@@ -129,6 +158,8 @@ def _run(
                 records[part.name, seed] = kept
     progress("table, figures and files")
     by_part = {part.name: [records[part.name, seed] for seed in seeds] for part in parts}
+    if not is_main():
+        return StudyResults([], folder, [], by_part)
     rows, posterior = targets_first(study.table(by_part)), study.posterior(by_part)
     networks, more = study.networks(by_part), study.extra_files(by_part)
     try:
@@ -168,11 +199,17 @@ def _measured(
             progress(unit.name)
             yield _measure(unit, detail)
         return
-    calls = (joblib.delayed(_measure)(unit) for unit in todo)
+    calls = (joblib.delayed(_measure_on)(run_device(), unit) for unit in todo)
     parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
     for unit, records, seconds in parallel(calls):
         progress(unit.name)
         yield unit, records, seconds
+
+
+def _measure_on(device: torch.device, unit: _Unit) -> tuple[_Unit, Sequence[Any], float]:
+    """Measure a unit in another process."""
+    with running_on(device):
+        return _measure(unit)
 
 
 def _measure(

@@ -13,6 +13,7 @@ from torch import Tensor
 from gbi_pyro.data.switching import Stream, SwitchingStream
 from gbi_pyro.learning.weights import clamped_loss
 from gbi_pyro.models.sequence import SequenceLSTM
+from studies.core.device import moved, run_device
 from studies.core.training import descend
 
 CHECK_EVERY = 5
@@ -59,7 +60,7 @@ def train_on_stream(
     rate: float,
     weight_decay: float,
 ) -> LearningCurve:
-    """Train a network and leave it frozen, in eval mode.
+    """Train a network on the device of the run; leave it on the CPU, frozen, in eval mode.
 
     AdamW, its rate falling linearly to zero over the second half; the learned noise does not decay.
 
@@ -73,6 +74,7 @@ def train_on_stream(
         rate: AdamW's.
         weight_decay: AdamW's.
     """
+    network.to(run_device())
     decaying = [p for p in network.parameters() if p is not network.log_sigma and p.requires_grad]
     optimiser = torch.optim.AdamW(decaying, lr=rate, weight_decay=weight_decay)
     optimiser.add_param_group({"params": [network.log_sigma], "weight_decay": 0.0})
@@ -92,10 +94,11 @@ def train_on_stream(
             x, z = draw()
             yield x, z
             seconds += time.perf_counter() - start
-            train_mse.append((predicted.pop().detach() - x).square().mean().item())
+            train_mse.append((predicted.pop().detach().cpu() - x).square().mean().item())
             if update % CHECK_EVERY == CHECK_EVERY - 1:
                 with torch.no_grad():
-                    error = network.mean(held_out.x, held_out_input()) - held_out.x
+                    inputs = moved((held_out.x, held_out_input()), run_device())
+                    error = network.mean(*inputs).cpu() - held_out.x
                 validation_mse.append(error.square().mean().item())
 
     def loss(x: Tensor, z: Tensor | None) -> Tensor:
@@ -103,7 +106,7 @@ def train_on_stream(
 
     descend(loss, batches(), optimiser, schedule)
     hook.remove()
-    network.requires_grad_(False).eval()
+    network.cpu().requires_grad_(False).eval()
     best = torch.tensor(stream.means)[held_out.z]
     floor = (best - held_out.x).square().mean().item()
     return LearningCurve(np.array(train_mse), np.array(validation_mse), floor, seconds / updates)

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from studies.core.cache import read_record, write_record
+from studies.core.device import moved, seeded_noise
+from studies.core.processes import check_same, own_share, rank, sum_gradients, sum_over_processes
 
 Loss = Callable[..., Tensor]
 Batches = Callable[[torch.Generator], Iterable[tuple[Tensor, ...]]]
@@ -21,8 +24,10 @@ def descend(
     batches: Iterable[tuple[Any, ...]],
     optimiser: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
-) -> None:
-    """Take one step of the optimiser down the loss of each batch.
+    *,
+    shared: bool = False,
+) -> list[Tensor]:
+    """Take one step of the optimiser down the loss of each batch, on the device of the weights.
 
     Args:
         loss: called with a batch.
@@ -30,14 +35,26 @@ def descend(
             into a generator, behind its ``yield``.
         optimiser: over the weights.
         schedule: of its rate, stepped at every batch.
+        shared: whether processes that train together each take a share of a batch, of which the
+            loss is a mean; else each of them takes all of it.
+
+    Returns:
+        The loss of each batch.
     """
+    losses = []
+    device = optimiser.param_groups[0]["params"][0].device
     for batch in batches:
-        value = loss(*batch)
+        part, fraction = own_share(batch) if shared else (batch, 1.0)
+        value = loss(*moved(part, device)) * fraction
         optimiser.zero_grad()
         value.backward()
+        if shared:
+            sum_gradients(optimiser)
         optimiser.step()
         if schedule is not None:
             schedule.step()
+        losses.append(value.detach())
+    return losses
 
 
 def train_epochs(
@@ -52,16 +69,18 @@ def train_epochs(
     checkpoint: Path | None = None,
     key: str = "",
     report: Callable[[int], None] = lambda _epoch: None,
-    measure: Callable[[int], list[float]] = lambda _epoch: [],
+    measure: Callable[[int, float], list[float]] = lambda _epoch, _loss: [],
 ) -> list[list[float]]:
     """Train for some epochs; go on after the last finished one if a checkpoint says so.
 
     Each epoch draws everything it needs, the order of the data and any noise, from its own seed. So
     an interrupted training that is taken up again ends with the weights of an uninterrupted one.
+    Processes that train together each take a share of every batch; they end with the same weights,
+    and those of one process up to rounding.
 
     Args:
-        module: what is trained; a checkpoint holds its weights and buffers.
-        loss: called with a batch.
+        module: what is trained, on its device; a checkpoint holds its weights and buffers.
+        loss: the mean over a batch.
         batches: gives the batches of one epoch from the epoch's generator.
         optimiser: over the module's weights; stepped at every batch.
         schedule: of its rate; stepped at every batch.
@@ -71,26 +90,28 @@ def train_epochs(
             aside.
         key: describes the training, its data included; a checkpoint of another one is not taken up.
         report: called with the number of epochs done, before the first and after each.
-        measure: called likewise after each epoch, once whatever the interruptions; what it gives
-            is kept with the weights.
+        measure: called likewise after each epoch, with the mean loss of its batches, once whatever
+            the interruptions; what it gives is kept with the weights.
 
     Returns:
         What ``measure`` gave after each epoch.
     """
     about = {"training": key, "seed": seed}
+    device = next(module.parameters()).device
     if checkpoint and (found := read_record(checkpoint, about, _Checkpoint)):
         state, _ = found
         state.restore(module, optimiser, schedule)
         done, measured = state.epoch, state.measured
     else:
         done, measured = 0, []
+    check_same(done, "the number of epochs that the checkpoint holds")
     report(done)
     for epoch in range(done, epochs):
         draw = torch.Generator().manual_seed(1_000_003 * seed + epoch)
-        with torch.random.fork_rng(devices=[]):  # noise inside a model comes from the global state
-            torch.manual_seed(1_000_003 * seed + epoch)
-            descend(loss, batches(draw), optimiser, schedule)
-        measured.append(measure(epoch + 1))
+        with seeded_noise(1_000_003 * seed + epoch + 500_009 * rank(), device):
+            losses = descend(loss, batches(draw), optimiser, schedule, shared=True)
+        mean = float(np.mean(sum_over_processes(torch.stack(losses)).tolist()))
+        measured.append(measure(epoch + 1, mean))
         if checkpoint:
             state = _Checkpoint.of(module, optimiser, schedule, epoch + 1, measured)
             write_record(checkpoint, about, _Checkpoint, state)

@@ -15,6 +15,7 @@ from gbi_pyro.metrics.task_use import TaskUse, task_gain
 from gbi_pyro.models.image import ConditionedAutoencoder
 from gbi_pyro.models.layers import Latent
 from gbi_pyro.representation import linear_probe
+from studies.core.device import run_device
 from studies.core.image_networks import PAPER, Autoencoder, paper_network, train
 from studies.core.protocol import Report
 from studies.images.config import ImagesConfig
@@ -51,11 +52,12 @@ def measure_use(network: Autoencoder, sets: ImageSets) -> TaskUse:
     """Measure on validation images whether an autoencoder uses its task."""
     encoder, validation = network.encoder, sets.validation
     assert encoder is not None
-    z = one_hot(validation.y, sets.num_classes).to(validation.x.dtype)
+    seen, x = sets.train.x[:PROBED].to(run_device()), validation.x.to(run_device())
+    z = one_hot(validation.y, sets.num_classes).to(x)
     with torch.no_grad():
-        latent, held_out = encoder(sets.train.x[:PROBED]), encoder(validation.x)
+        latent, held_out = encoder(seen), encoder(x)
     probe = linear_probe(latent, sets.train.y[:PROBED], held_out, validation.y)
-    return TaskUse(task_gain(network, {"z": z}, validation.x), probe)
+    return TaskUse(task_gain(network, {"z": z}, x), probe)
 
 
 def sweep_widths(
@@ -81,5 +83,5 @@ def sweep_widths(
 
 def _one_step(network: ConditionedAutoencoder, sets: ImageSets, chunk: int) -> float:
     parts = sets.validation.x.split(chunk)
-    answers = [OneStepGradient()(network, part).logits() for part in parts]
+    answers = [OneStepGradient()(network, part.to(run_device())).logits().cpu() for part in parts]
     return 100 * accuracy(torch.cat(answers), sets.validation.y)

@@ -14,6 +14,7 @@ from gbi_pyro.inference.iterative import IterativeGradient
 from gbi_pyro.logjoint import Passes
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.relax import Model
+from studies.core.device import run_device
 from studies.images.baselines import entropy_based, norm_based
 from studies.images.config import ImagesConfig
 from studies.images.networks import ImageNetworks
@@ -35,8 +36,8 @@ class Method(NamedTuple):
 
     def run(self, x: Tensor, chunk: int) -> Answer:
         """Answer for all images, some at a time; passes are those of one batch."""
-        answers = [self.answer(part) for part in x.split(chunk)]
-        return torch.cat([log_probs for log_probs, _ in answers]), answers[0][1]
+        answers = [self.answer(part.to(run_device())) for part in x.split(chunk)]
+        return torch.cat([log_probs.cpu() for log_probs, _ in answers]), answers[0][1]
 
 
 PAPER_ONE_STEP = "one step, paper's network"

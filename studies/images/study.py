@@ -36,6 +36,8 @@ class ImagesStudy(Study[ImagesConfig]):
     title = "The class of images, inferred in one pass and in every other way"
     config_type = ImagesConfig
     reads_files = True
+    uses_device = True
+    trains_together = True
 
     @property
     def sets(self) -> ImageSets:
@@ -72,7 +74,7 @@ class ImagesStudy(Study[ImagesConfig]):
                 PAPER: measure_use(networks.paper, sets),
                 AFFINE: measure_use(networks.affine, sets),
             },
-            examples=make_examples(sets, networks.affine, answers[ONE_STEP].test),
+            examples=make_examples(sets, networks.affine.cpu(), answers[ONE_STEP].test),
             weights={name: n.state_dict() for name, n in networks.by_name().items()},
         )
 

@@ -16,6 +16,7 @@ from gbi_pyro.data.batches import windows
 from gbi_pyro.inference.iterative import IterativeGradient
 from gbi_pyro.models.language_model import LanguageModel
 from gbi_pyro.models.words import Words
+from studies.core.device import run_device
 from studies.core.training import descend
 from studies.language.config import LanguageConfig
 from studies.language.texts import Texts, windows_of_each
@@ -104,7 +105,7 @@ def adapt(
             draw = torch.Generator().manual_seed(1000 + i)
             start = int(torch.randint(len(train) - size + 1, (), generator=draw))
             length = size // -(-size // config.length)  # so that hardly a word is left over
-            sample = windows(train[start : start + size], length)
+            sample = windows(train[start : start + size], length).to(run_device())
             for method, ways in _ways(network, sample).items():
                 best = min(ways, key=lambda way: _each_text(way(), dev).mean().item())
                 by_method.setdefault(method, []).append(_each_text(best(), test))
@@ -165,7 +166,7 @@ def z_path(network: LanguageModel, sample: Tensor, space: str) -> Tensor:
 
 def input_vectors(plain: LanguageModel, sample: Tensor) -> list[Callable[[], WordLogProbs]]:
     """Optimise a constant vector beside every word of a network without a task."""
-    vector = torch.zeros(plain.embedding.embedding_dim, requires_grad=True)
+    vector = plain.bias.new_zeros(plain.embedding.embedding_dim, requires_grad=True)
 
     def snapshot() -> Callable[[], WordLogProbs]:
         now = vector.detach().clone()

@@ -18,6 +18,7 @@ from gbi_pyro.metrics.recalibration import fit_temperature, temper
 from gbi_pyro.metrics.scores import summarise
 from gbi_pyro.models.language_model import LanguageModel
 from gbi_pyro.posterior import TaskPosterior
+from studies.core.device import run_device
 from studies.language.config import LanguageConfig
 from studies.language.texts import Texts, windows_of_each
 from studies.language.training import CHUNK, context, in_chunks
@@ -146,7 +147,7 @@ def infer_corpora(
 
 def one_step(network: LanguageModel, tokens: Tensor) -> list[TaskPosterior]:
     """Run one step on some texts at a time."""
-    return [OneStepGradient()(network, part) for part in tokens.split(CHUNK)]
+    return [OneStepGradient()(network, part.to(run_device())) for part in tokens.split(CHUNK)]
 
 
 def enumerate_prefixes(
@@ -171,7 +172,7 @@ def calibrate_prefixes(
 
 
 def _log_probs(parts: list[TaskPosterior]) -> Tensor:
-    return torch.cat([q.logits().squeeze(1) for q in parts]).double().log_softmax(-1)
+    return torch.cat([q.logits().squeeze(1).cpu() for q in parts]).double().log_softmax(-1)
 
 
 def _apply(calibration: Calibration, log_probs: Tensor, n: int) -> Tensor:

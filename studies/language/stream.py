@@ -15,6 +15,7 @@ from gbi_pyro.inference.log_likelihoods import log_likelihoods
 from gbi_pyro.inference.stepwise import stepwise
 from gbi_pyro.inference.task_chain import TaskChain
 from gbi_pyro.models.language_model import LanguageModel
+from studies.core.device import run_device
 from studies.language.config import LanguageConfig
 from studies.language.identify import CALIBRATED, ENUMERATION
 from studies.language.texts import Texts, windows_of_each
@@ -54,15 +55,15 @@ def read_stream(config: LanguageConfig, texts: Texts, network: LanguageModel) ->
     labels = corpora[order].repeat_interleave(config.piece)
     fit, _ = windows_of_each(texts.sets.dev, config.piece, each, seed=1)
     longest = int(min(context(network), len(tokens)))
-    steps = stepwise(network, fit[:, :longest])
+    steps = stepwise(network, fit[:, :longest].to(run_device()))
     calibration = calibrate(OneStepGradient()(steps), Enumeration()(steps))
     chain = TaskChain.sticky(K, 1 / config.piece)
-    windows = stepwise(network, read_windows(tokens, longest))
+    windows = stepwise(network, read_windows(tokens, longest).to(run_device()))
     evidence = {
         CALIBRATED: log_likelihoods(OneStepGradient(calibration=calibration)(windows)),
         ENUMERATION: log_likelihoods(Enumeration()(windows)),
     }
-    evidence = {name: join_windows(e, len(tokens)) for name, e in evidence.items()}
+    evidence = {name: join_windows(e.cpu(), len(tokens)) for name, e in evidence.items()}
     if texts.emission is not None:
         evidence["exact chain"] = texts.emission(tokens.unsqueeze(0))[0]
     found = {name: chain.posterior(e) for name, e in evidence.items()}

@@ -39,6 +39,8 @@ class LanguageStudy(Study[LanguageConfig]):
     title = "The corpus of a text from a few words, and adaptation to a new one (Figure 5)"
     config_type = LanguageConfig
     reads_files = True
+    uses_device = True
+    trains_together = True
 
     def __init__(self, config: LanguageConfig, data: Path | None = None) -> None:
         super().__init__(config if data else config.for_bigrams(), data)

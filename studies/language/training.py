@@ -20,6 +20,7 @@ from gbi_pyro.models.conditioning import parameter_count, width_for
 from gbi_pyro.models.language import LanguageLSTM
 from gbi_pyro.models.language_model import LanguageModel
 from gbi_pyro.models.transformer import LanguageTransformer
+from studies.core.device import moved, run_device
 from studies.core.image_data import checksum
 from studies.core.training import train_epochs
 from studies.language.config import TRANSFORMERS, LanguageConfig
@@ -98,6 +99,8 @@ def train(
 ) -> tuple[LanguageModel, Curve]:
     """Train one network and freeze it; an interrupted training resumes from its checkpoint.
 
+    It is trained on the device of the run, and stays there.
+
     Args:
         config: the study.
         texts: what it learns.
@@ -106,6 +109,7 @@ def train(
         folder: of the checkpoints; None keeps none.
     """
     network = build(config, len(texts.sets.vocabulary), texts.num_tasks, kind, seed)
+    network.to(run_device())
     file = f"{texts.name}-{kind}-{seed}.npz".replace(",", "").replace(" ", "-")
     per_corpus = max(1, round(config.batch / texts.num_tasks))
     size = per_corpus * texts.num_tasks * config.length
@@ -117,7 +121,6 @@ def train(
     factor = _factor(texts.updates, config.decay, warm_up)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
     held_out = windows_of_each(texts.sets.test, config.length, TEST_WINDOWS, seed=0)
-    since: list[float] = []
 
     def batches(draw: torch.Generator) -> Iterator[tuple[Tensor, ...]]:
         for tokens, corpora in balanced_batches(
@@ -128,15 +131,11 @@ def train(
             yield tokens, corpora
 
     def loss(tokens: Tensor, corpora: Tensor) -> Tensor:
-        value = clamped_loss(network, tokens, one_hot(corpora, network))
-        since.append(value.item())
-        return value
+        return clamped_loss(network, tokens, one_hot(corpora, network))
 
-    def measure(done: int) -> list[float]:
+    def measure(done: int, seen: float) -> list[float]:
         prior = np.log(texts.num_tasks) / config.length if network.num_tasks else 0.0
-        seen = float(np.mean(since)) - prior if since else float("nan")
-        since.clear()
-        return [done * config.every * size, seen, test_loss(network, *held_out)]
+        return [done * config.every * size, seen - prior, test_loss(network, *held_out)]
 
     sets = texts.sets
     curve = train_epochs(
@@ -188,9 +187,10 @@ def test_loss(network: LanguageModel, tokens: Tensor, corpora: Tensor) -> float:
 
 
 def in_chunks(run: Callable[..., Tensor], *batches: Tensor | None) -> Tensor:
-    """Run over some texts at a time; None stays None."""
+    """Run over some texts at a time, on the device of the run; None stays None."""
     count = len(next(b for b in batches if b is not None))
     parts = []
     for start in range(0, count, CHUNK):
-        parts.append(run(*(None if b is None else b[start : start + CHUNK] for b in batches)))
+        some = tuple(None if b is None else b[start : start + CHUNK] for b in batches)
+        parts.append(run(*moved(some, run_device())).cpu())
     return torch.cat(parts)

@@ -16,6 +16,7 @@ from gbi_pyro.metrics import ood
 from gbi_pyro.metrics.recalibration import fit_temperature, temper
 from gbi_pyro.models.affine_head import AffineHeadAutoencoder
 from gbi_pyro.models.image import EncoderClassifier
+from studies.core.device import run_device
 from studies.core.image_networks import (
     AFFINE,
     CLASSIFIER,
@@ -52,8 +53,8 @@ class Detectors:
 
     def scores(self, x: Tensor) -> Scores:
         """Return every score of images, larger for more outlying, ``(N,)`` each."""
-        parts = [self._scores(part) for part in x.split(self.chunk)]
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        parts = [self._scores(part.to(run_device())) for part in x.split(self.chunk)]
+        return {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
 
     @torch.no_grad()
     def _scores(self, x: Tensor) -> Scores:
@@ -113,6 +114,6 @@ def train_detectors(
         classifiers.append(
             train(network, CLASSIFIER, member, sets.train, config, checkpoints, report)
         )
-    one_step = OneStepGradient()(affine, sets.validation.x).logits()
+    one_step = OneStepGradient()(affine, sets.validation.x.to(run_device())).logits()
     temperature = fit_temperature(one_step, sets.validation.y, default=1.0)
     return Detectors(affine, classifiers, temperature, config.chunk)

@@ -29,6 +29,8 @@ class OODStudy(Study[OODConfig]):
     title = "Out-of-distribution detection: images of another set, and images upside down"
     config_type = OODConfig
     reads_files = True
+    uses_device = True
+    trains_together = True
 
     def prepare(self, cache: Cache, report: Report) -> None:
         """Check that one network can look at all sets.

@@ -39,6 +39,7 @@ class ToyStudy(Study[ToyConfig]):
     name = "toy"
     title = "The paper's toy study (Figures 1-3, Table 1), compared with the exact posterior"
     config_type = ToyConfig
+    uses_device = True
     rates: Rates
 
     def prepare(self, cache: Cache, report: Report) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gbi_pyro.data.images import ImageSets
 from gbi_pyro.models.affine_head import PCABasis, pca_basis
 from gbi_pyro.models.initial import initialise, weights_from
+from studies.core.device import run_device
 from studies.core.image_data import checksum
 from studies.core.protocol import Report
 from studies.core.training import descend, train_epochs
@@ -149,6 +150,8 @@ def train_autoencoder(
 ) -> CodeAutoencoder:
     """Train the autoencoder of one seed on images alone; an interrupted training resumes.
 
+    It is trained on the device of the run, and comes back to the CPU.
+
     Args:
         config: the study.
         basis: of the training images.
@@ -157,7 +160,7 @@ def train_autoencoder(
         checkpoint: where its state is kept; None keeps none.
         report: called before the first epoch and after each.
     """
-    network = CodeAutoencoder(config, basis, seed)
+    network = CodeAutoencoder(config, basis, seed).to(run_device())
     size = min(config.batch, len(x))
     steps = len(x) // size
     optimiser = torch.optim.Adam(network.parameters(), lr=config.rate)
@@ -182,7 +185,7 @@ def train_autoencoder(
         key=f"codes, seed {seed}, images {checksum(x)}, {of_any_seeds}",
         report=lambda done: report(f"autoencoder, epoch {done} of {config.epochs}"),
     )
-    return network.requires_grad_(False).eval()
+    return network.cpu().requires_grad_(False).eval()
 
 
 def train_classifier(

@@ -1,5 +1,4 @@
 import json
-import math
 from importlib.metadata import version
 
 import numpy as np
@@ -145,7 +144,12 @@ def test_measurements_are_those_of_an_uninterrupted_training(tmp_path):
             seed=0,
             checkpoint=checkpoint,
             report=report,
-            measure=lambda epoch: [epoch, math.nan, module.layers[0].weight.sum().item()],
+            measure=lambda epoch, loss: [
+                epoch,
+                math.nan,
+                loss,
+                module.layers[0].weight.sum().item(),
+            ],
         )
         return kept, seen
 
