@@ -1,4 +1,5 @@
 import json
+import math
 from importlib.metadata import version
 
 import numpy as np
