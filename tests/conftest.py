@@ -7,6 +7,15 @@ import pytest
 import torch
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests marked ``gpu`` where there is none."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
+
+
 @pytest.fixture(autouse=True)
 def clean_state() -> Iterator[None]:
     """Every test starts from an empty parameter store and leaves torch's globals as they were."""
@@ -30,12 +39,7 @@ def generator() -> torch.Generator:
 @pytest.fixture(
     params=[
         "cpu",
-        pytest.param(
-            "cuda",
-            marks=pytest.mark.skipif(
-                not torch.cuda.is_available(), reason="no CUDA device on this machine"
-            ),
-        ),
+        pytest.param("cuda", marks=pytest.mark.gpu),
     ]
 )
 def device(request: pytest.FixtureRequest) -> torch.device:

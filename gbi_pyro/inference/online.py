@@ -107,6 +107,8 @@ class OnlineGradient:
         simplex = self.space == "simplex"
         like = floating_weight(network)
         x, start = as_tensor(x, "x", like=like), as_tensor(start, "start", like=like)
+        if like is not None:
+            x, start = x.to(like.device), start.to(like.device)
         _check(x, start, on_simplex=simplex)
         moving = start.detach().log() if simplex else start.detach().clone()
         state, previous = network.initial_state(*x.shape[:-1]), torch.zeros_like(x[..., 0])

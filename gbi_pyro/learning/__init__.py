@@ -12,6 +12,7 @@ from gbi_pyro.learning.collapse import (
 )
 from gbi_pyro.learning.compare_num_tasks import NumTasksComparison, compare_num_tasks
 from gbi_pyro.learning.convergence import ConvergenceWarning, EMFit
+from gbi_pyro.learning.data_parallel import data_parallel_loss
 from gbi_pyro.learning.em import GradientEM
 from gbi_pyro.learning.em_step import EMStep
 from gbi_pyro.learning.fit_marginal import Fit, fit_marginal
@@ -43,6 +44,7 @@ __all__ = [
     "clamp_log_likelihoods",
     "clamped_loss",
     "compare_num_tasks",
+    "data_parallel_loss",
     "find_collapse",
     "fit_marginal",
     "match_labels",

@@ -17,6 +17,7 @@ from gbi_pyro.inference.task_prior import TaskPrior
 from gbi_pyro.learning._e_step import EStep, explain
 from gbi_pyro.learning.collapse import CollapseReport, CollapseWarning, find_collapse
 from gbi_pyro.learning.convergence import ConvergenceWarning, EMFit, has_settled
+from gbi_pyro.learning.data_parallel import check_single_process
 from gbi_pyro.learning.em_step import EMStep, backtrack, first_order_gain
 from gbi_pyro.learning.m_step import TaskTable, mixture_log_joint, task_table
 from gbi_pyro.learning.weights import check_gradients
@@ -40,6 +41,8 @@ class GradientEM:
     With the exact posterior each M-step raises a bound that touches the log evidence (Dempster,
     Laird and Rubin 1977; Neal and Hinton 1998), so small steps raise the log evidence itself. With
     gradient-based posteriors that is not promised; every step is on record in ``history``.
+
+    It trains in a single process: posteriors, prior and history are those of its own batch.
 
     Tasks that were found come in any order, and fewer than K may be found: see ``collapse``, which
     is looked for every ``check_every`` steps and warned of once. A few labels, clamped from a
@@ -111,6 +114,7 @@ class GradientEM:
                 "GradientEM takes a model, an inference and an optimiser of torch.optim, got "
                 f"{type(model).__name__}, {type(e_step).__name__} and {type(optim).__name__}"
             )
+        check_single_process(model, "GradientEM")
         if prior is not None and not isinstance(prior, (TaskPrior, TaskChain)):
             raise TypeError(
                 f"prior should be a TaskPrior or a TaskChain, got {type(prior).__name__}"

@@ -39,15 +39,25 @@ def clamped_loss(model: Model, *args: Any, **kwargs: Any) -> Tensor:
     >>> clamped_loss(model, torch.tensor(0.0), torch.tensor([1.0, 0.0]))  # log 2 + log(2 pi) / 2
     tensor(1.6121)
     """
+    loss, observations = summed_loss(model, *args, **kwargs)
+    if not observations:
+        raise nothing_observed()
+    return loss / observations
+
+
+def summed_loss(model: Model, *args: Any, **kwargs: Any) -> tuple[Tensor, float]:
+    """Return -log p(x, Z), and how many values are observed."""
     with ScoreMessenger() as score:
         model(*args, **kwargs)
-    observations = num_observations(score.factors.values())
-    if not observations:
-        raise TaskSiteError(
-            "the model observes nothing: expected at least one site with data (obs=...) that are "
-            "not all masked"
-        )
-    return -sum_terms(score.factors.values()) / observations
+    return -sum_terms(score.factors.values()), num_observations(score.factors.values())
+
+
+def nothing_observed() -> TaskSiteError:
+    """Return the error of a model without data."""
+    return TaskSiteError(
+        "the model observes nothing: expected at least one site with data (obs=...) that are "
+        "not all masked"
+    )
 
 
 def check_gradients(model: Any, weights: Sequence[Tensor], gradients: Sequence[Any]) -> None:

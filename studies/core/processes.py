@@ -22,7 +22,7 @@ def joined_processes(device: torch.device) -> Iterator[torch.device]:
     Yields:
         The device of this process.
     """
-    if not _started_by_torchrun():
+    if dist.is_initialized() or not _started_by_torchrun():
         yield device
         return
     if device.type == "cuda":
