@@ -36,6 +36,8 @@ class UnsupervisedImagesStudy(Study[UnsupervisedImagesConfig]):
     name = "unsupervised_images"
     title = "Unsupervised learning of the classes of images, and learning with few labels"
     config_type = UnsupervisedImagesConfig
+    uses_device = True
+    trains_together = True
     reads_files = True
 
     @property
