@@ -12,10 +12,12 @@ from studies.core.seeds import Roles
 generator = Roles("weights", "train", "validate", "test", "task input", first=1_000_000)
 # Frozen networks are tested on the streams of the toy study, whose generators these are.
 frozen_generator = Roles("weights", "train", "validate", "calibrate", "test")
+pretraining_generator = Roles("weights", "train", "validate", first=1_500_000)
 # Choices are made on seeds that no result uses. With five of them, one network that diverges
 # decides how inputs are moved; ten and twenty agree.
 MOVED_SEEDS, UPDATE_SEEDS = range(1000, 1010), range(1000, 1005)
 FOUR_MEANS = (0.2, 0.4, 0.6, 0.8)  # of the stream with four tasks
+PRETRAINING_MEANS = (0.05, 0.35, 0.5, 0.65, 0.95)  # none is that of a task
 
 
 @dataclass(frozen=True)

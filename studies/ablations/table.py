@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from gbi_pyro.metrics.continual import continual_learning
+from gbi_pyro.metrics.continual import Continual, continual_learning
 from studies.ablations.conditioners import ConditionerSeed
 from studies.ablations.config import AblationsConfig
 from studies.ablations.forgetting import ForgettingSeed, Schedule
 from studies.ablations.gains import first_below, gain_row
 from studies.ablations.generalisation import MOVED
-from studies.ablations.heads import HEADS
+from studies.ablations.heads import HEADS, PRETRAINED, RANDOM
 from studies.ablations.inputs import InputSeed
 from studies.ablations.regularizers import ENTROPY, LatentUpdate, RegularizerSeed
 from studies.ablations.task_inputs import CONTROLS, NONE, SAME_START, TASK_INPUTS, TRUE
@@ -147,11 +147,7 @@ def _schedule_rows(schedule: str, of_seeds: Sequence[ForgettingSeed]) -> list[Ro
         what = f"{schedule}: error on the other task after the last block, {NAMES[kind]}"
         rows.append(Row.of("T7", what, forgotten(of_seeds, kind)))
     for kind in (*PLAIN, TRUE):
-        transfer = continual_learning(
-            [record.errors[kind] for record in of_seeds],
-            [record.untrained[kind] for record in of_seeds],
-            errors=True,
-        )
+        transfer = _continual(of_seeds, kind)
         for way in ("backward", "forward"):
             what = f"{schedule}: {way} transfer, fall of the error, {NAMES[kind]}"
             rows.append(Row.of("T7", what, getattr(transfer, way).values))
@@ -159,20 +155,47 @@ def _schedule_rows(schedule: str, of_seeds: Sequence[ForgettingSeed]) -> list[Ro
 
 
 def heads_rows(found: Mapping[Schedule, Sequence[ForgettingSeed]]) -> list[Row]:
-    """Return what is forgotten with a head for each task, its trunk trained or frozen (T7)."""
+    """Return what is forgotten with a head for each task, its trunk trained or frozen (T7).
+
+    What pre-training is worth is a ratio of average errors. Given its task this stream is predicted
+    best by a constant, the bias of a head, so that no trunk is needed; the row says so in numbers.
+    """
     rows = []
+    for rate in dict.fromkeys(schedule.rate for schedule in found):
+        random, pretrained = (
+            _geometric_mean(
+                [
+                    np.array(_continual(of_seeds, kind).average.values)
+                    for schedule, of_seeds in found.items()
+                    if schedule.rate == rate
+                ]
+            )
+            for kind in (RANDOM, PRETRAINED)
+        )
+        what = (
+            f"all schedules, rate {rate:g}: average error after the last block, a head for each "
+            "task, frozen trunk, random / pre-trained (above 1 if the stream needs primitives)"
+        )
+        rows.append(gain_row("T7", what, random, pretrained, ratio=True))
     for schedule, of_seeds in found.items():
         for kind, note in HEADS.items():
             what = f"{schedule.name}: error on the other task after the last block, {kind}"
             rows.append(Row.of("T7", what, forgotten(of_seeds, kind)))
-            transfer = continual_learning(
-                [record.errors[kind] for record in of_seeds],
-                [record.untrained[kind] for record in of_seeds],
-                errors=True,
-            )
+            found_here = _continual(of_seeds, kind)
+            what = f"{schedule.name}: average error after the last block, {kind}"
+            rows.append(Row.of("T7", what, found_here.average.values))
             what = f"{schedule.name}: backward transfer, fall of the error, {kind}"
-            rows.append(Row.of("T7", what, transfer.backward.values, note=note))
+            rows.append(Row.of("T7", what, found_here.backward.values, note=note))
     return rows
+
+
+def _continual(of_seeds: Sequence[ForgettingSeed], kind: str) -> Continual:
+    """Return transfer between the two tasks, in errors."""
+    return continual_learning(
+        [record.errors[kind] for record in of_seeds],
+        [record.untrained[kind] for record in of_seeds],
+        errors=True,
+    )
 
 
 def forgotten(of_seeds: Sequence[ForgettingSeed], kind: str) -> np.ndarray:

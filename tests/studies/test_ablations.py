@@ -14,9 +14,25 @@ from gbi_pyro.learning.weights import clamped_loss
 from gbi_pyro.models.conditioning import CONDITIONERS, parameter_count
 from gbi_pyro.models.sequence import SequenceLSTM
 from studies.ablations import forgetting, generalisation, inputs, regularizers, study
-from studies.ablations.config import MOVED_SEEDS, UPDATE_SEEDS, AblationsConfig, generator
+from studies.ablations.config import (
+    FOUR_MEANS,
+    MOVED_SEEDS,
+    PRETRAINING_MEANS,
+    UPDATE_SEEDS,
+    AblationsConfig,
+    generator,
+)
 from studies.ablations.gains import first_below, gain_row
-from studies.ablations.heads import FROZEN, FROZEN_SGD, HEADS, TRAINED, measure_heads
+from studies.ablations.heads import (
+    HEADS,
+    PRETRAINED,
+    PRETRAINED_SGD,
+    RANDOM,
+    RANDOM_SGD,
+    TRAINED,
+    measure_heads,
+    pretrained_trunk,
+)
 from studies.ablations.stack import LearningStack
 from studies.ablations.study import AblationsStudy
 from studies.ablations.task_inputs import (
@@ -29,7 +45,7 @@ from studies.ablations.task_inputs import (
     TaskInput,
 )
 from studies.ablations.training import equal_size, new_network, train
-from studies.core.blocks import reference_errors
+from studies.core.blocks import LEFT_OUT, WINDOW, reference_errors
 from studies.core.runner import num_stages, run
 from studies.core.unseen_means import BETWEEN, UNSEEN, Rate
 
@@ -335,9 +351,40 @@ def test_a_frozen_trunk_with_a_head_for_each_task_forgets_nothing():
         )
         for kind in HEADS
     }
-    assert (rises[FROZEN_SGD] == 0).all()
-    assert (rises[FROZEN] != 0).all()
-    assert (rises[TRAINED] != 0).all()
+    for kind in (RANDOM_SGD, PRETRAINED_SGD):
+        assert (rises[kind] == 0).all()
+    for kind in (RANDOM, PRETRAINED, TRAINED):
+        assert (rises[kind] != 0).all()
+
+
+def test_a_pretrained_trunk_comes_from_means_that_are_no_task():
+    assert not set(PRETRAINING_MEANS) & {*AblationsConfig().means, *FOUR_MEANS}
+    trunk = pretrained_trunk(TOY, 0)
+    random = new_network(TOY, TaskInput(TRUE, 2, 0), "affine").state_dict()
+    assert set(random) - set(trunk) == {"head.weight", "head.bias", "log_sigma", "log_prior"}
+    for name, weight in trunk.items():
+        assert weight.shape == random[name].shape
+        assert not torch.equal(weight, pretrained_trunk(TOY, 1)[name])
+    again = pretrained_trunk.__wrapped__(TOY, 0)
+    assert all(torch.equal(weight, again[name]) for name, weight in trunk.items())
+
+
+def test_no_trunk_is_needed_where_the_best_prediction_of_a_task_is_a_constant():
+    """With weights of zero in its trunk a network learns each task by the bias of its head."""
+    config = replace(TOY, probe_sequences=40, probe_length=120)
+    network = SequenceLSTM(2, 8, conditioning="affine", generator=draw())
+    for weight in (*network.embed.parameters(), *network.lstm.parameters()):
+        torch.nn.init.zeros_(weight)
+    stack, task = LearningStack([network]), [TaskInput(TRUE, 2, 0)]
+    stack.freeze_trunk()
+    adam = torch.optim.Adam([p for p in stack.parameters() if p.requires_grad], lr=0.01)
+    schedule = forgetting.Schedule(200, 2, 0.01)
+    errors = forgetting.errors_while_learning(config, schedule, stack, task, adam)
+    floor = reference_errors(config.means, config.sigma)["knows the task"]
+    assert errors[0, 0].max() > 3 * floor
+    # A bias as far off as two standard errors of the mean of a window, and six of the test itself.
+    allowed = 1 + 4 / WINDOW + 6 * math.sqrt(2 / (40 * (120 - LEFT_OUT)))
+    assert errors[0, 2].max() < allowed * floor
 
 
 def test_without_momentum_adam_moves_no_head_that_has_no_gradient():
