@@ -62,13 +62,16 @@ def normalised_task_variance(
 
     Args:
         activity_by_task: for each of K >= 2 tasks the activity of the same units, (N_k, units).
-        silent: a unit whose variances sum to at most this is silent (theirs is 1e-3).
+        silent: a unit is silent if its variances sum to at most this share, in [0, 1), of the
+            largest sum of any unit. Theirs is the number 1e-3 itself, which depends on the scale
+            of the activity: rates in Hz and in kHz have other silent units.
 
     Returns:
         Shares, (K, units), zero for silent units; and which units are active, (units,) bool.
+        Neither depends on the scale of the activity, or on units added that never vary.
 
     Raises:
-        ValueError: for invalid shapes.
+        ValueError: for invalid shapes or share.
 
     Example:
         >>> a, b = torch.tensor([[0.0, 0.0], [2.0, 0.0]]), torch.tensor([[1.0, 0.0], [2.0, 0.0]])
@@ -82,8 +85,14 @@ def normalised_task_variance(
             "activity_by_task should hold a tensor (N_k, units), N_k >= 2, for each of two tasks "
             f"or more, of the same units; got {shapes}: flatten time and trials together"
         )
+    if not 0 <= silent < 1:
+        raise ValueError(
+            "silent should be a share of the largest variance of a unit, in [0, 1); got "
+            f"{silent}: try 1e-3"
+        )
     variance = torch.stack([a.var(0, correction=0) for a in activity_by_task])
-    active = variance.sum(0) > silent
+    total = variance.sum(0)
+    active = total > silent * total.max()
     share = variance / variance.amax(0).where(active, 1.0)
     return share.where(active, 0.0), active
 
@@ -104,7 +113,7 @@ def shared_unit_ratio(
         Units engaged in all tasks / units engaged in any; NaN if every unit is silent.
 
     Raises:
-        ValueError: for an invalid threshold or shapes.
+        ValueError: for an invalid threshold, share or shapes.
 
     Example:
         >>> a, b = torch.tensor([[0.0, 0.0], [2.0, 2.0]]), torch.tensor([[1.0, 1.0], [2.0, 1.0]])
@@ -138,7 +147,7 @@ def shared_unit_sweep(
         The ratio at each threshold, and the area under it; NaN if every unit is silent.
 
     Raises:
-        ValueError: for invalid thresholds or shapes.
+        ValueError: for invalid thresholds, share or shapes.
 
     Example:
         >>> a, b = torch.tensor([[0.0, 0.0], [2.0, 2.0]]), torch.tensor([[1.0, 1.0], [2.0, 1.0]])

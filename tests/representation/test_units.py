@@ -75,10 +75,29 @@ def test_silent_units_change_nothing_and_alone_give_no_ratio() -> None:
     ratio = shared_unit_ratio([torch.cat([A, dead_a], 1), torch.cat([B, dead_b], 1)])
     assert ratio == shared_unit_ratio([A, B])
     assert math.isnan(shared_unit_ratio([dead_a, dead_b]))
-    assert math.isnan(shared_unit_ratio([A, B], silent=100.0))
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-3, 1e3])
+def test_which_units_are_silent_does_not_depend_on_the_scale(
+    generator: torch.Generator, scale: float
+) -> None:
+    spread = torch.tensor([1.0, 0.5, 0.04, 0.02, 0.0], dtype=torch.float64)
+    a, b = torch.randn(2, 4000, 5, generator=generator, dtype=torch.float64) * spread
+    share, active = normalised_task_variance([a, b])
+    # Variances are spread ** 2 times that of the first unit: 1.6e-3 and .4e-3 of it.
+    assert active.tolist() == [True, True, True, False, False]
+    scaled, same = normalised_task_variance([scale * a, scale * b])
+    assert same.equal(active)
+    torch.testing.assert_close(scaled, share)
+    sweep, other = shared_unit_sweep([a, b]), shared_unit_sweep([scale * a, scale * b])
+    assert other.area == pytest.approx(sweep.area)
+    assert other.ratio.equal(sweep.ratio)
 
 
 def test_invalid_arguments_are_named() -> None:
+    for silent in (-0.1, 1.0, math.nan):
+        with pytest.raises(ValueError, match=r"silent should be a share .* in \[0, 1\); got"):
+            shared_unit_ratio([A, B], silent=silent)
     with pytest.raises(ValueError, match=r"activity_by_task .* of two tasks"):
         shared_unit_ratio([A])
     with pytest.raises(ValueError, match=r"of the same units; got \[\(3, 4\), \(2, 3\)\]"):
