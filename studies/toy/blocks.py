@@ -19,6 +19,7 @@ from studies.core.training import descend
 from studies.toy.config import ToyConfig, generator
 
 RATE = 0.001  # Adam's default
+SILENT = 1e-3  # of activity squared: the absolute threshold of the code that the paper cites
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class BlockRun:
         block_mse: error of each block without its first predictions, each made before the weights
             saw that step, ``(blocks,)``.
         shared_units: ratio of hidden units engaged in a block and the next, ``(blocks - 1,)``; NaN
-            where every unit is silent by the usual absolute threshold.
+            where every unit is silent by the absolute threshold ``SILENT``.
         shared_of_all: the same without that threshold. A network that is given its task hardly
             listens to the noise within a block, so that its variances are small all over: the two
             differ.
@@ -74,10 +75,16 @@ def learn_blocks(config: ToyConfig, seed: int, *, conditioned: bool) -> BlockRun
     pairs = [list(pair) for pair in itertools.pairwise(activity)]
     return BlockRun(
         errors[:, LEFT_OUT:].mean(-1).numpy(),
-        np.array([shared_unit_ratio(pair) for pair in pairs]),
+        np.array([_shared_above_threshold(pair) for pair in pairs]),
         np.array([shared_unit_ratio(pair, silent=0.0) for pair in pairs]),
         _error_on_task(config, network, int(data.z[0, -length - 1]), seed),
     )
+
+
+def _shared_above_threshold(pair: list[Tensor]) -> float:
+    """Return the ratio of shared units, those whose variances sum to ``SILENT`` held constant."""
+    active = torch.stack([h.var(0, correction=0) for h in pair]).sum(0) > SILENT
+    return shared_unit_ratio([h * active for h in pair], silent=0.0)
 
 
 @torch.no_grad()
