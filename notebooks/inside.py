@@ -215,7 +215,7 @@ for layer in ("embed", "lstm"):
 def shared(h):
     """Return how much of the activity is of units engaged in every task."""
     by_task = [h[ids == k] for k in range(K)]
-    return gbi.representation.shared_unit_sweep(by_task, silent=1e-8).area
+    return gbi.representation.shared_unit_sweep(by_task).area
 
 
 panels = {"given the task": with_task["lstm"], "at maximum entropy": without["lstm"]}
@@ -251,10 +251,8 @@ plt.show()
 # tasks: it is linear, and the task moves its activity without doing anything else to it. Read the
 # values within tasks, and look at the activity.
 #
-# Shared units see what CKA does not. Given the task, units vary in one task or in the other (.10 is
-# near 0, units of their own for each); at maximum entropy the same units vary in both (.76).
-# `silent` leaves out units that do not vary; its default is for activity of order one, and would
-# leave out nearly all of this network at maximum entropy.
+# Shared units see what CKA does not. Given the task, units vary in one task or in the other (.09 is
+# near 0, units of their own for each); at maximum entropy the same units vary in both (.81).
 #
 # ## 4. What shape has it?
 # The effective rank says how many directions the activity fills. Before training it depends on what
