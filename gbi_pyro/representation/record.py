@@ -19,8 +19,8 @@ def record(module: nn.Module, *names: str) -> Iterator[dict[str, list[Tensor]]]:
     removed, weights and gradients are not touched.
 
     ``stepwise`` takes the steps of a ``SequenceLSTM`` by its folded weights, past its modules:
-    record ``network.mean(x, z)``, with the posterior as z, instead. A name whose module was never
-    called is warned of.
+    record ``network.mean(x, z)``, with the posterior as z, instead. Modules that were never called
+    are warned of.
 
     Args:
         module: the network.
@@ -54,11 +54,11 @@ def record(module: nn.Module, *names: str) -> Iterator[dict[str, list[Tensor]]]:
             handle = known[name].register_forward_hook(_Recorder(name, activity[name]))
             hooks.callback(handle.remove)
         yield activity
-    if silent := [name for name in names if not activity[name]]:
+    if silent := [name for name, calls in activity.items() if not calls]:
         warnings.warn(
-            f"module {silent[0]!r} was not called: expected the network to run it inside the "
+            f"nothing was recorded of {silent}: expected the network to call them inside the "
             "block. stepwise takes the steps of a recurrent network past its modules: record the "
-            "run network.mean(x, z), or name another module",
+            "run network.mean(x, z), or name other modules",
             stacklevel=3,
         )
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from gbi_pyro import Enumeration, OneStepGradient, stepwise
 from gbi_pyro.models import SequenceLSTM
+from gbi_pyro.models.conditioning import CONDITIONERS, Conditioning
 from gbi_pyro.representation import record
 
 
@@ -67,13 +68,17 @@ def test_a_module_without_a_tensor_is_named() -> None:
         network()
 
 
-def test_a_network_run_past_its_modules_is_not_silent(generator: torch.Generator) -> None:
+@pytest.mark.parametrize("conditioning", CONDITIONERS)
+@pytest.mark.parametrize("names", [("lstm",), ()])
+def test_a_network_run_past_its_modules_is_not_silent(
+    names: tuple[str, ...], conditioning: Conditioning, generator: torch.Generator
+) -> None:
     """The steps of ``stepwise`` are taken by folded weights; the whole run is recorded."""
-    network = SequenceLSTM(2, hidden_size=4, generator=generator)
+    network = SequenceLSTM(2, hidden_size=4, conditioning=conditioning, generator=generator)
     x = torch.randn(2, 6, generator=generator)
-    words = r"module 'lstm' was not called.*network.mean\(x, z\)"
+    words = r"nothing was recorded of \[.*'lstm'.*network.mean\(x, z\)"
     steps = stepwise(network, x)
-    with pytest.warns(UserWarning, match=words), record(network, "lstm"):
+    with pytest.warns(UserWarning, match=words), record(network, *names):
         q = OneStepGradient()(steps).probs()
     with record(network, "lstm") as activity:
         network.mean(x, q)
