@@ -443,6 +443,12 @@ plt.show()
 # The mixture's trials lie between both odours. They were drawn with .4 of terpineol and .6 of
 # citronellal, and no mixture was among the data that rates were found from.
 #
+# The spike trains themselves (STAR 0.3-7, `GBI_PYRO_STAR=STAR/data`) give the same picture. The
+# accuracy is .73 exactly, .82 by one step and .77 by Adam; the control has .42, 1.4 standard errors
+# above chance. The log scores are -1.07, -.97 and -.64: the exact posterior is too sure here too.
+# Inferred free of the simplex, trials of the mixture have $Z$ = (.37 ± .06, .60 ± .06) on average,
+# those of terpineol (.87, .14), those of citronellal (.12, .87). One animal and 60 trials are few.
+#
 # ## 3. Conditions as tasks
 # A recurrent network whose weights are made from its condition, $h' = (1 - a) h + a f(W(z) h +
 # b(z))$: the library's `Hypernetwork` conditioner *is* such a layer. Conditions are eight
