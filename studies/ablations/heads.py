@@ -51,6 +51,10 @@ def measure_heads(
     A frozen trunk keeps its first, random weights or those of ``pretrained_trunk``; heads begin the
     same. Data, updates and tests are those of ``measure_forgetting``, but no update looks back
     across the start of its block, where it would learn the task before it too.
+
+    After a switch no gradient reaches the head of the task before. SGD leaves it as it is. Adam's
+    momentum goes on, by about rate * beta1 / (1 - beta1) in each weight, nine times the rate:
+    gradients of overlapping windows point one way, so that the whole head moves together.
     """
     inputs = [TaskInput(TRUE, len(config.means), seed) for seed in seeds]
     errors = {}

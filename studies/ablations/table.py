@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,7 +13,14 @@ from studies.ablations.config import AblationsConfig
 from studies.ablations.forgetting import ForgettingSeed, Schedule
 from studies.ablations.gains import first_below, gain_row
 from studies.ablations.generalisation import MOVED
-from studies.ablations.heads import HEADS, PRETRAINED, RANDOM
+from studies.ablations.heads import (
+    HEAD,
+    HEADS,
+    PRETRAINED,
+    PRETRAINED_SGD,
+    RANDOM,
+    RANDOM_SGD,
+)
 from studies.ablations.inputs import InputSeed
 from studies.ablations.regularizers import ENTROPY, LatentUpdate, RegularizerSeed
 from studies.ablations.task_inputs import CONTROLS, NONE, SAME_START, TASK_INPUTS, TRUE
@@ -23,6 +31,7 @@ from studies.core.unseen_means import EDGE
 
 ByInput = Mapping[str, Sequence[InputSeed]]
 NEAR = 1.02  # of a level counts as there
+NO_PRIMITIVES = "given its task a constant predicts this stream best, which needs no primitives"
 PLAIN = {NONE: "plain LSTM", SAME_START: "plain LSTM from the same start"}
 NAMES = {**PLAIN, TRUE: "true Z", **{kind: f"{kind} Z" for kind in CONTROLS}}
 
@@ -157,26 +166,30 @@ def _schedule_rows(schedule: str, of_seeds: Sequence[ForgettingSeed]) -> list[Ro
 def heads_rows(found: Mapping[Schedule, Sequence[ForgettingSeed]]) -> list[Row]:
     """Return what is forgotten with a head for each task, its trunk trained or frozen (T7).
 
-    What pre-training is worth is a ratio of average errors. Given its task this stream is predicted
-    best by a constant, the bias of a head, so that no trunk is needed; the row says so in numbers.
+    What pre-training is worth is a ratio of average errors, by optimiser and rate.
     """
     rows = []
     for rate in dict.fromkeys(schedule.rate for schedule in found):
-        random, pretrained = (
-            _geometric_mean(
-                [
-                    np.array(_continual(of_seeds, kind).average.values)
-                    for schedule, of_seeds in found.items()
-                    if schedule.rate == rate
-                ]
+        for (random, pretrained), optimiser in (
+            ((RANDOM, PRETRAINED), "Adam"),
+            ((RANDOM_SGD, PRETRAINED_SGD), "SGD"),
+        ):
+            average = [
+                _geometric_mean(
+                    [
+                        np.array(_continual(of_seeds, kind).average.values)
+                        for schedule, of_seeds in found.items()
+                        if schedule.rate == rate
+                    ]
+                )
+                for kind in (random, pretrained)
+            ]
+            what = (
+                f"all schedules, {optimiser}, rate {rate:g}: average error after the last block, "
+                f"{HEAD}, frozen trunk, random / pre-trained"
             )
-            for kind in (RANDOM, PRETRAINED)
-        )
-        what = (
-            f"all schedules, rate {rate:g}: average error after the last block, a head for each "
-            "task, frozen trunk, random / pre-trained (above 1 if the stream needs primitives)"
-        )
-        rows.append(gain_row("T7", what, random, pretrained, ratio=True))
+            row = gain_row("T7", what, *average, ratio=True)
+            rows.append(replace(row, note=f"{row.note}; {NO_PRIMITIVES}"))
     for schedule, of_seeds in found.items():
         for kind, note in HEADS.items():
             what = f"{schedule.name}: error on the other task after the last block, {kind}"
