@@ -7,6 +7,7 @@
 #   make notebooks      execute the notebooks that were changed
 #   make slow           the tests that take long
 #   make bench          the benchmarks
+#   make lowest         the tests with the lowest version of each dependency, in an environment apart
 #   make results-check  rerun the short studies with few seeds, compare with results/
 # TORCH_INDEX chooses another build of torch, for instance the small CPU build:
 #   make toy TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -15,13 +16,14 @@ VENV ?= .venv
 TORCH_INDEX ?=
 RUN ?= runs/toy
 WORKERS ?= 2
+LOWEST ?= .venv-lowest
 BIN := $(VENV)/bin
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: toy test check docs notebooks bench slow results-check clean
+.PHONY: toy test check docs notebooks bench slow lowest results-check clean
 
 # Tests run side by side, one thread each: small networks are fastest so.
-test slow results-check: export OMP_NUM_THREADS = 1
+test slow lowest results-check: export OMP_NUM_THREADS = 1
 
 toy: $(VENV)/.installed
 	$(BIN)/python -m studies toy --out $(RUN)
@@ -52,6 +54,16 @@ bench: $(VENV)/.installed
 results-check: $(VENV)/.installed
 	$(BIN)/python -m studies.core.check_results
 
+# Documentation and notebooks are built with the pinned versions alone.
+lowest: $(VENV)/.installed
+	$(PYTHON) -m venv $(LOWEST)
+	$(BIN)/python tests/lowest_versions.py > $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check \
+		$(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$$(grep '^torch==' $(LOWEST)/lowest.txt)"
+	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check -c $(LOWEST)/lowest.txt \
+		-e '.[studies]' $(shell grep -E '^(pytest|pytest-xdist|hypothesis|polars|PyYAML)==' constraints.txt)
+	$(LOWEST)/bin/pytest -n $(WORKERS) --ignore tests/test_docs.py --ignore tests/test_notebooks.py
+
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check \
@@ -60,4 +72,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info docs/api docs/notebooks docs/results docs/_generated
+	rm -rf $(VENV) $(LOWEST) runs build *.egg-info docs/api docs/notebooks docs/results docs/_generated

@@ -1,13 +1,9 @@
 """Import layers: which part of the library and of the studies may import which, and what loads."""
 
 import ast
-import shutil
 import subprocess
 import sys
-import zipfile
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -195,32 +191,3 @@ def test_lazy_names_are_those_of_the_sub_packages() -> None:
     assert {*gbi_pyro._PACKAGES, *gbi_pyro._MODULES} == set(gbi_pyro.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         gbi_pyro.nothing  # noqa: B018
-
-
-def is_installed(distribution: str, at_least: int) -> bool:
-    try:
-        return int(version(distribution).split(".")[0]) >= at_least
-    except PackageNotFoundError:
-        return False
-
-
-def test_the_wheel_holds_the_library_and_no_study(tmp_path: Path) -> None:
-    if find_spec("pip") is None or not is_installed("setuptools", at_least=77):
-        pytest.skip("pip or the build backend, setuptools >= 77, is not installed")
-    source = tmp_path / "source"
-    for package in ("gbi_pyro", "studies"):
-        shutil.copytree(
-            ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__")
-        )
-    for file in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / file, source)
-    options = ["--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(tmp_path)]
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", *options, str(source)]
-    subprocess.run(command, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    files = zipfile.ZipFile(wheel).namelist()
-    packages = {file.split("/")[0] for file in files if not file.split("/")[0].endswith("info")}
-    assert packages == {"gbi_pyro"}
-    library = {str(path.relative_to(ROOT)) for n, path in MODULES.items() if n in LIBRARY}
-    assert library <= set(files)
-    assert "gbi_pyro/py.typed" in files
