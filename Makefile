@@ -54,7 +54,7 @@ bench: $(VENV)/.installed
 results-check: $(VENV)/.installed
 	$(BIN)/python -m studies.core.check_results
 
-# Documentation and notebooks are built with the pinned versions alone.
+# Documentation and notebooks are built with the pinned versions alone; old packages warn of new ones.
 lowest: $(VENV)/.installed
 	$(PYTHON) -m venv $(LOWEST)
 	$(BIN)/python tests/lowest_versions.py > $(LOWEST)/lowest.txt
@@ -62,7 +62,8 @@ lowest: $(VENV)/.installed
 		$(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$$(grep '^torch==' $(LOWEST)/lowest.txt)"
 	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check -c $(LOWEST)/lowest.txt \
 		-e '.[studies]' $(shell grep -E '^(pytest|pytest-xdist|hypothesis|polars|PyYAML)==' constraints.txt)
-	$(LOWEST)/bin/pytest -n $(WORKERS) --ignore tests/test_docs.py --ignore tests/test_notebooks.py
+	$(LOWEST)/bin/pytest -n $(WORKERS) -o filterwarnings=default \
+		--ignore tests/test_docs.py --ignore tests/test_notebooks.py
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

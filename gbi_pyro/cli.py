@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -15,6 +17,9 @@ import typer.core
 from rich.console import Console
 from rich.markup import escape
 
+EXIT_STATUS = (
+    "Exit status: 0: done. 2: refused input, or output that cannot be written. 130: interrupted."
+)
 WIDTH_OF_A_FILE = 110  # where the output is no terminal, whose width is known
 
 
@@ -78,6 +83,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None if os.environ.get("NO_COLOR") else "rich",
     help="Infer which task is going on, with calibrated uncertainty.",
+    epilog=EXIT_STATUS,
 )
 
 
@@ -125,13 +131,19 @@ def _load(spec: str, *, must_be_callable: bool = True) -> Any:
         ) from None
 
 
-@app.command()
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON alone.")]
+
+
+@app.command(
+    epilog=f"Example: gbi-pyro check my:model --data my:data. {EXIT_STATUS} 1: something is wrong."
+)
 def check(
     model: Annotated[str, typer.Argument(help="The Pyro model, as module:attribute.")],
     data: Annotated[
         str | None,
         typer.Option(help="Its arguments, as module:attribute: a tuple, or a function giving one."),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Report what is wrong with a model's task sites, before a run does."""
     from gbi_pyro.check import check_model
@@ -141,13 +153,20 @@ def check(
         args = _load(data, must_be_callable=False) if data else ()
     args = args() if callable(args) else args
     report = check_model(target, *(args if isinstance(args, tuple) else (args,)))
-    console = make_console()
-    for finding in report.findings:
-        console.print(str(finding), markup=False, highlight=False, soft_wrap=True)
+    if as_json:
+        _print_json({"ok": report.ok, "findings": [asdict(f) for f in report.findings]})
+    else:
+        console = make_console()
+        for finding in report.findings:
+            console.print(str(finding), markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(0 if report.ok else 1)
 
 
-@app.command()
+def _print_json(content: Any) -> None:
+    typer.echo(json.dumps(content, indent=2, allow_nan=False))
+
+
+@app.command(epilog=f"Example: gbi-pyro compare runs/reference runs/other. {EXIT_STATUS}")
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, the reference first.")],
     out: Annotated[
@@ -162,6 +181,7 @@ def compare(
         list[str] | None,
         typer.Option(help="Only quantities whose name contains this; repeat for each."),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Compare runs by every quantity they share, seed by seed, with paired intervals."""
     from gbi_pyro.metrics.runs import compare_runs, print_comparison, write_comparison
@@ -170,6 +190,9 @@ def compare(
         folder, console = folder_for_results(out), make_console()
         table = compare_runs(runs, may_differ=may_differ or (), level=level, only=only or ())
         files = write_comparison(table, str(runs[0]), folder)
+        if as_json:
+            _print_json({"caption": table.caption, "rows": table.records()})
+            return
         print_comparison(table, str(runs[0]), level, console)
         console.print("Written: " + escape(", ".join(map(str, files))))
 

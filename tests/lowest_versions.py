@@ -20,8 +20,8 @@ def declared(*extras: str) -> list[Requirement]:
 def lowest(requirement: Requirement) -> str:
     """Return the lowest version that a requirement allows.
 
-    >>> lowest(Requirement("arviz>=0.20,<2"))
-    'arviz==0.20'
+    >>> lowest(Requirement("arviz>=0.21,<2"))
+    'arviz==0.21'
     """
     (version,) = (s.version for s in requirement.specifier if s.operator == ">=")
     return f"{requirement.name}=={version}"

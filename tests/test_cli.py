@@ -1,5 +1,6 @@
 """The library's command line: checking a model, refused input, help and version."""
 
+import json
 import os
 import subprocess
 import sys
@@ -59,6 +60,14 @@ def test_a_task_cut_off_from_the_likelihood_fails_the_check(models):
     result = invoke("check", f"{models}:cut", "--data", f"{models}:data")
     assert result.exit_code == 1
     assert "does not reach the likelihood" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(("model", "ok"), [("affine", True), ("cut", False)])
+def test_findings_as_json_are_all_of_stdout(models, model, ok):
+    result = invoke("check", f"{models}:{model}", "--data", f"{models}:data", "--json")
+    found = json.loads(result.stdout)
+    assert (found["ok"], result.exit_code) == (ok, 0 if ok else 1)
+    assert {"check", "site", "ok", "message"} == set(found["findings"][0])
 
 
 def test_a_model_that_is_not_there_is_an_error_of_usage(models):
@@ -127,12 +136,14 @@ def test_without_colour_there_are_no_codes_at_all(monkeypatch):
 def test_the_help_lists_the_commands_and_what_each_takes():
     assert {"check", "compare", "--version"} <= set(invoke("--help").output.split())
     for command, options in {
-        "check": {"model", "--data"},
-        "compare": {"runs...", "--out", "--may-differ", "--level", "--only"},
+        "check": {"model", "--data", "--json"},
+        "compare": {"runs...", "--out", "--may-differ", "--level", "--only", "--json"},
     }.items():
         result = invoke(command, "--help")
         assert result.exit_code == 0
         assert options <= set(result.output.lower().split())
+        assert f"Example: gbi-pyro {command}" in " ".join(result.output.split())
+        assert "Exit status: 0: done." in " ".join(result.output.split())
 
 
 def test_an_unknown_command_is_an_error_of_usage():

@@ -53,6 +53,8 @@ def test_from_training_to_table(runs: list[str], tmp_path: Path) -> None:
         assert {k: v or None for k, v in line.items()} == {
             k: None if v is None else str(v) for k, v in record.items()
         }
+    again = compare(*runs, "--out", str(out), "--json")
+    assert json.loads(again.stdout) == read
     words = " ".join(result.output.split())
     assert "prequential code length" in words
     assert "log evidence" in words

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from studies.core.image_data import Dataset
 from studies.core.protocol import Seeds
 
 
@@ -28,7 +29,7 @@ class BaselinesConfig(Seeds):
         judged_on: images that methods are scored on: ``test``, or ``validation`` to make a choice.
     """
 
-    dataset: str = "digits"
+    dataset: Dataset = "digits"
     seeds: int = 10
     epochs: int = 30
     batch: int = 64

@@ -26,7 +26,7 @@ from gbi_pyro.learning.weights import clamped_loss
 from gbi_pyro.models.image import ConditionedAutoencoder
 from gbi_pyro.models.language import LanguageLSTM
 from gbi_pyro.problems import Drawn, Problem
-from studies.core.image_data import image_sets
+from studies.core.image_data import Dataset, image_sets
 from studies.core.image_networks import ImageConfig, paper_network, train
 from studies.core.training import descend
 
@@ -105,7 +105,7 @@ def data_problems(data: Path) -> dict[str, Callable[..., Problem]]:
 
 
 def image_problem(
-    dataset: str,
+    dataset: Dataset,
     data: Path | None,
     seed: int = 0,
     *,
@@ -129,7 +129,7 @@ def image_problem(
 
 
 def pair_problem(
-    dataset: str,
+    dataset: Dataset,
     data: Path | None,
     seed: int = 0,
     *,
@@ -226,7 +226,7 @@ def _of_images(name: str, network: ConditionedAutoencoder, images: Images) -> Pr
 @functools.lru_cache(maxsize=8)
 def _trained(
     load: Callable[[str, Path | None], ImageSets],
-    dataset: str,
+    dataset: Dataset,
     data: Path | None,
     seed: int,
     budget: ImageBudget,

@@ -222,10 +222,21 @@ def read_config(about: Mapping[str, Any], config_type: type[Record]) -> Record:
             f"{sorted(expected ^ set(settings))}"
         )
     try:
-        return _CONVERTER.structure(settings, config_type)
+        return structure(settings, config_type)
+    except ValueError as error:
+        raise ValueError(f"config.json should hold a {name}; got {error}") from None
+
+
+def structure(value: Any, kind: type[Record]) -> Record:
+    """Return a value of a type from what JSON holds of it.
+
+    Raises:
+        ValueError: with the reasons, where it does not fit.
+    """
+    try:
+        return _CONVERTER.structure(value, kind)
     except cattrs.BaseValidationError as error:
-        reasons = "; ".join(cattrs.transform_error(error))
-        raise ValueError(f"config.json should hold a {name}; got {reasons}") from None
+        raise ValueError("; ".join(cattrs.transform_error(error))) from None
 
 
 def as_json(settings: Any) -> Any:

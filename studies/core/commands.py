@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
-import inspect
-import typing
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from gbi_pyro.cli import checked_output, folder_for_results, make_console, report_errors
-from studies.core.settings import option_type
+from gbi_pyro.cli import (
+    EXIT_STATUS,
+    checked_output,
+    folder_for_results,
+    make_console,
+    report_errors,
+)
+from studies.core.options import config_options, configure
+from studies.core.progress import shown_progress
+
+EXAMPLES = f"""\b
+Examples:
+  python -m studies toy --seeds 20 --jobs 2
+  python -m studies toy --config results/toy/config.json --set sigma=0.2
+  python -m studies toy --json --strict > rows.json
+  python -m studies publish runs/toy
+
+{EXIT_STATUS} 1: with --strict, a target is not reached.
+"""
 
 
 class StudyGroup(click.Group):
@@ -29,6 +43,7 @@ class StudyGroup(click.Group):
         super().__init__(
             "studies",
             help="Run a study and write its table, figures, posterior and weights to a folder.",
+            epilog=EXAMPLES,
         )
         self.studies = studies
         self.add_command(publish_runs)
@@ -73,6 +88,17 @@ def study_command(study: Any) -> click.Command:
             show_default=True,
             help="Folder for the results.",
         ),
+        click.Option(
+            ["--config", "file"],
+            type=click.Path(path_type=Path, exists=True, dir_okay=False),
+            help="config.json of a run of this study: its settings in place of the defaults.",
+        ),
+        click.Option(
+            ["--set", "settings"],
+            metavar="KEY=VALUE",
+            multiple=True,
+            help="Any setting, by its name in config.json; repeat for each.",
+        ),
         *config_options(study.config_type),
         *([_data_option(study.data_variable)] if study.reads_files else []),
         click.Option(
@@ -93,18 +119,40 @@ def study_command(study: Any) -> click.Command:
             is_flag=True,
             help="Smoke test with a tiny configuration; the numbers are meaningless.",
         ),
+        click.Option(
+            ["--json", "as_json"], is_flag=True, help="Print the rows of the table as JSON alone."
+        ),
+        click.Option(
+            ["--strict"], is_flag=True, help="Exit with status 1 if a target is not reached."
+        ),
     ]
 
     def callback(
-        out: str, jobs: int, device: str, fast: bool, data: Path | None = None, **given: Any
+        out: str,
+        file: Path | None,
+        settings: tuple[str, ...],
+        jobs: int,
+        device: str,
+        fast: bool,
+        as_json: bool,
+        strict: bool,
+        data: Path | None = None,
+        **given: Any,
     ) -> None:
         with report_errors():
             folder = folder_for_results(out)
-            settings = {name: value for name, value in given.items() if value is not None}
-            config = study.config_type(**settings)
-            run_study(study(config.fast() if fast else config, data), folder, jobs, device)
+            config = configure(study, file, settings, given)
+            whole = study(config.fast() if fast else config, data)
+            missed = run_study(whole, folder, jobs, device, as_json=as_json)
+        raise SystemExit(1 if strict and missed else 0)
 
-    return click.Command(study.name, params=options, callback=callback, help=f"{study.title}.")
+    return click.Command(
+        study.name,
+        params=options,
+        callback=callback,
+        help=f"{study.title}.",
+        epilog=f"{EXIT_STATUS} 1: with --strict, a target is not reached.",
+    )
 
 
 def _data_option(variable: str) -> click.Option:
@@ -115,77 +163,43 @@ def _data_option(variable: str) -> click.Option:
     )
 
 
-def config_options(config_type: type) -> Iterator[click.Option]:
-    """Make an option of each field of a configuration, with its default and its description."""
-    hints, described = typing.get_type_hints(config_type), _descriptions(config_type)
-    for field in dataclasses.fields(config_type):
-        kind, multiple = option_type(hints[field.name])
-        if kind is None:
-            continue
-        flags = f"--{field.name.replace('_', '-')}"
-        yield click.Option(
-            [f"{flags}/--no{flags[1:]}" if kind is bool else flags, field.name],
-            type=None if kind is bool else kind,
-            default=None,
-            callback=_as_tuple if multiple else None,
-            help=f"{described.get(field.name, '')}  [default: {_shown(field.default)}]".strip(),
-        )
+def run_study(
+    study: Any, out: Path, jobs: int, device: str = "cpu", *, as_json: bool = False
+) -> list[str]:
+    """Run a study with its progress on stderr, print its table, and return the targets it missed.
 
-
-def _shown(default: Any) -> str:
-    return ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
-
-
-def _as_tuple(_ctx: Any, _param: Any, value: Any) -> Any:
-    return None if value is None else tuple(value)
-
-
-def _descriptions(config_type: type) -> dict[str, str]:
-    """Read what each field is from the ``Attributes:`` of the docstring, and of its bases'."""
-    texts = [inspect.cleandoc(base.__doc__ or "") for base in reversed(config_type.__mro__)]
-    found: dict[str, str] = {}
-    names: list[str] = []
-    for line in "\n".join(text.partition("Attributes:")[2] for text in texts).splitlines():
-        head, colon, rest = line.strip().partition(": ")
-        if line.startswith("    ") and not line.startswith("     ") and colon:
-            names = [name.strip() for name in head.split(",")]
-            found |= dict.fromkeys(names, rest)
-        elif line.strip():
-            for name in names:
-                found[name] += f" {line.strip()}"
-    return found
-
-
-def run_study(study: Any, out: Path, jobs: int, device: str = "cpu") -> None:
-    """Run a study with its progress on the screen, then print its table."""
+    Args:
+        study: what to run.
+        out: the folder of the results.
+        jobs: units measured side by side.
+        device: where networks run.
+        as_json: print the table as JSON, and nothing else.
+    """
     from studies.core.runner import num_stages, run
-    from studies.core.table import print_table
 
-    console = make_console()
-    columns = (
-        TextColumn("[progress.description]{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
     try:
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task("starting", total=num_stages(study))
-
-            def progress(what: str) -> None:
-                bar.update(task, description=escape(what), advance=1)
-
-            def detail(what: str) -> None:
-                bar.update(task, description=escape(what))
-
+        with shown_progress(num_stages(study)) as (progress, detail):
             results = run(study, out, jobs=jobs, device=device, progress=progress, detail=detail)
     except KeyboardInterrupt:
         click.echo(f"Stopped. Finished units are kept in {out}; the run resumes.", err=True)
         raise SystemExit(130) from None
     if not results.rows:  # of processes that train together the first one prints
-        return
-    print_table(study.title, study.shown(results.rows), console)
+        return []
     missed = [row.what for row in results.rows if row.verdict == "not reached"]
+    if as_json:
+        rows = [row.as_dict() for row in results.rows]
+        found = {"study": study.name, "folder": str(out), "rows": rows}
+        click.echo(json.dumps(found, indent=2, allow_nan=False))
+    else:
+        _print_results(study, results, missed)
+    return missed
+
+
+def _print_results(study: Any, results: Any, missed: list[str]) -> None:
+    from studies.core.table import print_table
+
+    console, out = make_console(), results.folder
+    print_table(study.title, study.shown(results.rows), console)
     if missed:
         console.print(f"{len(missed)} target(s) not reached: " + escape("; ".join(missed)))
     files = ("metrics.json", "table.md", "posterior.nc", "weights.safetensors", "config.json")

@@ -5,10 +5,14 @@ from __future__ import annotations
 import functools
 import hashlib
 from pathlib import Path
+from typing import Literal
 
 from torch import Tensor
 
 from gbi_pyro.data.images import ImageSets, load_images
+
+Dataset = Literal["digits", "mnist", "fashion", "cifar10", "cifar100"]
+"""The names of the image sets, so that a command refuses any other."""
 
 
 @functools.lru_cache(maxsize=2)

@@ -18,7 +18,7 @@ from gbi_pyro.models.affine_head import AffineHeadAutoencoder, pca_basis
 from gbi_pyro.models.image import ConditionedAutoencoder, EncoderClassifier, ImageModel
 from gbi_pyro.models.layers import Latent
 from studies.core.device import run_device
-from studies.core.image_data import checksum
+from studies.core.image_data import Dataset, checksum
 from studies.core.protocol import Report, Seeds
 from studies.core.training import train_epochs
 
@@ -46,7 +46,7 @@ class ImageConfig(Seeds):
         chunk: images inferred at a time.
     """
 
-    dataset: str = "digits"
+    dataset: Dataset = "digits"
     epochs: int = 10
     batch: int = 128
     rate: float = 0.002

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import typing
 from collections.abc import Iterable
 from typing import Any
@@ -52,7 +53,7 @@ def parse_setting(config_type: type, text: str) -> tuple[str, Any]:
 
     Args:
         config_type: the dataclass of the settings.
-        text: ``key=value``; a list has commas between its values.
+        text: ``key=value``; a list has commas between its values, and what is nested is JSON.
 
     Raises:
         ValueError: for an unknown key, and for a value that does not fit the field.
@@ -107,13 +108,23 @@ def _convert(config_type: type, name: str, text: str) -> Any:
     hint = typing.get_type_hints(config_type)[name]
     kind, _ = option_type(hint)
     if kind is None:
-        raise ValueError(f"{name} should be a setting of plain values; it cannot be given as text")
+        return _structured(hint, name, text)
     if text.lower() == NONE and type(None) in typing.get_args(hint):
         return None
     try:
         return click.types.convert_type(kind).convert(text, None, None)
     except click.BadParameter as error:
         raise ValueError(f"{name}={text}: {error.message}") from None
+
+
+def _structured(hint: Any, name: str, text: str) -> Any:
+    """Read a value that is no number, text or list of them from JSON."""
+    from studies.core.cache import structure
+
+    try:
+        return structure(json.loads(text), hint)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{name} should be JSON of a {hint}; got {text}: {error}") from None
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

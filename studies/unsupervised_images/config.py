@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from studies.core.image_data import Dataset
 from studies.core.protocol import Seeds
 from studies.core.seeds import Roles
 
@@ -45,7 +46,7 @@ class UnsupervisedImagesConfig(Seeds):
         classifier_noise: on its normalised code in training.
     """
 
-    dataset: str = "mnist"
+    dataset: Dataset = "mnist"
     seeds: int = 3
     first_seed: int = 0
     pixels: int = 0

@@ -1,20 +1,24 @@
 """The studies' command line: options from configurations, errors in one line."""
 
 import errno
+import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from click.testing import CliRunner
 
+from gbi_pyro.data.images import DATASETS
 from gbi_pyro.files import Manifest
 from studies.__main__ import STUDIES, app
 from studies.core.claims import CLAIMS, as_markdown
 from studies.core.commands import load_study, study_command
+from studies.core.image_data import Dataset
 from studies.core.protocol import Found, Report, Seeds, Study
 from studies.core.run_folder import RunFolder
-from studies.core.table import Row
+from studies.core.table import Row, Target
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ def echo(tmp_path, *args):
         (("--sigmas", "0.5", "--deep", "--name", "a"), "(0.5,) True a"),
         (("--sigmas", "0.5,1"), "(0.5, 1.0) False None"),
         (("--fast", "--no-deep"), "(9.0,) False None"),
+        (("--set", "sigmas=0.5,1", "--set", "deep=yes"), "(0.5, 1.0) True None"),
     ],
 )
 def test_fields_of_the_configuration_are_options(tmp_path, args, seen):
@@ -87,8 +92,11 @@ def test_the_help_describes_each_field_with_its_default(tmp_path):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (("--seeds", "0"), "seeds must be at least 1"),
+        (("--seeds", "0"), "--seeds must be at least 1"),
         (("--sigmas", "a"), "expected float values with commas"),
+        (("--set", "sigma=1"), "did you mean sigmas?"),
+        (("--set", "seeds=2", "--seeds", "2"), "seeds should be given once"),
+        (("--set", "seeds=0"), "--seeds must be at least 1"),
     ],
 )
 def test_invalid_settings_are_one_line_and_status_2(tmp_path, args, words):
@@ -127,8 +135,7 @@ def test_files_for_what_needs_none_are_refused(tmp_path, name):
     out = ["--fast", "--out", str(tmp_path / "run"), "--data", str(tmp_path / "nope")]
     result = CliRunner().invoke(app, [name, *dataset, *out])
     assert result.exit_code == 2
-    assert "nope" in result.stderr
-    assert result.stderr.count("\n") == 1
+    assert "nope" in result.stderr.splitlines()[-1]
 
 
 def test_the_way_to_read_a_posterior_is_told_where_there_is_one(tmp_path):
@@ -142,6 +149,76 @@ def test_the_folder_of_another_study_is_refused_and_left_as_it_is(tmp_path):
     assert result.exit_code == 2
     assert "it holds one of toy" in result.stderr
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["config.json"]
+
+
+def test_a_run_is_repeated_from_its_configuration_on_disk(tmp_path):
+    """Exactly; and options given beside the file change single settings."""
+    first = echo(tmp_path, "--sigmas", "0.1,0.30000000000000004", "--name", "a b", "--seeds", "2")
+    assert first.exit_code == 0
+    file = tmp_path / "run" / "config.json"
+    again = ["--config", str(file), "--out", str(tmp_path / "again")]
+    assert CliRunner().invoke(study_command(Echo), again).exit_code == 0
+    one, two = (json.loads((tmp_path / f / "config.json").read_text()) for f in ("run", "again"))
+    assert one == two
+    assert echo(tmp_path, *again, "--name", "c").exit_code == 0
+    changed = json.loads((tmp_path / "again" / "config.json").read_text())["config"]
+    assert changed == {**one["config"], "name": "c"}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"study": "toy", "config": {}}', "should be of a run of echo; it is of toy"),
+        ('{"study": "echo", "config": {}}', "should have the fields of Config"),
+        ("[]", "should be the config.json of a run"),
+        ("{", "should be the config.json of a run"),
+    ],
+)
+def test_a_file_of_no_such_run_is_refused(tmp_path, content, words):
+    (tmp_path / "config.json").write_text(content)
+    result = echo(tmp_path, "--config", str(tmp_path / "config.json"))
+    assert result.exit_code == 2
+    assert words in " ".join(result.stderr.split())
+    assert not (tmp_path / "run").exists()
+
+
+def test_rows_as_json_are_all_of_stdout_and_those_on_disk(tmp_path):
+    result = echo(tmp_path, "--json")
+    found = json.loads(result.stdout)
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert found == {
+        "study": "echo",
+        "folder": str(tmp_path / "run"),
+        "rows": metrics["rows"],
+    }
+
+
+@pytest.mark.parametrize(("limit", "status"), [(-1.0, 1), (1.0, 0)])
+def test_a_missed_target_is_status_1_where_that_is_asked_for(tmp_path, monkeypatch, limit, status):
+    rows = [Row.of("T9", "error", [0.0], Target(limit))]
+    monkeypatch.setattr(Echo, "table", lambda _self, _found: rows)
+    assert echo(tmp_path).exit_code == 0
+    assert echo(tmp_path, "--strict").exit_code == status
+
+
+def test_without_a_terminal_each_stage_is_a_plain_line_on_stderr(tmp_path):
+    lines = echo(tmp_path, "--seeds", "2").stderr.splitlines()
+    assert [line.split(maxsplit=2)[2] for line in lines] == [
+        "1/4  choices on validation seeds",
+        "2/4  seed 0: echo",
+        "3/4  seed 1: echo",
+        "4/4  table, figures and files",
+    ]
+
+
+def test_the_help_has_examples_whose_options_exist_and_the_exit_status():
+    text = CliRunner().invoke(app, ["--help"]).output
+    assert "Exit status: 0: done." in text
+    commands = [line.split() for line in text.splitlines() if "python -m studies" in line]
+    assert len(commands) >= 3
+    for _, _, _, name, *rest in commands:
+        known = CliRunner().invoke(app, [name, "--help"]).output
+        assert all(option in known for option in rest if option.startswith("--"))
 
 
 def test_a_full_disk_loses_no_unit(tmp_path, monkeypatch):
@@ -161,9 +238,9 @@ def test_a_full_disk_loses_no_unit(tmp_path, monkeypatch):
         full.setattr(RunFolder, "write_metrics", refused)
         result = echo(tmp_path, "--seeds", "2")
     assert result.exit_code == 2
-    assert "the results cannot be written ([Errno 28] No space left" in result.stderr
-    assert "every finished unit is kept" in result.stderr
-    assert result.stderr.count("\n") == 1
+    error = result.stderr.splitlines()[-1]
+    assert "the results cannot be written ([Errno 28] No space left" in error
+    assert "every finished unit is kept" in error
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["pieces"]
     assert echo(tmp_path, "--seeds", "2").exit_code == 0
     assert measured == [0, 1]
@@ -254,3 +331,11 @@ def test_published_results_are_as_they_were_written():
         for name in manifest.files:
             manifest.read_bytes(name)
         assert {p.name for p in folder.iterdir()} == {*manifest.files, "run.json"}
+
+
+def test_the_sets_of_a_command_are_those_of_the_library():
+    assert get_args(Dataset) == DATASETS
+    for name in ("images", "ood", "baselines", "unsupervised_images"):
+        result = CliRunner().invoke(app, [name, "--dataset", "nope"])
+        assert result.exit_code == 2
+        assert "Invalid value for '--dataset'" in result.stderr

@@ -49,7 +49,7 @@ def test_values_have_the_types_of_the_fields(text, expected):
         ("deep=perhaps", "not a valid boolean"),
         ("means=a", "expected float values with commas"),
         ("judged_on=training", "'test', 'validation'"),
-        ("schedules=1", "cannot be given as text"),
+        ("schedules=1", "schedules should be JSON of a tuple"),
     ],
 )
 def test_what_is_no_setting_is_refused(text, words):
