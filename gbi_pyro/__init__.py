@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from gbi_pyro.posterior import TaskPosterior
     from gbi_pyro.relax import clamp_tasks
     from gbi_pyro.sites import TaskSiteError, find_task_sites
+    from gbi_pyro.tracker import Tracker
 
 _PACKAGES = (
     "data",
@@ -103,6 +104,7 @@ _NAMES = {
     "posterior": ("TaskPosterior",),
     "relax": ("clamp_tasks",),
     "sites": ("TaskSiteError", "find_task_sites"),
+    "tracker": ("Tracker",),
 }
 """The public names, by the module or package that holds them."""
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
@@ -127,6 +129,7 @@ __all__ = [
     "TaskPosterior",
     "TaskPrior",
     "TaskSiteError",
+    "Tracker",
     "calibrate",
     "check_model",
     "clamp_tasks",

@@ -37,7 +37,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "posterior": {"_arrays", "joint", "logjoint", "sites"},
     "check": {"logjoint", "relax", "score", "sites"},
     "inference": {*CORE, "files"},
-    "learning": {*CORE, "inference"},
+    "tracker": set(),
+    "learning": {*CORE, "inference", "tracker"},
     "metrics": {*CORE, "_arviz", "files", "inference", "plots"},
     "export": {*CORE, "_arviz", "files", "inference", "learning"},
     "models": {"_arrays", "files"},
@@ -47,7 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plots": {"_arviz", "files"},
     "representation": {"_arrays"},
     "cli": {"", "check", "metrics"},
-    "": {"check", "logjoint", "posterior", "relax", "sites", *gbi_pyro._PACKAGES},
+    "": {"check", "logjoint", "posterior", "relax", "sites", "tracker", *gbi_pyro._PACKAGES},
 }
 """What the modules of each layer may import beside their own layer; "" is ``import gbi_pyro``."""
 SLOW = {"arviz", "matplotlib", "pandas", "sklearn", "xarray"}

@@ -25,6 +25,7 @@ from gbi_pyro.logjoint import Passes
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.relax import Model
 from gbi_pyro.sites import TaskSiteError
+from gbi_pyro.tracker import UNTRACKED, Tracker
 
 MStep = Literal["expected", "relaxed", "hard"]
 Infer = Callable[..., TaskPosterior]
@@ -188,6 +189,7 @@ class GradientEM:
         max_steps: int = 1000,
         tolerance: float = 1e-6,
         window: int = 10,
+        tracker: Tracker = UNTRACKED,
     ) -> EMFit:
         """Run steps on one batch until the objective settles.
 
@@ -203,6 +205,7 @@ class GradientEM:
             max_steps: after which it gives up, with a ``ConvergenceWarning``.
             tolerance: of the objective, in nats per observed value.
             window: over how many steps it is compared.
+            tracker: takes the objective of each step, ``"objective"``, in nats per observed value.
 
         Returns:
             Whether it converged, why it stopped, the steps taken and the objective reached.
@@ -219,6 +222,7 @@ class GradientEM:
         converged, reason = False, f"max_steps = {max_steps} reached"
         for _ in range(max_steps):
             objectives.append(self.step(*args, labels=labels))
+            tracker.metric("objective", objectives[-1], len(self.history))
             last = self.history[-2:]
             if len(objectives) > 1 and not any(step.accepted for step in last):
                 promised = last[-1].promised / last[-1].num_observations

@@ -16,6 +16,7 @@ from gbi_pyro.learning._lbfgs import Minima, minimize
 from gbi_pyro.learning._log_joint import LogJoint
 from gbi_pyro.posterior import TaskPosterior
 from gbi_pyro.relax import Model
+from gbi_pyro.tracker import UNTRACKED, Tracker
 
 AGREE = 0.01  # nats: starts whose objectives differ by less have found the same optimum
 
@@ -117,6 +118,7 @@ def fit_marginal(
     num_observations: int | None = None,
     tolerance: float = 1e-6,
     max_iter: int = 1000,
+    tracker: Tracker = UNTRACKED,
 ) -> Fit:
     """Maximise the log evidence of a marginal by L-BFGS on its exact gradient, from many starts.
 
@@ -139,6 +141,7 @@ def fit_marginal(
         num_observations: n, for BIC; the number of elements of the first argument without it.
         tolerance: of the gradient.
         max_iter: of each start.
+        tracker: takes the best log evidence so far, ``"log evidence"``, at each evaluation.
 
     Returns:
         The fit.
@@ -168,11 +171,13 @@ def fit_marginal(
     near = log_joint.moved(generator, spread / 10, None)
     log_joint.vectorise(near, starts)
     limits = {"tolerance": tolerance, "max_iter": max_iter}
-    ends = _minimise(log_joint, np.stack(points), n, ClosedForm.read(log_joint, near), **limits)
+    closed_form, best_so_far = ClosedForm.read(log_joint, near), _BestSoFar(tracker)
+    tracker.stage(f"{starts} starts")
+    ends = _minimise(log_joint, np.stack(points), n, closed_form, best_so_far, **limits)
     if log_joint.vectorised is not None and not _is_valid(log_joint, ends, n):
         # Values outside of a support, which a parameter without constraint may take.
         log_joint.vectorised = None
-        ends = _minimise(log_joint, np.stack(points), n, None, **limits)
+        ends = _minimise(log_joint, np.stack(points), n, None, best_so_far, **limits)
     best = int(ends.values.argmin())
     if not np.isfinite(ends.values[best]):
         log_joint.put(points[0])
@@ -198,11 +203,27 @@ def fit_marginal(
     )
 
 
+class _BestSoFar:
+    def __init__(self, tracker: Tracker) -> None:
+        self.tracker, self.best, self.count = tracker, -math.inf, 0
+
+    def see(self, values: np.ndarray) -> None:
+        self.best = max(self.best, float(np.nan_to_num(values, nan=-math.inf).max()))
+        self.count += 1
+        self.tracker.metric("log evidence", self.best, self.count)
+
+
 def _minimise(
-    log_joint: LogJoint, points: np.ndarray, n: int, steps: ClosedForm | None, **limits: Any
+    log_joint: LogJoint,
+    points: np.ndarray,
+    n: int,
+    steps: ClosedForm | None,
+    best_so_far: _BestSoFar,
+    **limits: Any,
 ) -> Minima:
     def loss(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         values, gradients = log_joint(points)
+        best_so_far.see(values)
         return -values / n, -gradients / n
 
     if steps is not None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gbi_pyro.learning.collapse import CollapseReport, CollapseWarning
 from gbi_pyro.learning.em import GradientEM
+from gbi_pyro.tracker import UNTRACKED, Tracker
 
 
 class Restarts(NamedTuple):
@@ -38,6 +39,7 @@ def best_of(
     labels: Tensor | None = None,
     start: Callable[[int], Tensor] | None = None,
     start_steps: int = 50,
+    tracker: Tracker = UNTRACKED,
 ) -> Restarts:
     """Train from several seeds on the same batch and keep the best by log evidence.
 
@@ -52,6 +54,7 @@ def best_of(
         labels: task ids where they are known; see ``GradientEM.step``.
         start: labels to begin with, by seed, for instance from ``window_labels``.
         start_steps: how many further steps they are held.
+        tracker: takes the seed that is trained from, and the objective it reached.
 
     Raises:
         ValueError: for no seed or no step.
@@ -63,6 +66,7 @@ def best_of(
     best: tuple[float, int, GradientEM] | None = None
     objectives: dict[int, float] = {}
     for seed in seeds:
+        tracker.stage(f"training from seed {seed}")
         em = make(seed)
         with warnings.catch_warnings():  # only a collapse of the best one matters
             warnings.simplefilter("ignore", CollapseWarning)
@@ -72,6 +76,7 @@ def best_of(
             for _ in range(num_steps):
                 em.step(*args, labels=labels)
         reached = objectives[seed] = em.history[-1].objective
+        tracker.metric("objective reached", reached, len(objectives))
         # A training that diverged to NaN is never the best.
         if math.isfinite(reached) and (best is None or reached > best[0]):
             best = reached, seed, em
