@@ -7,7 +7,8 @@ import importlib
 import re
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -30,6 +31,8 @@ PAGES = sorted(path for path in DOCS.glob("*.md") if path.name not in pages.TAKE
 ROLE = re.compile(r"\{py:(\w+)\}`~?([\w.]+)`")
 FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+(?:\n[^$\n]+)?)\$", re.DOTALL)
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
+OTHERS = ("jax", "lightning", "mlflow", "torch.utils.tensorboard", "transformers", "wandb")
+"""Packages of recipes that the library does not depend on, and the environment may lack."""
 WIDEST = 88  # characters of code in a page
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
 each_lesson = pytest.mark.parametrize("script", pairs.scripts(), ids=lambda path: path.stem)
@@ -37,6 +40,17 @@ each_lesson = pytest.mark.parametrize("script", pairs.scripts(), ids=lambda path
 
 def cells(script: Path, kind: str) -> list[str]:
     return [cell.source for cell in pairs.from_script(script).cells if cell.cell_type == kind]
+
+
+def others(block: re.Match[str]) -> set[str]:
+    """The packages that a block imports beside the dependencies of the library."""
+    imported = re.findall(r"^(?:import|from) (\S+)", block[1], re.MULTILINE)
+    return {name for name in OTHERS if any(f"{i}.".startswith(f"{name}.") for i in imported)}
+
+
+def run_block(block: re.Match[str], names: dict[str, object]) -> None:
+    line = block.string[: block.start()].count("\n") + 1
+    exec(compile("\n" * line + block[1], "docs/recipes.md", "exec"), names)
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +62,8 @@ def recipes(tmp_path_factory):
     torch.set_num_threads(1)  # this fixture comes before the one that does it for each test
     with contextlib.chdir(folder):
         for block in BLOCK.finditer(text):
-            line = text[: block.start()].count("\n") + 1
-            exec(compile("\n" * line + block[1], "docs/recipes.md", "exec"), names)
+            if not others(block):
+                run_block(block, names)
     return SimpleNamespace(**names, folder=folder)
 
 
@@ -77,6 +91,54 @@ def test_em_of_the_recipes_explains_the_data_better_than_the_truth(recipes):
     # As the maximum of a likelihood does, on the data that it was fitted to.
     fitted = recipes.em.infer(recipes.x).log_evidence.sum()
     assert fitted >= recipes.exact.log_evidence.sum()
+
+
+def run_with(package: str, recipes: SimpleNamespace) -> dict[str, Any]:
+    """Run the blocks that need another package, after all others; return what they leave behind."""
+    text = (DOCS / "recipes.md").read_text()
+    blocks = [block for block in BLOCK.finditer(text) if package in others(block)]
+    assert blocks
+    names = dict(vars(recipes))
+    for block in blocks:
+        run_block(block, names)
+    return names
+
+
+@pytest.mark.filterwarnings("default")  # of packages that are not ours
+@pytest.mark.parametrize("package", sorted({*OTHERS} - {"mlflow", "wandb"}))
+def test_a_recipe_with_another_package_runs(recipes, package, tmp_path, monkeypatch):
+    try:
+        importlib.import_module(package)
+    except ImportError as error:
+        pytest.skip(f"{package} is not installed ({error})")
+    monkeypatch.chdir(tmp_path)
+    names = run_with(package, recipes)
+    if package == "torch.utils.tensorboard":
+        assert [path.name for path in tmp_path.iterdir()] == ["logs"]
+    if package == "jax":
+        smoothed = names["exact_chain"].log_smoothed
+        torch.testing.assert_close(smoothed, recipes.smoothed.logits())
+
+
+@pytest.mark.parametrize("package", ["mlflow", "wandb"])
+def test_a_recipe_of_a_tracker_logs_every_step(recipes, package, monkeypatch):
+    """With a module of the same functions in place of the package, which asks for an account."""
+    logged = []
+    fake = ModuleType(package)
+    fake.log = lambda values, step: logged.append((step, values["objective"]))
+    fake.log_metric = lambda name, value, step: logged.append((step, value))
+    monkeypatch.setitem(sys.modules, package, fake)
+    before = len(recipes.em.history)
+    run_with(package, recipes)
+    done = recipes.em.history[before:]
+    assert logged == [
+        (before + i, step.objective / step.num_observations) for i, step in enumerate(done, 1)
+    ]
+
+
+def test_one_step_reads_the_task_of_a_text_off_its_transformer(recipes):
+    posterior = recipes.OneStepGradient()(recipes.reader, recipes.text)
+    assert (posterior.mode() == recipes.goes).all()
 
 
 @each_page
