@@ -20,6 +20,7 @@ from gbi_pyro.learning.labels import clamp_log_likelihoods, match_labels, order_
 from gbi_pyro.learning.m_step import TaskTable, mixture_log_joint, task_table
 from gbi_pyro.learning.num_tasks import TaskChoice, Trained, choose_num_tasks, one_standard_error
 from gbi_pyro.learning.online_em import OnlineEM, OnlineEMRun, OnlineEMStep
+from gbi_pyro.learning.online_hypotheses import OnlineHypotheses
 from gbi_pyro.learning.restarts import Restarts, best_of, window_labels
 from gbi_pyro.learning.weights import clamped_loss
 
@@ -35,6 +36,7 @@ __all__ = [
     "OnlineEM",
     "OnlineEMRun",
     "OnlineEMStep",
+    "OnlineHypotheses",
     "Restarts",
     "TaskChoice",
     "TaskTable",

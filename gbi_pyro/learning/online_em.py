@@ -148,9 +148,9 @@ class OnlineEM:
         self.network, self.optim, self.chain = network, optim, chain
         self.e_step, self.schedule, self.check_every = e_step, schedule, check_every
         self.num_steps = 0
-        self._weights = [p for group in optim.param_groups for p in group["params"]]
+        self.weights = [p for group in optim.param_groups for p in group["params"]]
         self._steps: _Steps = (
-            _NetworkSteps(network, chain.num_tasks, self._weights[0])
+            _NetworkSteps(network, chain.num_tasks, self.weights[0])
             if hasattr(network, "step")
             else _ModelSteps(network)
         )
@@ -176,7 +176,7 @@ class OnlineEM:
         Raises:
             ValueError: see the class; gradients that are not finite, before the weights move.
         """
-        x = as_tensor(x, "x", like=self._weights[0])
+        x = as_tensor(x, "x", like=self.weights[0])
         table, means = self._steps.table(x)
         log_likelihood = table.detach().double().cpu().numpy()
         predicted = self._predict(log_likelihood)
@@ -198,16 +198,7 @@ class OnlineEM:
 
     def run(self, stream: Tensor | ArrayLike) -> OnlineEMRun:
         """See the observations of a stream, ``(T, ...)``, and keep what each step returns."""
-        stream = as_tensor(stream, "stream", like=self._weights[0])
-        if not stream.ndim or not len(stream):
-            raise ValueError(
-                f"the stream has no step: got shape {tuple(stream.shape)}, expected (T, ...)"
-            )
-        predicted, filtered, log_prob, mean = zip(*map(self.step, stream), strict=True)
-        means = None if mean[0] is None else torch.stack(mean)
-        return OnlineEMRun(
-            torch.stack(predicted), torch.stack(filtered), torch.tensor(log_prob), means
-        )
+        return stack_steps(self.step, as_tensor(stream, "stream", like=self.weights[0]))
 
     def collapse(self) -> CollapseReport:
         """Report which tasks the network used and distinguished in the recent past."""
@@ -238,9 +229,9 @@ class OnlineEM:
         return found.reshape(-1, found.shape[-1]).sum(0).double().cpu().numpy()
 
     def _move(self, table: Tensor, q: Tensor) -> None:
-        gradients = torch.autograd.grad(table, self._weights, -q, allow_unused=True)
-        check_gradients(self.network, self._weights, gradients)
-        for weight, gradient in zip(self._weights, gradients, strict=True):
+        gradients = torch.autograd.grad(table, self.weights, -q, allow_unused=True)
+        check_gradients(self.network, self.weights, gradients)
+        for weight, gradient in zip(self.weights, gradients, strict=True):
             weight.grad = gradient
         self.optim.step()
         if self.schedule is not None:
@@ -321,6 +312,17 @@ class _ModelSteps:
 
     def advance(self, x: Tensor, q: Tensor) -> None:
         """Carry nothing: the model sees single observations."""
+
+
+def stack_steps(step: Callable[[Tensor], OnlineEMStep], stream: Tensor) -> OnlineEMRun:
+    """Return what a learner's steps return along a stream, ``(T, ...)``, stacked over time."""
+    if not stream.ndim or not len(stream):
+        raise ValueError(
+            f"the stream has no step: got shape {tuple(stream.shape)}, expected (T, ...)"
+        )
+    predicted, filtered, log_prob, mean = zip(*map(step, stream), strict=True)
+    means = None if mean[0] is None else torch.stack(mean)
+    return OnlineEMRun(torch.stack(predicted), torch.stack(filtered), torch.tensor(log_prob), means)
 
 
 def _update(predicted: np.ndarray, log_likelihood: np.ndarray) -> tuple[np.ndarray, float]:

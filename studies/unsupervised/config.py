@@ -32,6 +32,9 @@ class UnsupervisedConfig(Seeds):
         rate: of the means in the online form, Adam's.
         noise_rate: of the noise, as a multiple of it.
         decay: the rate is halved after this share of the stream, rate / (1 + t / (decay T)).
+        hazard_guesses, adam_epsilons: where hypotheses of one stream begin and Adam's epsilon, a
+            learner for each pair. Below a large epsilon a task that does not occur for long keeps
+            its weights, which Adam's default would move by gradients however small.
         spread: standard deviation of the first means around the middle.
         sequences, length: of a data set of the batch form.
         restarts: of which the best by evidence is kept.
@@ -65,6 +68,8 @@ class UnsupervisedConfig(Seeds):
     rate: float = 0.02
     noise_rate: float = 3.0
     decay: float = 0.1
+    hazard_guesses: tuple[float, ...] = (0.03, 0.01, 0.1)
+    adam_epsilons: tuple[float, ...] = (1.0, 5.0)
     spread: float = 0.2
     sequences: int = 10
     length: int = 100
@@ -90,6 +95,7 @@ class UnsupervisedConfig(Seeds):
     method_fields = frozenset(
         {
             *("hazard_guess", "rate", "noise_rate", "decay", "spread", "restarts"),
+            *("hazard_guesses", "adam_epsilons"),
             *("start_steps", "em_steps", "window", "batch_rate", "batch_noise_rate"),
             *("label_steps", "hidden_size", "recurrent_rate", "recurrent_start"),
             *("recurrent_steps", "baseline_steps"),
@@ -136,6 +142,8 @@ class UnsupervisedConfig(Seeds):
             seeds=min(self.seeds, 2),
             sigmas=(USUAL, NOISY),
             labelled_sequences=4,
+            hazard_guesses=self.hazard_guesses[:1],
+            adam_epsilons=self.adam_epsilons,
             **dict.fromkeys((*once, "recurrent_start", "recurrent_steps"), 1),
             **dict.fromkeys(twice, 2),
             **dict.fromkeys(few, 3),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 import warnings
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from gbi_pyro.inference.gradient import OneStepGradient
 from gbi_pyro.inference.task_chain import TaskChain
 from gbi_pyro.learning.collapse import CollapseWarning
 from gbi_pyro.learning.online_em import OnlineEM, OnlineEMRun
+from gbi_pyro.learning.online_hypotheses import OnlineHypotheses
 from studies.core.protocol import Report
 from studies.unsupervised.baselines import GaussianHMM, baum_welch, with_labels
 from studies.unsupervised.config import UnsupervisedConfig, generator
@@ -23,9 +25,10 @@ from studies.unsupervised.networks import TaskMeans, first_means
 from studies.unsupervised.scores import Scores, match_tasks, score
 from studies.unsupervised.streams import Condition, exact_posterior
 
-UNLABELLED, EXACT = "no labels, online", "exact filter"
+UNLABELLED, SEVERAL = "no labels, online", "no labels, online, several hypotheses"
+EXACT = "exact filter"
 WITH_LABELS, HMM = "network with labels", "Gaussian HMM"
-METHODS = (UNLABELLED, EXACT, WITH_LABELS, HMM)
+METHODS = (UNLABELLED, SEVERAL, EXACT, WITH_LABELS, HMM)
 BIN = 50  # steps over which accuracy is averaged, for a curve
 SHOWN = 400  # steps of a stream that are kept to be drawn
 
@@ -56,15 +59,15 @@ class OnlineSeed:
     Attributes:
         scores: by method.
         curves: accuracy of every ``BIN`` steps, by method, without labels and of the exact filter.
-        steps_per_second: of processor time.
-        collapsed: whether a collapse is reported at the end.
+        steps_per_second: of processor time, by learner.
+        collapsed: whether a collapse is reported at the end, by learner.
         first_steps: as the learner without labels sees them.
     """
 
     scores: dict[str, Scores]
     curves: dict[str, np.ndarray]
-    steps_per_second: float
-    collapsed: bool
+    steps_per_second: dict[str, float]
+    collapsed: dict[str, bool]
     first_steps: FirstSteps
 
 
@@ -72,30 +75,60 @@ class Learned(NamedTuple):
     """A stream that was learned online, and the processor time it took, in seconds."""
 
     run: OnlineEMRun
-    em: OnlineEM
+    em: OnlineEM | OnlineHypotheses
     seconds: float
 
 
 def learn(config: UnsupervisedConfig, condition: Condition, seed: int, x: Tensor) -> Learned:
     """Learn one stream, ``(T,)``, without labels."""
-    K = condition.num_tasks
-    means = first_means(K, config.spread, generator(seed, "weights"))
+    means = first_means(condition.num_tasks, config.spread, generator(seed, "weights"))
+    start = means, config.hazard_guess, config.switch
+    return _run(_learner(config, condition, len(x), *start), x)
+
+
+def learn_several(
+    config: UnsupervisedConfig, condition: Condition, seed: int, x: Tensor
+) -> Learned:
+    """Learn one stream, ``(T,)``, by hypotheses of other starts and settings side by side."""
+    draw, learners = generator(seed, "weights"), []
+    for epsilon, hazard in itertools.product(config.adam_epsilons, config.hazard_guesses):
+        means = first_means(condition.num_tasks, config.spread, draw)
+        switch = hazard * (config.stay + config.switch)  # pseudo-counts of this hazard
+        learners.append(_learner(config, condition, len(x), means, hazard, switch, epsilon))
+    return _run(OnlineHypotheses(learners), x)
+
+
+def _learner(
+    config: UnsupervisedConfig,
+    condition: Condition,
+    steps: int,
+    means: Tensor,
+    hazard: float,
+    switch: float,
+    epsilon: float = 1e-8,
+) -> OnlineEM:
     network = TaskMeans(means, config.noise_rate)
-    optimiser = torch.optim.Adam(network.parameters(), config.rate, (0.9, 0.99), fused=True)
-    half = config.decay * len(x)
-    em = OnlineEM(
+    optimiser = torch.optim.Adam(
+        network.parameters(), config.rate, (0.9, 0.99), epsilon, fused=True
+    )
+    half = config.decay * steps
+    chain = TaskChain.sticky(
+        condition.num_tasks,
+        hazard,
+        learn_transition="hazard",
+        stay=config.stay + config.switch - switch,
+        switch=switch,
+    )
+    return OnlineEM(
         network,
         optimiser,
-        TaskChain.sticky(
-            K,
-            config.hazard_guess,
-            learn_transition="hazard",
-            stay=config.stay,
-            switch=config.switch,
-        ),
+        chain,
         schedule=torch.optim.lr_scheduler.LambdaLR(optimiser, lambda t: 1 / (1 + t / half)),
         e_step=None if condition.order is None else OneStepGradient(order=condition.order),
     )
+
+
+def _run(em: OnlineEM | OnlineHypotheses, x: Tensor) -> Learned:
     with warnings.catch_warnings():  # collapse is asked for at the end
         warnings.simplefilter("ignore", CollapseWarning)
         start = time.process_time()
@@ -126,20 +159,23 @@ def measure_online(
     found = []
     for i, seed in enumerate(seeds):
         report(f"stream of seed {seed}")
-        learned = learn(config, condition, seed, x[i])
-        run = learned.run
-        assert run.mean is not None
-        means = {UNLABELLED: run.mean, **{name: mean[i] for name, (_, mean) in answers.items()}}
-        filtered = {UNLABELLED: run.filtered, **{name: q[i] for name, (q, _) in answers.items()}}
+        learned = {UNLABELLED: learn(config, condition, seed, x[i])}
+        if condition.several:
+            learned[SEVERAL] = learn_several(config, condition, seed, x[i])
+        means = {name: mean[i] for name, (_, mean) in answers.items()}
+        filtered = {name: q[i] for name, (q, _) in answers.items()}
+        for name, one in learned.items():
+            assert one.run.mean is not None
+            means[name], filtered[name] = one.run.mean, one.run.filtered
         matched = {name: match_tasks(q, z[i], tail) for name, q in filtered.items()}
         truth = x[i], z[i], exact.log_filtered[i], tail
-        shown = x[i], z[i], run.mean, matched[UNLABELLED], filtered[EXACT]
+        shown = x[i], z[i], means[UNLABELLED], matched[UNLABELLED], filtered[EXACT]
         found.append(
             OnlineSeed(
                 scores={name: score(q, means[name], *truth) for name, q in matched.items()},
                 curves={name: _curve(matched[name], z[i]) for name in (EXACT, UNLABELLED)},
-                steps_per_second=len(x[i]) / learned.seconds,
-                collapsed=learned.em.collapse().collapsed,
+                steps_per_second={n: len(x[i]) / one.seconds for n, one in learned.items()},
+                collapsed={n: one.em.collapse().collapsed for n, one in learned.items()},
                 first_steps=FirstSteps(*(values[:SHOWN].numpy() for values in shown)),
             )
         )

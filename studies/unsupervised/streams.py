@@ -55,6 +55,12 @@ class Condition:
             words += f", hazard {self.blocks.hazard:g}"
         return words if self.order is None else f"{words}, gradient E-step of order {self.order}"
 
+    @property
+    def several(self) -> bool:
+        """Whether several hypotheses are compared with one learner: where one falls short."""
+        noisy = self.blocks is not None and self.sigma == NOISY
+        return self.order is None and (self.num_tasks == 5 or noisy)
+
     def stream(self, config: UnsupervisedConfig) -> SwitchingStream:
         """Return the generator of the stream."""
         return config.stream(MEANS[self.num_tasks], self.sigma, self.blocks)

@@ -23,7 +23,13 @@ from studies.unsupervised.config import NOISY, USUAL, UnsupervisedConfig, genera
 from studies.unsupervised.figures import draw_online
 from studies.unsupervised.networks import SideBySide, TaskMeans
 from studies.unsupervised.scores import found_all, match_tasks, score
-from studies.unsupervised.streams import MEANS, Condition, exact_posterior, number_conditions
+from studies.unsupervised.streams import (
+    MEANS,
+    Condition,
+    exact_posterior,
+    number_conditions,
+    online_conditions,
+)
 from studies.unsupervised.study import UnsupervisedStudy
 
 F64 = torch.float64
@@ -164,7 +170,7 @@ def test_one_gradient_step_is_k_forward_passes_where_the_mean_is_affine():
 
 def test_a_stream_is_learned_without_labels():
     config = UnsupervisedConfig(seeds=1, first_seed=validation.FIRST_SEED)
-    loss, error = validation.losses(config, 0.1)
+    loss, _, error = validation.losses(config, Condition(2, USUAL))
     assert loss <= 0.01
     assert error <= 1.1
 
@@ -173,6 +179,35 @@ def test_validation_streams_are_no_study_streams():
     config = validation.candidates(UnsupervisedConfig())[0]
     assert config.first_seed > 10_000
     assert len(validation.candidates(config)) == 18
+    assert {c.first_seed for c in validation.several(config)} == {config.first_seed}
+    assert any(
+        replace(c, seeds=1, first_seed=0) == UnsupervisedConfig(seeds=1)
+        for c in validation.several(config)
+    )
+
+
+def test_hypotheses_are_compared_where_one_learner_falls_short(finished):
+    results, _, _ = finished
+    conditions = online_conditions(FAST)
+    several = [
+        c for c in conditions if online.SEVERAL in results.found[f"online: {c.name}"][0].scores
+    ]
+    assert several == [c for c in conditions if c.several]
+    assert {c.num_tasks for c in several} == {2, 5}
+    learners = {online.UNLABELLED, online.SEVERAL}
+    for c in several:
+        for record in results.found[f"online: {c.name}"]:
+            assert set(record.collapsed) == set(record.steps_per_second) == learners
+
+
+def test_one_hypothesis_of_the_same_settings_is_the_single_learner():
+    condition = Condition(2, NOISY)
+    same = replace(FAST, hazard_guesses=(FAST.hazard_guess,), adam_epsilons=(1e-8,))
+    same = replace(same, stay=48.0, switch=2.0)  # 2 of 50, the hazard where learning begins
+    x = condition.sample(FAST, 0).x[0]
+    one, several = (learn(same, condition, 0, x) for learn in (online.learn, online.learn_several))
+    torch.testing.assert_close(several.run.filtered, one.run.filtered)
+    torch.testing.assert_close(several.run.mean, one.run.mean)
 
 
 def test_the_moments_of_known_tasks_are_their_sample_moments():
