@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pyro
@@ -115,11 +116,52 @@ class LanguageModel(Rebuildable):
         """Return log p(w_t | w_<t, k) of each word under every task, ``(sequence, time, K)``.
 
         Its sums over the first n words are what ``Enumeration`` of that text knows, for all n at
-        once; K forward passes.
+        once; K forward passes, or one and K of the head where the task enters there alone.
         """
-        tasks = torch.eye(self.num_tasks or 0).to(self.bias)
-        each = [self.log_prob(words, z.expand(len(words), 1, -1)) for z in tasks]
+        shared = self.hidden(words, None, None) if self.conditioning == "affine" else None
+        each = []
+        for corner in torch.eye(self.num_tasks or 0).to(self.bias):
+            z = corner.expand(len(words), 1, -1)
+            logits = self.logits(words, z) if shared is None else self.logits_of(shared, z)
+            each.append(Words(logits, validate_args=False).log_prob(words))
         return torch.stack(each, -1)
+
+    @torch.no_grad()
+    def start_at_unigrams(self, log_probs: Tensor) -> None:
+        """Set the biases of the logits to log frequencies of words, before the network learns.
+
+        With p_k(w) the frequency of a word under task k, bias_w = log mean_k p_k(w), and where the
+        task enters the logits (``inout``) task_bias_wk = log p_k(w) - bias_w: as long as features
+        are near zero, p(w_t | w_<t, k) is the unigram model p_k(w_t).
+
+        Args:
+            log_probs: log p_k(w), ``(K, V)``; any number of rows where no task enters the logits.
+
+        Raises:
+            ValueError: for another shape, or values that are not finite.
+
+        >>> from gbi_pyro.models import LanguageLSTM
+        >>> draw = torch.Generator().manual_seed(0)
+        >>> network = LanguageLSTM(3, 2, inout=True, generator=draw)
+        >>> network.start_at_unigrams(torch.tensor([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]]).log())
+        >>> (network.bias + network.task_bias.T).softmax(-1).detach()
+        tensor([[0.5000, 0.2500, 0.2500],
+                [0.2500, 0.5000, 0.2500]])
+        """
+        tasks = (self.num_tasks,) if self.task_bias is not None else log_probs.shape[:1]
+        if log_probs.shape != (*tasks, len(self.bias)):
+            raise ValueError(
+                f"log_probs should be ({self.num_tasks or 'any'}, {len(self.bias)}), a row for "
+                f"each task; got {tuple(log_probs.shape)}"
+            )
+        if not bool(log_probs.isfinite().all()):
+            raise ValueError(
+                "log_probs should be finite, got a word of probability zero: smooth the counts"
+            )
+        pooled = log_probs.logsumexp(0) - math.log(len(log_probs))
+        self.bias.copy_(pooled)
+        if self.task_bias is not None:
+            self.task_bias.copy_((log_probs - pooled).mT)
 
     def _previous(self, words: Tensor) -> Tensor:
         """Return the embedding of the word before each, ``(sequence, time, embedding)``."""

@@ -12,25 +12,26 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from gbi_pyro.data.batches import windows
 from gbi_pyro.inference.iterative import IterativeGradient
 from gbi_pyro.models.language_model import LanguageModel
 from gbi_pyro.models.words import Words
 from studies.core.device import run_device
 from studies.core.training import descend
 from studies.language.config import LanguageConfig
+from studies.language.head_prior import choose_prior, cut_sample, map_shift, spread_of
 from studies.language.texts import Texts, windows_of_each
-from studies.language.training import PAPER, PLAIN, in_chunks
+from studies.language.training import HEAD, PAPER, PLAIN, in_chunks
 
 STEPS, EVERY, SAMPLES = 30, 3, 3
 DEV_WINDOWS, TEST_WINDOWS = 40, 80
 WordLogProbs = Callable[[Tensor], Tensor]
 """From texts ``(N, T)`` to log p of each word, ``(N, T)``."""
 
-ADAPTING = (PLAIN, PAPER)  # the networks that adapt to a corpus left out
+ADAPTING = (PLAIN, PAPER, HEAD)  # the networks that adapt to a corpus left out
 ZERO_SHOT, FINE_TUNED = "zero-shot", "all weights"
 BEST_KNOWN, ON_SIMPLEX, FREE = "best known corpus", "Z on the simplex", "free Z"
-INPUT = "input vector"
+INPUT, BIAS, MIXED = "input vector", "bias under a prior", "Z and bias under a prior"
+PRIOR_WORDS = 100  # of the samples of known corpora that a prior is chosen on
 Way = tuple[str, int, str]
 """The network that adapts, how many words it adapts to, 0 for none, and the method."""
 
@@ -92,21 +93,25 @@ def adapt(
 
     A network with a task starts from Z at maximum entropy, and moves Z or all weights; a plain one
     moves an input vector or all weights. How many steps an optimiser takes is chosen on the dev
-    text of the corpus, for all alike.
+    text of the corpus. Where no task enters before the head, a bias moves too, to the maximum under
+    a prior that is chosen on the known corpora: nothing is chosen on the one left out.
     """
     assert texts.unseen is not None
     (train,) = texts.unseen.train
     dev, _ = windows_of_each(texts.unseen.dev, config.length, DEV_WINDOWS, seed=0)
     test, _ = windows_of_each(texts.unseen.test, config.length, TEST_WINDOWS, seed=0)
     found = {(kind, 0, ZERO_SHOT): _each_text(_given(network, _middle(network)), test)}
+    prior = None if kind == PAPER else choose_prior(config, texts, network, PRIOR_WORDS)
     for size in config.adaptation_words:
         by_method: dict[str, list[Tensor]] = {}
         for i in range(SAMPLES):
-            draw = torch.Generator().manual_seed(1000 + i)
-            start = int(torch.randint(len(train) - size + 1, (), generator=draw))
-            length = size // -(-size // config.length)  # so that hardly a word is left over
-            sample = windows(train[start : start + size], length).to(run_device())
-            for method, ways in _ways(network, sample).items():
+            sample = cut_sample(train, size, config.length, seed=1000 + i).to(run_device())
+            ways_by_method = _ways(network, sample)
+            if prior:
+                shift = map_shift(network, sample, prior, spread_of(texts))
+                moved: WordLogProbs = partial(shift.log_prob, network)
+                ways_by_method[MIXED if network.num_tasks else BIAS] = [partial(_same, moved)]
+            for method, ways in ways_by_method.items():
                 best = min(ways, key=lambda way: _each_text(way(), dev).mean().item())
                 by_method.setdefault(method, []).append(_each_text(best(), test))
         for method, losses in by_method.items():
@@ -214,6 +219,10 @@ def _along(
 
     descend(lambda words: -log_probs(words).mean(), steps(), torch.optim.Adam(moving, lr=rate))
     return found
+
+
+def _same(log_probs: WordLogProbs) -> WordLogProbs:
+    return log_probs
 
 
 def _restored(network: LanguageModel, weights: dict[str, Tensor], z: Tensor | None) -> WordLogProbs:

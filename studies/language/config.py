@@ -16,6 +16,9 @@ BIGRAMS: dict[str, Any] = {
     "batch": 30,
     "rate": 1e-2,
     "decay": 0.5,
+    "smoothing": 0.0,
+    "bias_rate": 1.0,
+    "average": 0.0,
     "updates_all": 800,
 }
 """Settings for random bigram languages: small networks, quickly trained."""
@@ -27,6 +30,8 @@ TRANSFORMERS = {
 """The networks that ``transformers`` names."""
 OF_TRANSFORMERS = frozenset({"transformer_rate", "warm_up", "clip", "layers", "heads"})
 """The fields that no LSTM depends on."""
+OF_LSTMS = frozenset({"smoothing", "bias_rate", "average"})
+"""The fields that no transformer depends on."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,11 @@ class LanguageConfig(Seeds):
         batch: about how many sequences a weight update sees, the corpora's shares being equal.
         rate: Adam's.
         decay: share of the updates, the last ones, over which the rate falls to zero.
+        smoothing: added to the counts of words whose log frequencies an LSTM's biases start at,
+            those of each corpus where the corpus enters the logits, else of all; 0 starts at zero.
+        bias_rate: the rate of an LSTM's biases of words, in units of ``rate``.
+        average: an LSTM's weights are averages over training, exponential with this factor an
+            update; 0 takes the last ones.
         transformers: which of them learn beside the LSTMs, with as many parameters: plain, input,
             head (where the task enters). They infer the corpus of texts up to ``length`` words.
         transformer_rate: Adam's for them.
@@ -84,6 +94,9 @@ class LanguageConfig(Seeds):
     batch: int = 32
     rate: float = 3e-3
     decay: float = 0.0
+    smoothing: float = 0.3
+    bias_rate: float = 0.1
+    average: float = 0.99
     transformers: tuple[str, ...] = ()
     transformer_rate: float = 5e-3
     warm_up: int = 40
@@ -105,7 +118,7 @@ class LanguageConfig(Seeds):
     method_fields = frozenset(
         {
             *("all_at_once", "leave_one_out", "embedding_size", "hidden_size", "batch", "rate"),
-            *("decay", "updates", "updates_all", "updates_without_one", "every"),
+            *("decay", *OF_LSTMS, "updates", "updates_all", "updates_without_one", "every"),
             *("iterative_steps", "iterative_rate"),
             *("transformers", *OF_TRANSFORMERS),
         }
@@ -124,6 +137,11 @@ class LanguageConfig(Seeds):
         if JUDGED_AFTER not in self.lengths or min(self.lengths) < 1:
             raise ValueError(
                 f"lengths must be positive and contain {JUDGED_AFTER} words, got {self.lengths}"
+            )
+        if min(self.smoothing, self.bias_rate) < 0 or not 0 <= self.average < 1:
+            raise ValueError(
+                "smoothing and bias_rate must not be negative, and average from 0 to below 1, got "
+                f"{self.smoothing}, {self.bias_rate} and {self.average}"
             )
         if not 0 <= self.decay <= 1:
             raise ValueError(f"decay must be from 0 to 1, got {self.decay}")

@@ -9,14 +9,25 @@ from matplotlib.figure import Figure
 
 from gbi_pyro import plots
 from studies.core.style import STYLES
-from studies.language.adaptation import BEST_KNOWN, FINE_TUNED, FREE, INPUT, ON_SIMPLEX, Adapted
+from studies.language.adaptation import (
+    BEST_KNOWN,
+    FINE_TUNED,
+    FREE,
+    INPUT,
+    MIXED,
+    ON_SIMPLEX,
+    Adapted,
+)
 from studies.language.identify import CALIBRATED, ENUMERATION, EXACT, NAIVE_BAYES, ONE_STEP
 from studies.language.record import LanguageSeed
 from studies.language.stream import OUTPUTS
 from studies.language.training import HEAD, NETWORKS, PAPER, PLAIN, SAME_TASK
 
 METHODS = (EXACT, ENUMERATION, CALIBRATED, ONE_STEP, NAIVE_BAYES)
-WAYS = (*((PAPER, way) for way in (BEST_KNOWN, ON_SIMPLEX, FREE, FINE_TUNED)), (PLAIN, INPUT))
+WAYS = (
+    *((PAPER, way) for way in (ON_SIMPLEX, FREE, FINE_TUNED)),
+    *((PLAIN, INPUT), (HEAD, MIXED), (HEAD, FINE_TUNED)),
+)
 BESIDE = (*SAME_TASK.values(), *SAME_TASK)  # LSTMs and transformers with the same task input
 PIECES = 8  # of the changing text that are shown
 
@@ -99,14 +110,19 @@ def figure_adaptation(adapted: Sequence[Adapted]) -> Figure:
         estimates = {}
         for network, way in WAYS:
             found = [at[corpus, network, way] for corpus in corpora]
-            name = way if network == PAPER else f"{way}, {network}"
+            name = way if network == PAPER or way == MIXED else f"{way}, {network}"
             estimates[name] = [[a.gain, a.low, a.high] for a in found]
         plots.intervals(
             corpora,
             estimates,
             ax,
             xlabel="gain over zero-shot (nats per word)",
-            styles={**STYLES, f"{INPUT}, {PLAIN}": STYLES[INPUT]},
+            styles={
+                **STYLES,
+                f"{INPUT}, {PLAIN}": STYLES[INPUT],
+                f"{FINE_TUNED}, {HEAD}": STYLES[BEST_KNOWN],
+                MIXED: STYLES["one step"],
+            },
             title=f"{letter}   Adapted to {size} words",
             better="higher",
         )

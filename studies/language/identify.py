@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
-from sklearn.naive_bayes import MultinomialNB
 from torch import Tensor
 
 from gbi_pyro.inference.calibration import Calibration, calibrate
@@ -186,14 +184,11 @@ def naive_bayes(
 
     Its smoothing is the one that forecasts the corpora of dev texts best, over all n.
     """
-    size, K = len(texts.sets.vocabulary), texts.num_tasks
-    counts = np.stack([text.bincount(minlength=size).numpy() for text in texts.sets.train])
+    K = texts.num_tasks
     true = torch.arange(K).repeat_interleave(len(dev) // K)
 
     def answers(alpha: float, x: Tensor) -> Callable[[int], Tensor]:
-        fitted = MultinomialNB(alpha=alpha, fit_prior=False).fit(counts, np.arange(K))
-        words = torch.from_numpy(fitted.feature_log_prob_).mT[x]  # (N, T, K)
-        so_far = words.cumsum(1).log_softmax(-1)
+        so_far = texts.log_frequencies(alpha).mT[x].cumsum(1).log_softmax(-1)  # (N, T, K)
         return lambda n: so_far[:, n - 1]
 
     def score(alpha: float) -> float:

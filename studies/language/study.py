@@ -20,7 +20,13 @@ from studies.core.protocol import Found, Part, Report, Study
 from studies.core.table import Row
 from studies.language import figures
 from studies.language.adaptation import ADAPTING, Adaptation, Adapted, Way, adapt, compare_ways
-from studies.language.config import JUDGED_AFTER, OF_TRANSFORMERS, TRANSFORMERS, LanguageConfig
+from studies.language.config import (
+    JUDGED_AFTER,
+    OF_LSTMS,
+    OF_TRANSFORMERS,
+    TRANSFORMERS,
+    LanguageConfig,
+)
 from studies.language.identify import identify, judged_windows
 from studies.language.record import LanguageSeed
 from studies.language.stream import read_stream
@@ -61,7 +67,10 @@ class LanguageStudy(Study[LanguageConfig]):
             found.append(lstm(LanguageSeed, partial(self._learn, choice, NETWORKS)))
             found += [
                 Part.of_seed(
-                    f"{choice.name}, {kind[0]}", LanguageSeed, partial(self._learn, choice, kind)
+                    f"{choice.name}, {kind[0]}",
+                    LanguageSeed,
+                    partial(self._learn, choice, kind),
+                    unused=OF_LSTMS,
                 )
                 for kind in kinds
             ]

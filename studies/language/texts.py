@@ -56,6 +56,17 @@ class Texts:
         """K."""
         return self.sets.num_corpora
 
+    def log_frequencies(self, smoothing: float) -> Tensor:
+        """Return log frequencies of words in the training text of each corpus, ``(K, V)``.
+
+        Args:
+            smoothing: added to the count of every word.
+        """
+        size = len(self.sets.vocabulary)
+        counts = torch.stack([text.bincount(minlength=size) for text in self.sets.train])
+        smoothed = counts.double() + smoothing
+        return (smoothed / smoothed.sum(-1, keepdim=True)).log()
+
 
 def windows_of_each(
     texts: tuple[Tensor, ...], length: int, count: int, seed: int

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
+from torch.optim.swa_utils import AveragedModel
 
 from gbi_pyro.data.batches import balanced_batches
 from gbi_pyro.learning.weights import clamped_loss
@@ -39,6 +40,7 @@ BASELINES = {
 """The network whose loss each one is compared with."""
 TEST_WINDOWS = 40  # of each corpus, for the loss while it falls
 CHUNK = 100  # texts run at a time
+FIRST = 10  # updates that an average of weights is over at the beginning
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,8 @@ def train(
     Args:
         config: the study.
         texts: what it learns.
-        kind: one of ``NETWORKS`` or of ``TRANSFORMERS``.
+        kind: one of ``NETWORKS`` or of ``TRANSFORMERS``. An LSTM's biases may start at the log
+            frequencies of words, and its weights be averages over training.
         seed: of weights and batches.
         folder: of the checkpoints; None keeps none.
     """
@@ -113,11 +116,21 @@ def train(
     file = f"{texts.name}-{kind}-{seed}.npz".replace(",", "").replace(" ", "-")
     per_corpus = max(1, round(config.batch / texts.num_tasks))
     size = per_corpus * texts.num_tasks * config.length
-    optimiser, warm_up = torch.optim.Adam(network.parameters(), lr=config.rate), 1
+    trained: nn.Module = network
+    learned, warm_up = network, 1
     if kind in SAME_TASK:
         warm_up, weights = config.warm_up, list(network.parameters())
         optimiser = torch.optim.Adam(weights, lr=config.transformer_rate)
         optimiser.register_step_pre_hook(partial(_clip, weights, config.clip))
+    else:
+        if config.smoothing:
+            network.start_at_unigrams(texts.log_frequencies(config.smoothing))
+        optimiser = torch.optim.Adam(_groups(network, config.bias_rate * config.rate), config.rate)
+        if config.average:
+            averages = AveragedModel(network, avg_fn=partial(_averaged, config.average))
+            optimiser.register_step_post_hook(lambda *_: averages.update_parameters(network))
+            trained = nn.ModuleList([network, averages])
+            learned = cast(LanguageModel, averages.module)
     factor = _factor(texts.updates, config.decay, warm_up)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
     held_out = windows_of_each(texts.sets.test, config.length, TEST_WINDOWS, seed=0)
@@ -135,11 +148,11 @@ def train(
 
     def measure(done: int, seen: float) -> list[float]:
         prior = np.log(texts.num_tasks) / config.length if network.num_tasks else 0.0
-        return [done * config.every * size, seen - prior, test_loss(network, *held_out)]
+        return [done * config.every * size, seen - prior, test_loss(learned, *held_out)]
 
     sets = texts.sets
     curve = train_epochs(
-        network,
+        trained,
         loss,
         batches,
         optimiser,
@@ -151,8 +164,21 @@ def train(
         f"texts {checksum(*sets.train, *sets.test)}",
         measure=measure,
     )
-    network.requires_grad_(False).eval()
-    return network, Curve(*np.array(curve).T)
+    learned.requires_grad_(False).eval()
+    return learned, Curve(*np.array(curve).T)
+
+
+def _groups(network: LanguageModel, bias_rate: float) -> list[dict[str, Any]]:
+    """Return an optimiser's parameters; the biases of words have a rate of their own."""
+    biases = [b for b in (network.bias, network.task_bias) if b is not None]
+    others = [p for p in network.parameters() if all(p is not b for b in biases)]
+    return [{"params": others}, {"params": biases, "lr": bias_rate}]
+
+
+def _averaged(factor: float, average: Tensor, new: Tensor, count: Tensor | int) -> Tensor:
+    """Return the exponential average, of fewer updates at the beginning."""
+    weight = max(1 - factor, FIRST / (FIRST + int(count)))
+    return average + weight * (new - average)
 
 
 def _clip(weights: Sequence[Tensor], most: float, *_step: Any) -> None:
@@ -177,6 +203,8 @@ def training_key(config: LanguageConfig, kind: str) -> str:
     ]
     if kind in SAME_TASK:
         names += ["transformer_rate", "warm_up", "clip", "layers", "heads"]
+    else:
+        names += ["smoothing", "bias_rate", "average"]
     return ", ".join(f"{name} {getattr(config, name)}" for name in names)
 
 

@@ -200,3 +200,33 @@ def test_words_are_drawn_with_their_probabilities() -> None:
         drawn = Words(probs.log()).sample((n,))
     counts = drawn.bincount(minlength=3)
     assert bool(((counts - n * probs).abs() < 5 * (n * probs * (1 - probs)).sqrt()).all())
+
+
+def test_before_it_learns_a_network_may_be_a_unigram_model_of_each_task() -> None:
+    draw = torch.Generator().manual_seed(0)
+    log_p = torch.randn(K, V, generator=draw, dtype=torch.float64).log_softmax(-1)
+    words = torch.zeros(SEQUENCES, 1, dtype=torch.int64)
+    for net in (network(conditioning="affine"), network(inout=False), network(False, None)):
+        net.start_at_unigrams(log_p)
+        torch.nn.init.zeros_(net.embedding.weight)
+        z = None if net.num_tasks is None else corner(1)
+        expected = log_p[1] if net.task_bias is not None else log_p.exp().mean(0).log()
+        found = net.logits(words, z).log_softmax(-1)[0, 0]
+        torch.testing.assert_close(found, expected)
+
+
+def test_unigrams_of_another_shape_or_of_probability_zero_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"log_probs should be \(3, 11\)"):
+        network().start_at_unigrams(torch.zeros(2, V))
+    with pytest.raises(ValueError, match="smooth the counts"):
+        network().start_at_unigrams(torch.full((K, V), -torch.inf))
+
+
+@pytest.mark.parametrize("conditioning", ["concat", "affine"])
+def test_log_likelihoods_are_those_under_each_task(
+    conditioning: Conditioning, words: torch.Tensor
+) -> None:
+    net = network(conditioning=conditioning)
+    found = net.log_likelihoods(words)
+    each = torch.stack([net.log_prob(words, corner(k)) for k in range(K)], -1)
+    torch.testing.assert_close(found, each)

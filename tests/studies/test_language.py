@@ -13,8 +13,8 @@ from study_runs import check_posterior_file, without_figures
 
 from gbi_pyro import Enumeration, relaxed_log_joint
 from studies.core.runner import num_stages, run
-from studies.language import adaptation, identify, study
-from studies.language.config import LanguageConfig
+from studies.language import adaptation, identify, study, training
+from studies.language.config import OF_LSTMS, OF_TRANSFORMERS, TRANSFORMERS, LanguageConfig
 from studies.language.study import LanguageStudy
 from studies.language.table import words_to_reach
 from studies.language.texts import (
@@ -27,7 +27,7 @@ from studies.language.texts import (
     texts_checksum,
     windows_of_each,
 )
-from studies.language.training import NETWORKS, PAPER, PLAIN, Curve, build, train
+from studies.language.training import HEAD, NETWORKS, PAPER, PLAIN, Curve, build, train
 
 TINY = LanguageConfig(draws=1, draw_size=2, leave_one_out=True).fast()
 
@@ -94,10 +94,12 @@ def test_every_corpus_is_left_out_once_and_every_way_compared(finished):
     assert {w["corpus"] for w in ways} == {"chat", "mail", "news"}
     found = {(w["network"], w["method"], w["words"]) for w in ways}
     moved = (adaptation.BEST_KNOWN, adaptation.ON_SIMPLEX, adaptation.FREE, adaptation.FINE_TUNED)
+    of_plain = (adaptation.INPUT, adaptation.FINE_TUNED, adaptation.BIAS)
     assert found == {
-        *((kind, adaptation.ZERO_SHOT, 0) for kind in (PLAIN, PAPER)),
-        *((PAPER, method, 20) for method in moved),
-        *((PLAIN, method, 20) for method in (adaptation.INPUT, adaptation.FINE_TUNED)),
+        *((kind, adaptation.ZERO_SHOT, 0) for kind in (PLAIN, PAPER, HEAD)),
+        *((kind, method, 20) for kind in (PAPER, HEAD) for method in moved),
+        (HEAD, adaptation.MIXED, 20),
+        *((PLAIN, method, 20) for method in of_plain),
     }
     assert len(ways) == 3 * len(found)
     table = (folder / "adaptation.md").read_text().splitlines()
@@ -171,8 +173,42 @@ def test_an_interrupted_training_ends_with_the_same_weights_and_curve(texts, tmp
 def test_the_losses_of_conditioned_and_plain_networks_are_of_the_words_alone(texts):
     """The log prior of the task, which training descends too, is no loss of words."""
     for kind in (PLAIN, PAPER):  # the weights hardly moved: every word is about as likely
-        _, curve = train(TINY, replace(texts, updates=2), kind, 0, None)
+        _, curve = train(replace(TINY, smoothing=0.0), replace(texts, updates=2), kind, 0, None)
         assert curve.train[0] == pytest.approx(np.log(27), abs=0.2)
+
+
+def test_lstms_start_as_unigram_models_of_the_training_text(texts):
+    """Of each corpus where the corpus enters the logits, else of all; counted by hand."""
+    still = replace(TINY, rate=1e-12, average=0.0, smoothing=0.5)
+    size = len(texts.sets.vocabulary)
+    counts = np.stack([np.bincount(t, minlength=size) for t in texts.sets.train]) + 0.5
+    p = counts / counts.sum(1, keepdims=True)
+    for kind, expected in ((PLAIN, p.mean(0, keepdims=True)), (HEAD, p)):
+        network, _ = train(still, replace(texts, updates=2), kind, 0, None)
+        network.embedding.weight.zero_()
+        z = torch.eye(2).unsqueeze(1) if kind == HEAD else None
+        found = network.logits(torch.zeros(2, 1, dtype=torch.int64), z).softmax(-1)[:, 0]
+        np.testing.assert_allclose(found, np.broadcast_to(expected, found.shape), rtol=1e-4)
+
+
+def test_weights_are_averages_over_training(texts):
+    """Of the first updates: those of two updates are a known mean of those of one and of two."""
+    one, two = (
+        train(replace(TINY, average=0.0, every=1), replace(texts, updates=n), PAPER, 0, None)[0]
+        for n in (1, 2)
+    )
+    mean, _ = train(replace(TINY, average=0.99, every=1), replace(texts, updates=2), PAPER, 0, None)
+    weight = training.FIRST / (training.FIRST + 1)
+    for name, value in mean.state_dict().items():
+        expected = torch.lerp(one.state_dict()[name], two.state_dict()[name], weight)
+        torch.testing.assert_close(value, expected)
+
+
+def test_settings_of_lstms_are_none_of_transformers(corpora):
+    """A transformer's units are the same whatever the LSTMs start from."""
+    config = replace(TINY, transformers=("plain",), length=20)
+    for part in LanguageStudy(config, corpora).parts():
+        assert part.unused == (OF_LSTMS if TRANSFORMERS["plain"] in part.name else OF_TRANSFORMERS)
 
 
 def test_enumeration_of_prefixes_is_enumeration(texts):
@@ -302,6 +338,8 @@ def test_settings_of_bigrams_replace_defaults_alone():
         ({"draws": 0, "all_at_once": False, "leave_one_out": False}, "nothing to learn"),
         ({"draw_size": 1}, "draw_size must be at least 2"),
         ({"decay": 1.5}, "decay must be from 0 to 1"),
+        ({"smoothing": -1.0}, "smoothing and bias_rate must not be negative"),
+        ({"average": 1.0}, "average from 0 to below 1"),
         ({"lengths": (1, 5)}, "contain 20 words"),
         ({"updates": 3}, "updates must be a multiple of every"),
     ],
