@@ -36,6 +36,9 @@ class LanguageLSTM(LanguageModel):
         embedding_size: of a word.
         hidden_size: H.
         inout: whether the task enters the logits too.
+        first_from_biases: whether the first word is predicted by the biases of the logits alone.
+            Else it is predicted as if it followed ``<eos>``, which is wrong of texts that begin
+            anywhere.
         conditioning: how the task enters: ``"affine"`` at the head, every other kind at the input
             of the LSTM; see ``make_conditioner``.
         generator: a seeded generator for the initial weights; torch's random state without one.
@@ -56,12 +59,14 @@ class LanguageLSTM(LanguageModel):
         hidden_size: int = 200,
         *,
         inout: bool = False,
+        first_from_biases: bool = False,
         conditioning: Conditioning = "concat",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         check_language_options(vocabulary_size, num_tasks, inout, conditioning)
         self.num_tasks, self.conditioning = num_tasks, conditioning
+        self.first_from_biases = first_from_biases
         beside = (num_tasks or 0) if conditioning == "concat" else 0
         with weights_from(generator):
             self.embedding = nn.Embedding(vocabulary_size, embedding_size)

@@ -31,6 +31,7 @@ class LanguageModel(Rebuildable):
             "affine".
         bias: of the logits, ``(V,)``.
         task_bias: what words a task likes, ``(V, K)``, or None.
+        first_from_biases: whether the first word is predicted by the biases alone.
     """
 
     num_tasks: int | None
@@ -39,6 +40,7 @@ class LanguageModel(Rebuildable):
     project: nn.Module
     bias: nn.Parameter
     task_bias: nn.Parameter | None
+    first_from_biases: bool = False
 
     def hidden(self, words: Tensor, z: Tensor | None, states: Any) -> Tensor:
         """Return the features from which w_t is predicted, ``(..., sequence, time, features)``."""
@@ -89,17 +91,21 @@ class LanguageModel(Rebuildable):
             z: the task, ``(..., sequence, 1 or time, K)``; None for the plain LSTM.
             states: the state before each word; None runs through the text from state zero.
         """
-        return self.logits_of(self.hidden(words, z, states), z)
+        return self.logits_of(self.hidden(words, z, states), z, begins=True)
 
-    def logits_of(self, hidden: Tensor, z: Tensor | None) -> Tensor:
+    def logits_of(self, hidden: Tensor, z: Tensor | None, *, begins: bool = False) -> Tensor:
         """Return the logits of the words that follow, ``(..., sequence, time, V)``.
 
         Args:
             hidden: features, ``(..., sequence, time, features)``.
             z: the task, ``(..., sequence, 1 or time, K)``.
+            begins: whether these are the features of a text from its first word on.
         """
         task = (z,) if self.conditioning == "affine" else ()
         features, weight = self.project(hidden, *task), self.embedding.weight
+        if begins and self.first_from_biases:
+            later = torch.arange(features.shape[-2], device=features.device) > 0
+            features = features * later.unsqueeze(-1)
         if self.task_bias is not None:
             # The task as further features: the wide logits are written once.
             assert z is not None
@@ -122,7 +128,10 @@ class LanguageModel(Rebuildable):
         each = []
         for corner in torch.eye(self.num_tasks or 0).to(self.bias):
             z = corner.expand(len(words), 1, -1)
-            logits = self.logits(words, z) if shared is None else self.logits_of(shared, z)
+            if shared is None:
+                logits = self.logits(words, z)
+            else:
+                logits = self.logits_of(shared, z, begins=True)
             each.append(Words(logits, validate_args=False).log_prob(words))
         return torch.stack(each, -1)
 

@@ -60,7 +60,8 @@ class HeadShift:
 def _score(
     network: LanguageModel, hidden: Tensor, z: Tensor | None, bias: Tensor, words: Tensor
 ) -> Tensor:
-    logits = network.logits_of(hidden, None if z is None else z.reshape(1, 1, -1)) + bias
+    task = None if z is None else z.reshape(1, 1, -1)
+    logits = network.logits_of(hidden, task, begins=True) + bias
     return Words(logits, validate_args=False).log_prob(words)
 
 

@@ -72,6 +72,7 @@ def build(
     draw = torch.Generator().manual_seed(seed)
     if kind == lstm:
         widths = config.embedding_size, config.hidden_size
+        options["first_from_biases"] = config.smoothing > 0
         return LanguageLSTM(*sizes, *widths, generator=draw, **options)
 
     def of_width(units: int, generator: torch.Generator | None = None) -> LanguageTransformer:

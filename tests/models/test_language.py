@@ -230,3 +230,18 @@ def test_log_likelihoods_are_those_under_each_task(
     found = net.log_likelihoods(words)
     each = torch.stack([net.log_prob(words, corner(k)) for k in range(K)], -1)
     torch.testing.assert_close(found, each)
+
+
+@pytest.mark.parametrize("conditioning", ["concat", "affine"])
+def test_biases_alone_predict_the_first_word_if_asked(
+    conditioning: Conditioning, words: torch.Tensor
+) -> None:
+    net = network(conditioning=conditioning)
+    usual = net.logits(words, corner(1))
+    net.first_from_biases = True
+    assert net.task_bias is not None
+    found = net.logits(words, corner(1))
+    torch.testing.assert_close(found[:, 0], (net.bias + net.task_bias[:, 1]).expand(SEQUENCES, -1))
+    assert torch.equal(found[:, 1:], usual[:, 1:])
+    each = torch.stack([net.log_prob(words, corner(k)) for k in range(K)], -1)
+    torch.testing.assert_close(net.log_likelihoods(words), each)
