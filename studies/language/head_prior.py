@@ -90,7 +90,8 @@ def map_shift(
     sample, spread = sample.to(embedding.device), spread.to(embedding.device)
     with torch.no_grad():
         hidden = network.hidden(sample, None, None)
-    kept = torch.tensor(range(num_tasks or 0) if known is None else known, dtype=torch.int64).to(embedding.device)
+    indices = range(num_tasks or 0) if known is None else known
+    kept = torch.tensor(indices, dtype=torch.int64, device=embedding.device)
     mixture = embedding.new_zeros(len(kept), requires_grad=True)
     bias = torch.zeros_like(spread, requires_grad=True)
     features = embedding.new_zeros(embedding.shape[1], requires_grad=True)
