@@ -56,8 +56,8 @@ class LanguageConfig(Seeds):
         rate: Adam's.
         decay: share of the updates, the last ones, over which the rate falls to zero.
         smoothing: added to the counts of words whose log frequencies an LSTM's biases start at,
-            those of each corpus where the corpus enters the logits, else of all; these biases alone
-            predict the first word of a text. 0 starts at zero, and predicts it as after a sentence.
+            those of each corpus where the corpus enters the logits, else of all; there these biases
+            alone predict the first word of a text. 0 starts at zero.
         bias_rate: the rate of an LSTM's biases of words, in units of ``rate``.
         average: an LSTM's weights are averages over training, exponential with this factor an
             update; 0 takes the last ones.

@@ -72,7 +72,8 @@ def build(
     draw = torch.Generator().manual_seed(seed)
     if kind == lstm:
         widths = config.embedding_size, config.hidden_size
-        options["first_from_biases"] = config.smoothing > 0
+        if options and config.smoothing:  # else a first word would not depend on the task
+            options["first_from_biases"] = True
         return LanguageLSTM(*sizes, *widths, generator=draw, **options)
 
     def of_width(units: int, generator: torch.Generator | None = None) -> LanguageTransformer:
