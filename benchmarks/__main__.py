@@ -32,13 +32,13 @@ def main() -> None:
     fast = options.fast
     torch.set_num_threads(1)
     rows = [
-        *training_step(8 if fast else 400),
+        *training_step(0.5 if fast else 30),
         *overhead(0.2 if fast else 20),
         *stepwise_evidence(0.2 if fast else 10),
         *enumeration(0.2 if fast else 10, 320 if fast else 32_000),
-        *online(1 if fast else 5),
-        *images(5 if fast else 40),
-        *language(5 if fast else 40),
+        *online(1 if fast else 20),
+        *images(0.2 if fast else 8),
+        *language(0.2 if fast else 8),
         *gate(10 if fast else 150),
         *fits(1 if fast else 5, 2 if fast else 20),
         *joints(0.5 if fast else 20),

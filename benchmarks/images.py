@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.timing import interleave
+from benchmarks.rows import ratio_rows
 from gbi_pyro import Enumeration, OneStepGradient, relaxed_log_joint
 from gbi_pyro.models.affine_head import AffineHeadAutoencoder, pca_basis
 from gbi_pyro.models.image import ConditionedAutoencoder, ImageModel
@@ -27,10 +27,10 @@ def image_networks() -> tuple[torch.Tensor, AffineHeadAutoencoder, ConditionedAu
     return x, affine, paper
 
 
-def images(repeats: int) -> list[Row]:
+def images(seconds: float) -> list[Row]:
     """Compare inference with one run of the model at maximum entropy, without gradient."""
     x, affine, paper = image_networks()
-    rows = []
+    rows: list[Row] = []
     for name, network in (("affine head", affine), ("paper's network", paper)):
 
         def forward(network: ImageModel = network) -> None:
@@ -42,8 +42,8 @@ def images(repeats: int) -> list[Row]:
             jobs["exact"] = lambda: OneStepGradient()(affine.exact, x)
         jobs["enumeration"] = lambda network=network: Enumeration(check=False)(network, x)
         for what, job in jobs.items():
-            one, many, ratio = interleave(forward, job, repeats)
-            note = f"{1e3 * many:.1f} ms against {1e3 * one:.1f} ms"
-            target = Target(1.3) if what == "one step" and network is affine else None
-            rows.append(Row.of("", f"{name}: {what}, in forward passes", [ratio], target, note))
+            limits = (
+                {"forward pass": Target(1.3)} if what == "one step" and network is affine else {}
+            )
+            rows += ratio_rows(f"{name}: {what}", job, {"forward pass": forward}, seconds, limits)
     return rows

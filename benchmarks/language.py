@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.timing import interleave
+from benchmarks.rows import ratio_rows
 from gbi_pyro import Enumeration, OneStepGradient, relaxed_log_joint
 from gbi_pyro.models.language_model import LanguageModel
 from studies.core.table import Row, Target
@@ -27,10 +27,10 @@ def language_networks() -> tuple[torch.Tensor, dict[str, LanguageModel]]:
     return words, networks
 
 
-def language(repeats: int) -> list[Row]:
+def language(seconds: float) -> list[Row]:
     """Compare inference with one run of the model at maximum entropy, without gradient."""
     words, networks = language_networks()
-    rows = []
+    rows: list[Row] = []
     for kind, network in networks.items():
 
         def forward(network: LanguageModel = network) -> None:
@@ -42,9 +42,7 @@ def language(repeats: int) -> list[Row]:
             "enumeration": lambda network=network: Enumeration(check=False)(network, words),
         }
         for what, job in jobs.items():
-            one, many, ratio = interleave(forward, job, repeats)
-            name = f"language, {kind}: {what}, in forward passes"
-            note = f"{1e3 * many:.1f} ms against {1e3 * one:.1f} ms"
-            target = Target(MOST[kind]) if what == "one step" else None
-            rows.append(Row.of("", name, [ratio], target, note))
+            limits = {"forward pass": Target(MOST[kind])} if what == "one step" else {}
+            name = f"language, {kind}: {what}"
+            rows += ratio_rows(name, job, {"forward pass": forward}, seconds, limits)
     return rows

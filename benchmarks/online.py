@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.timing import interleave
+from benchmarks.rows import ratio_rows
 from gbi_pyro import OnlineGradient
 from gbi_pyro.models.sequence import SequenceLSTM, SequenceLSTMStack
 from studies.core.table import Row, Target
@@ -12,7 +12,7 @@ from studies.core.table import Row, Target
 SEEDS, MEANS, STEPS = 20, 15, 300
 
 
-def online(repeats: int) -> list[Row]:
+def online(seconds: float) -> list[Row]:
     """Compare 20 networks x 15 streams x 300 steps, stacked and one network after another."""
     draw = torch.Generator().manual_seed(0)
     networks = [SequenceLSTM(2, generator=draw).eval() for _ in range(SEEDS)]
@@ -30,11 +30,10 @@ def online(repeats: int) -> list[Row]:
         return infer(stack, x, start).mean
 
     difference = (batched() - one_after_another()).abs().max().item()
-    many, one, ratio = interleave(batched, one_after_another, repeats, warm_up=1)
-    note = f"{many:.2f} s against {one:.2f} s"
-    what = f"online inference, {SEEDS} x {MEANS} x {STEPS}"
-    faster = Target(5.0, at_least=True)
+    what, rival = f"online inference, {SEEDS} x {MEANS} x {STEPS}", "one after another"
+    faster = {rival: Target(5.0, at_least=True)}
+    rivals = {rival: one_after_another}
     return [
-        Row.of("", f"{what}: one after another / batched", [ratio], faster, note),
+        *ratio_rows(f"{what}, batched", batched, rivals, seconds, faster, inverse=True),
         Row.of("", f"{what}: largest difference of a prediction", [difference], Target(1e-5)),
     ]
