@@ -19,6 +19,9 @@ class ImagesConfig(ImageConfig):
         hidden: hidden units of the paper's network and of the pure generative one.
         iterative_steps: numbers of steps of iterative inference, each a method of its own.
         iterative_rate: the rate of iterative inference, on the logits.
+        filters: random patches that are the filters of the features.
+        pool: regions along each side that the features are pooled over.
+        mirror: whether the features do not distinguish left and right.
         sweep: whether the paper's network is also trained at several widths of its bottleneck,
             with the first seed.
     """
@@ -29,16 +32,19 @@ class ImagesConfig(ImageConfig):
     hidden: int = 256
     iterative_steps: tuple[int, ...] = (5, 20, 50)
     iterative_rate: float = 0.5
+    filters: int = 400
+    pool: int = 3
+    mirror: bool = False
     sweep: bool = False
     method_fields = ImageConfig.method_fields | {
         *("bottleneck", "bottleneck_latent", "hidden", "iterative_steps", "iterative_rate"),
-        "sweep",
+        *("filters", "pool", "mirror", "sweep"),
     }
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_at_least_one("bottleneck")
+        self.check_at_least_one("bottleneck", "filters", "pool")
 
     def fast(self) -> Self:
         """Return a smoke test: everything runs in seconds, and the numbers are meaningless."""
-        return replace(super().fast(), hidden=32, iterative_steps=(2,))
+        return replace(super().fast(), hidden=32, filters=20, iterative_steps=(2,))

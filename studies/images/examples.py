@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -36,6 +38,17 @@ def confusion(log_probs: Tensor, labels: Tensor, num_tasks: int) -> Tensor:
     """Return counts, true class by row and inferred class by column, ``(K, K)``."""
     pairs = labels * num_tasks + log_probs.argmax(-1)
     return torch.bincount(pairs, minlength=num_tasks**2).reshape(num_tasks, num_tasks)
+
+
+def most_named(log_probs: Tensor) -> float:
+    """Return the share of images in the tenth of the classes that is named most often.
+
+    >>> most_named(torch.eye(10)), most_named(torch.eye(10)[:2].repeat(5, 1))
+    (0.1, 0.5)
+    """
+    K = log_probs.shape[-1]
+    counts = torch.bincount(log_probs.argmax(-1), minlength=K).double()
+    return (counts.topk(math.ceil(K / 10)).values.sum() / counts.sum()).item()
 
 
 def _generate(sets: ImageSets, affine: AffineHeadAutoencoder) -> Tensor:

@@ -40,6 +40,16 @@ class Method(NamedTuple):
         return torch.cat([log_probs.cpu() for log_probs, _ in answers]), answers[0][1]
 
 
+def posterior_of(infer: Callable[..., TaskPosterior], model: Model) -> Callable[[Tensor], Answer]:
+    """Return an inference on a model as a function of images."""
+
+    def answer(x: Tensor) -> Answer:
+        posterior = infer(model, x)
+        return posterior.logits(), posterior.passes
+
+    return answer
+
+
 PAPER_ONE_STEP = "one step, paper's network"
 PAPER_EXACT = "exhaustive likelihood, paper's network"
 ONE_STEP = "one step, affine head"
@@ -60,20 +70,16 @@ def methods(config: ImagesConfig, networks: ImageNetworks) -> dict[str, Method]:
     """Return every method on the networks of one seed, in the order of the table."""
     paper, affine = networks.paper, networks.affine
 
-    def of(infer: Callable[..., TaskPosterior], model: Model) -> Callable[[Tensor], Answer]:
-        def answer(x: Tensor) -> Answer:
-            posterior = infer(model, x)
-            return posterior.logits(), posterior.passes
-
-        return answer
-
     def iterative(steps: int) -> IterativeGradient:
         return IterativeGradient(steps, config.iterative_rate, "sgd", temperature=0.0)
 
     def classify(x: Tensor) -> Answer:
         return networks.classifier(x), Passes(forward=1)
 
-    each = Enumeration(check=False)  # images do not influence each other in eval mode
+    of, each = (
+        posterior_of,
+        Enumeration(check=False),
+    )  # images do not influence each other in eval mode
     one_step, second = OneStepGradient(), OneStepGradient(order=2)
     return {
         PAPER_ONE_STEP: Method(of(one_step, paper), PAPER_EXACT),

@@ -51,11 +51,13 @@ class ImagesSeed:
     Attributes:
         methods: by name, in the order of the table.
         use: what an autoencoder makes of its task, by its name.
+        named: by method, the share of test images in the tenth of the classes that it names most.
         examples: what the figures show.
         weights: the trained networks' weights, by name.
     """
 
     methods: dict[str, MethodScores]
     use: dict[str, TaskUse]
+    named: dict[str, float]
     examples: Examples
     weights: dict[str, dict[str, Tensor]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -16,17 +17,22 @@ from gbi_pyro.inference.gradient import OneStepGradient
 from studies.core.cache import Cache
 from studies.core.image_data import image_sets, sets_checksum
 from studies.core.image_networks import AFFINE, PAPER, train
-from studies.core.protocol import Found, Report, Study
+from studies.core.protocol import Found, Part, Report, Study
 from studies.core.table import Row
 from studies.images.bottleneck import Widths, measure_use, sweep_widths
 from studies.images.config import ImagesConfig
-from studies.images.examples import make_examples
+from studies.images.examples import make_examples, most_named
+from studies.images.features import FeaturesSeed, measure_features
 from studies.images.figures import draw_answers, draw_generation
 from studies.images.measure import answer, score
-from studies.images.methods import ONE_STEP, methods
+from studies.images.methods import ONE_STEP, PAPER_EXACT, PAPER_ONE_STEP, methods
 from studies.images.networks import ImageNetworks, build_networks
 from studies.images.record import ImagesSeed
 from studies.images.table import images_table
+
+FEATURES = "features"
+FEATURES_ALONE = frozenset({"filters", "pool", "mirror"})
+NETWORKS_ALONE = ImagesConfig.method_fields - FEATURES_ALONE - {"chunk"}
 
 
 class ImagesStudy(Study[ImagesConfig]):
@@ -59,6 +65,18 @@ class ImagesStudy(Study[ImagesConfig]):
         """Return the checksum of the images."""
         return {"images": sets_checksum(self.config.dataset, self.data)}
 
+    def parts(self) -> list[Part[Any]]:
+        """Return the features, which take no network, and the networks."""
+        return [
+            Part.of_seed(
+                FEATURES,
+                FeaturesSeed,
+                partial(measure_features, self.config, self.sets),
+                unused=NETWORKS_ALONE,
+            ),
+            Part.of_seed(self.name, ImagesSeed, self.measure, unused=FEATURES_ALONE),
+        ]
+
     def measure(self, seed: int, report: Report) -> ImagesSeed:
         """Train every network of one seed, and infer the test images' classes in every way."""
         config, sets = self.config, self.sets
@@ -74,13 +92,14 @@ class ImagesStudy(Study[ImagesConfig]):
                 PAPER: measure_use(networks.paper, sets),
                 AFFINE: measure_use(networks.affine, sets),
             },
+            named={n: most_named(answers[n].test) for n in (PAPER_ONE_STEP, PAPER_EXACT)},
             examples=make_examples(sets, networks.affine.cpu(), answers[ONE_STEP].test),
             weights={name: n.state_dict() for name, n in networks.by_name().items()},
         )
 
     def table(self, found: Found) -> list[Row]:
         """Return every quantity of every method, with its target."""
-        return images_table(found[self.name], self.widths)
+        return images_table(found[self.name], found[FEATURES], self.widths, self.config.dataset)
 
     def figures(self, found: Found) -> Iterator[tuple[str, Figure]]:
         """Draw answers and generated images of the first seed."""

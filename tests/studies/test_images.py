@@ -7,13 +7,16 @@ import pytest
 import torch
 from study_runs import check_posterior_file, without_figures
 
-from gbi_pyro.data.images import load_images
+from gbi_pyro.data.images import Images, load_images
 from gbi_pyro.models.image import ConditionedAutoencoder
 from studies.core.runner import run
 from studies.images.baselines import entropy_based, norm_based
 from studies.images.bottleneck import WIDTHS
 from studies.images.config import ImagesConfig
-from studies.images.examples import confusion
+from studies.images.examples import confusion, most_named
+from studies.images.features import EXACT as FEATURES_EXACT
+from studies.images.features import SHRINKAGES
+from studies.images.logistic import PENALTIES, fit_logistic
 from studies.images.measure import ACCURACY, KL_RAW, answer, score
 from studies.images.methods import EXACT, NORM_BASED, ONE_STEP, PAPER_EXACT, methods
 from studies.images.networks import build_networks
@@ -103,7 +106,9 @@ def test_more_seeds_reuse_the_finished_ones(finished):
     stages = []
     study = without_figures(ImagesStudy(replace(FAST, seeds=3)))
     more = run(study, finished.folder, progress=stages.append)
-    assert stages[1:4] == [*["images: finished earlier"] * 2, "seed 2: images"]
+    earlier = [f"{part}: finished earlier" for part in ("features", "images") for _ in range(2)]
+    assert sorted(stages[1:-1])[:4] == earlier
+    assert {"seed 2: features", "seed 2: images"} < set(stages)
     for row in finished.rows:
         (same,) = [r for r in more.rows if r.what == row.what]
         np.testing.assert_array_equal(same.values[:2], row.values)
@@ -133,6 +138,37 @@ def test_confusion_counts_every_image_once(finished, answers, sets):
     right = (log_probs.argmax(-1) == sets.test.y).sum()
     assert counts.diagonal().sum() == right
     np.testing.assert_array_equal(finished.found["images"][0].examples.confusion, counts)
+
+
+def test_one_pass_on_features_is_the_exact_posterior(finished):
+    for record in finished.found["features"]:
+        methods = record.methods
+        assert methods[FEATURES_EXACT].passes[:2] == (1, 1)
+        enumerated = methods["exhaustive likelihood, feature Gaussian"]
+        assert enumerated.values[KL_RAW] < 1e-6
+        assert enumerated.values[ACCURACY] == methods[FEATURES_EXACT].values[ACCURACY]
+        assert methods[FEATURES_EXACT].values[ACCURACY] > 80  # digits, twenty filters
+        assert record.shrinkage in SHRINKAGES
+        assert record.penalty in PENALTIES
+
+
+def test_logistic_regression_is_that_of_scikit_learn(generator):
+    from sklearn.linear_model import LogisticRegression
+
+    x = torch.randn(300, 4, generator=generator) * torch.tensor([1.0, 5.0, 0.1, 1.0]) + 3
+    standard = (x - x.mean(0)) / x.std(0)
+    y = (standard[:, :3] + 0.5 * torch.randn(300, 3, generator=generator)).argmax(-1)
+    found, penalty = fit_logistic(Images(x, y), Images(x, y), 3)
+    oracle = LogisticRegression(C=1 / (penalty * len(x)), max_iter=1000, tol=1e-8).fit(standard, y)
+    probs = found(x).softmax(-1)
+    torch.testing.assert_close(
+        probs, torch.from_numpy(oracle.predict_proba(standard)).float(), rtol=0, atol=0.01
+    )
+
+
+def test_the_share_of_the_most_named_classes():
+    assert most_named(torch.eye(20)) == 0.1
+    assert most_named(torch.eye(20)[:1].repeat(9, 1)) == 1.0
 
 
 def test_a_row_with_a_target_holds_a_value_for_every_seed(finished):
