@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from gbi_pyro.models._validate import check_images
 from gbi_pyro.models.saved import Rebuildable
 
-AT_ONCE = 2  # images encoded at a time: their responses then stay in the cache
+AT_ONCE = 1  # images encoded at a time: the responses then stay in the cache
 CONTRAST = (10 / 255) ** 2  # added to the variance of a patch, so that a flat one stays flat
 SAMPLED = 50_000  # patches that the whitening is estimated from
 
@@ -151,26 +151,39 @@ class PatchFeatures(Rebuildable):
         """Return the features, ``(N, D)``, of images ``(N, C, H, W)``."""
         x = check_images(x, self.image_shape)
         out = x.new_zeros(len(x), self.pool**2, 2, len(self.filters))
+        banks = self._banks()
+        # The mean of max(0, s - t) is that of max(s, t) less t: a pass less over all responses.
+        above, below = self.offsets + self.threshold, self.offsets - self.threshold
         for first in range(0, len(x), AT_ONCE):
-            part, to = x[first : first + AT_ONCE], out[first : first + AT_ONCE]
-            self._add(part, to)
-            if self.mirror:
-                self._add(part.flip(-1), to)
-                to /= 2
-        return (out.sqrt_() if self.root else out).flatten(1)
+            patches = self._patches(x[first : first + AT_ONCE])
+            to = out[first : first + AT_ONCE]
+            for filters, regions in banks:
+                s = patches @ filters
+                to[:, :, 0] += regions @ s.maximum(above)
+                to[:, :, 1] -= regions @ s.minimum(below)
+        if self.mirror:
+            out /= 2
+        out[:, :, 0] -= above
+        out[:, :, 1] += below
+        return (out.clamp_(min=0).sqrt_() if self.root else out).flatten(1)
 
-    def _add(self, x: Tensor, to: Tensor) -> None:
-        s = self._responses(x)
-        to[:, :, 0] += self.regions @ (s - self.threshold).clamp_(min=0)
-        to[:, :, 1] += self.regions @ s.neg_().sub_(self.threshold).clamp_(min=0)
+    def _patches(self, x: Tensor) -> Tensor:
+        """Return the patches at each position, scaled, ``(N, positions, C * patch * patch)``."""
+        means = [nn.functional.avg_pool2d(a, self.patch, 1).mean(1).flatten(1) for a in (x, x * x)]
+        scale = (means[1] - means[0].square()).clamp_(min=0).add_(CONTRAST).rsqrt_()
+        return (nn.functional.unfold(x, self.patch) * scale.unsqueeze(1)).mT.contiguous()
 
-    def _responses(self, x: Tensor) -> Tensor:
-        """Return s_f at each position, ``(N, positions, F)``."""
-        patches = nn.functional.unfold(x, self.patch).mT
-        scale = (patches.var(-1, correction=0, keepdim=True) + CONTRAST).rsqrt_()
-        flat = (patches * scale).flatten(0, 1)
-        s: Tensor = torch.addmm(self.offsets, flat, self.filters.mT, beta=-1)
-        return s.reshape(*patches.shape[:2], -1)
+    def _banks(self) -> list[tuple[Tensor, Tensor]]:
+        """Return what multiplies patches, and what pools the responses over regions."""
+        banks = [(self.filters.mT.contiguous(), self.regions)]
+        if self.mirror:
+            # The mirrored image has, at mirrored positions, the responses of mirrored filters.
+            shape = (-1, self.image_shape[0], self.patch, self.patch)
+            filters = self.filters.reshape(shape).flip(-1).flatten(1)
+            positions = self.image_shape[-1] - self.patch + 1
+            regions = self.regions.unflatten(-1, (-1, positions)).flip(-1).flatten(1)
+            banks.append((filters.mT.contiguous(), regions.contiguous()))
+        return banks
 
 
 def _channels(image_shape: tuple[int, ...]) -> int:

@@ -41,7 +41,7 @@ def test_features_are_those_of_patches_one_by_one(channels: int, pool: int) -> N
 def test_responses_to_random_patches_are_near_white() -> None:
     x = images(400, 1)
     phi = PatchFeatures.fit(x, 40, seeded(), patch=4, ridge=1e-6)
-    responses = phi._responses(x).flatten(0, 1)
+    responses = (phi._patches(x) @ phi.filters.mT - phi.offsets).flatten(0, 1)
     assert responses.mean(0).abs().max() < 0.05
     # 15 directions are whitened (a patch has mean 0), and each filter has norm 1 among them.
     torch.testing.assert_close(responses.var(0), torch.ones(40, dtype=F64), rtol=0, atol=0.1)
