@@ -16,9 +16,9 @@ from gbi_pyro.inference.gradient import OneStepGradient
 from gbi_pyro.logjoint import Passes
 from gbi_pyro.metrics.scores import accuracy
 from gbi_pyro.models import FeatureGaussian, FeatureMoments, PatchFeatures, feature_moments
+from studies.core.logistic import fit_logistic
 from studies.core.protocol import Report
 from studies.images.config import ImagesConfig
-from studies.images.logistic import fit_logistic
 from studies.images.measure import answer, score
 from studies.images.methods import Answer, Method, posterior_of
 from studies.images.record import MethodScores

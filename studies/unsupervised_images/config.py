@@ -12,7 +12,7 @@ FRACTIONS = (0.01, 0.1)  # of the labels, where some are known
 FEW = 0.01  # the one that the target is stated for
 LARGE = {"pixels": 64, "epochs": 15, "batch": 256, "tasks_per_class": 6}
 DIGITS = {"pixels": 32, "epochs": 100, "batch": 64, "tasks_per_class": 2}  # 1137 images of 8 x 8
-generator = Roles("autoencoder", "clusters", "labels", "classifier")
+generator = Roles("autoencoder", "clusters", "labels", "classifier", "patches", "prototypes")
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,10 @@ class UnsupervisedImagesConfig(Seeds):
         classifier_batch: images of each.
         classifier_rate: the largest rate of its one-cycle schedule.
         classifier_noise: on its normalised code in training.
+        filters: random patches that are the filters of the features.
+        dimensions: principal directions that the features are reduced to.
+        prototypes: of a class, of which the better number on validation is taken.
+        feature_steps: EM steps on features without labels.
     """
 
     dataset: Dataset = "mnist"
@@ -67,6 +71,10 @@ class UnsupervisedImagesConfig(Seeds):
     classifier_batch: int = 64
     classifier_rate: float = 0.002
     classifier_noise: float = 0.5
+    filters: int = 150
+    dimensions: int = 120
+    prototypes: tuple[int, ...] = (10, 20)
+    feature_steps: int = 30
     method_fields = frozenset(
         {"hidden", "epochs", "batch", "rate", "restarts", "em_steps", "label_steps"}
     )
@@ -98,4 +106,8 @@ class UnsupervisedImagesConfig(Seeds):
             em_steps=3,
             label_steps=2,
             classifier_steps=3,
+            filters=8,
+            dimensions=20,
+            prototypes=(2,),
+            feature_steps=2,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -16,10 +17,11 @@ from gbi_pyro.inference.gradient import OneStepGradient
 from gbi_pyro.learning.labels import match_labels
 from gbi_pyro.models.affine_head import pca_basis
 from studies.core.image_data import image_sets, sets_checksum
-from studies.core.protocol import Found, Report, Study
+from studies.core.protocol import Found, Part, Report, Study
 from studies.core.table import Row
 from studies.unsupervised_images.codes import CodeAutoencoder, code_images
 from studies.unsupervised_images.config import FEW, FRACTIONS, UnsupervisedImagesConfig
+from studies.unsupervised_images.features import FeaturesSeed, measure_features
 from studies.unsupervised_images.figures import draw_accuracy
 from studies.unsupervised_images.measure import (
     make_examples,
@@ -27,7 +29,17 @@ from studies.unsupervised_images.measure import (
     measure_unlabelled,
 )
 from studies.unsupervised_images.record import UnsupervisedImagesSeed
-from studies.unsupervised_images.table import labelled_rows, unlabelled_rows
+from studies.unsupervised_images.table import features_rows, labelled_rows, unlabelled_rows
+
+FEATURES = "features"
+FEATURES_ALONE = frozenset({"filters", "dimensions", "prototypes", "feature_steps"})
+CODES_ALONE = frozenset(
+    {
+        *("pixels", "hidden", "code", "epochs", "batch", "rate", "restarts", "tasks_per_class"),
+        *("em_steps", "label_steps", "em_batch", "em_rate", "prior_rate", "classifier_steps"),
+        *("classifier_batch", "classifier_rate", "classifier_noise"),
+    }
+)
 
 
 class UnsupervisedImagesStudy(Study[UnsupervisedImagesConfig]):
@@ -49,6 +61,18 @@ class UnsupervisedImagesStudy(Study[UnsupervisedImagesConfig]):
         """Return the checksum of the images."""
         return {"images": sets_checksum(self.config.dataset, self.data)}
 
+    def parts(self) -> list[Part[Any]]:
+        """Return the features, which no network makes, and the codes."""
+        return [
+            Part.of_seed(
+                FEATURES,
+                FeaturesSeed,
+                partial(measure_features, self.config, self.sets),
+                unused=CODES_ALONE,
+            ),
+            Part.of_seed(self.name, UnsupervisedImagesSeed, self.measure, unused=FEATURES_ALONE),
+        ]
+
     def measure(self, seed: int, report: Report) -> UnsupervisedImagesSeed:
         """Train the autoencoder of one seed, then learn its codes without labels and with few."""
         config, sets = self.config, self.sets
@@ -69,7 +93,7 @@ class UnsupervisedImagesStudy(Study[UnsupervisedImagesConfig]):
         rows = [*unlabelled_rows([r.unlabelled for r in records], name)]
         for fraction in FRACTIONS:
             rows += labelled_rows(fraction, [r.labelled[fraction] for r in records], name)
-        return rows
+        return [*rows, *features_rows(found[FEATURES], name)]
 
     def figures(self, found: Found) -> Iterator[tuple[str, Figure]]:
         """Draw accuracy by fraction of the labels, and the tasks found without any."""

@@ -9,6 +9,8 @@ import numpy as np
 from gbi_pyro.metrics.intervals import student_interval
 from studies.core.table import Row, Target
 from studies.unsupervised_images.config import FEW
+from studies.unsupervised_images.features import SEVERAL as SEVERAL_FEATURES
+from studies.unsupervised_images.features import FeaturesSeed
 from studies.unsupervised_images.record import (
     CLASSIFIER,
     KMEANS,
@@ -22,6 +24,7 @@ from studies.unsupervised_images.record import (
 )
 
 CLUSTERED, GAIN = Target(62.0, at_least=True), Target(4.0, at_least=True)  # per cent, and points
+UNLABELLED, LABELLED = Target(90.0, at_least=True), Target(97.0, at_least=True)  # on features
 
 
 def unlabelled_rows(found: Sequence[Unlabelled], dataset: str) -> Iterator[Row]:
@@ -59,3 +62,25 @@ def labelled_rows(fraction: float, found: Sequence[Labelled], dataset: str) -> I
         note = f"on validation {100 * np.mean([f.validation[method] for f in found]):.2f}"
         interval = student_interval(values)
         yield Row.of("D9", f"{what}: {method}: accuracy, %", values, None, note, interval)
+
+
+def features_rows(records: Sequence[FeaturesSeed], dataset: str) -> Iterator[Row]:
+    """Yield the accuracies on features, without labels (D8) and with a fraction of them (D9)."""
+    for method in records[0].test:
+        values = 100 * np.array([r.test[method] for r in records])
+        note = f"on validation {100 * np.mean([r.validation[method] for r in records]):.2f}"
+        target = UNLABELLED if dataset == "mnist" and method == SEVERAL_FEATURES else None
+        what = f"{dataset}, no labels, {method}: cluster accuracy (Hungarian), %"
+        yield Row.of("D8", what, values, target, note, student_interval(values))
+    for fraction in records[0].labelled:
+        found = [r.labelled[fraction] for r in records]
+        what = f"{dataset}, {fraction:.0%} labels ({found[0].known})"
+        for method in found[0].test:
+            values = 100 * np.array([f.test[method] for f in found])
+            note = f"on validation {100 * np.mean([f.validation[method] for f in found]):.2f}"
+            stated = dataset == "mnist" and fraction == FEW and method == SEVERAL_FEATURES
+            target, interval = LABELLED if stated else None, student_interval(values)
+            yield Row.of("D9", f"{what}: {method}: accuracy, %", values, target, note, interval)
+        chosen = f"{what}: {SEVERAL_FEATURES}"
+        yield Row.of("D9", f"{chosen}: prototypes chosen", [f.prototypes for f in found])
+        yield Row.of("D9", f"{chosen}: EM steps chosen", [f.steps for f in found])

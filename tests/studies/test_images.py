@@ -9,6 +9,7 @@ from study_runs import check_posterior_file, without_figures
 
 from gbi_pyro.data.images import Images, load_images
 from gbi_pyro.models.image import ConditionedAutoencoder
+from studies.core.logistic import PENALTIES, fit_logistic
 from studies.core.runner import run
 from studies.images.baselines import entropy_based, norm_based
 from studies.images.bottleneck import WIDTHS
@@ -16,7 +17,6 @@ from studies.images.config import ImagesConfig
 from studies.images.examples import confusion, most_named
 from studies.images.features import EXACT as FEATURES_EXACT
 from studies.images.features import SHRINKAGES
-from studies.images.logistic import PENALTIES, fit_logistic
 from studies.images.measure import ACCURACY, KL_RAW, answer, score
 from studies.images.methods import EXACT, NORM_BASED, ONE_STEP, PAPER_EXACT, methods
 from studies.images.networks import build_networks

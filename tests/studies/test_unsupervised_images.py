@@ -24,6 +24,14 @@ from studies.unsupervised_images.code_mixture import (
 )
 from studies.unsupervised_images.codes import CodeEncoder, train_autoencoder, whitening
 from studies.unsupervised_images.config import FRACTIONS, UnsupervisedImagesConfig, generator
+from studies.unsupervised_images.features import (
+    LABELS_ALONE,
+    ROUNDS,
+    STEPS,
+    measure_features,
+    reduced_features,
+)
+from studies.unsupervised_images.features import SEVERAL as FEATURES
 from studies.unsupervised_images.measure import hide_classes, match_and_clamp
 from studies.unsupervised_images.record import Labelled, Unlabelled
 from studies.unsupervised_images.study import UnsupervisedImagesStudy
@@ -332,7 +340,7 @@ def test_a_second_run_reuses_every_unit_and_more_seeds_measure_only_the_new_ones
     assert measured == []
     assert again.rows == results.rows
     run(without_figures(UnsupervisedImagesStudy(replace(FAST, seeds=3))), folder)
-    assert measured == [2]
+    assert measured == [2, 2]  # the features, and the codes
 
 
 def test_examples_are_images_of_their_task(finished, sets):
@@ -399,3 +407,30 @@ def test_choices_see_no_test_image(sets):
     scores = compare(FAST, hidden)
     assert list(scores) == [0.0, *FRACTIONS]
     assert all(0 <= value <= 1 for found in scores.values() for value in found.values())
+
+
+# Features
+
+
+def test_features_with_few_labels_are_chosen_on_validation(sets):
+    found = measure_features(FAST, sets, 0, lambda _: None)
+    assert set(found.test) == set(found.validation)
+    for fraction, labelled in found.labelled.items():
+        assert labelled.known == round(fraction * len(sets.train.y))
+        # The Gaussians of the labels alone are among what is chosen from.
+        alone, chosen = (labelled.validation[m] for m in (LABELS_ALONE, FEATURES))
+        assert chosen >= alone
+        assert 0 <= labelled.steps <= ROUNDS * STEPS
+    assert found.labelled[0.1].test[FEATURES] > 0.7  # digits, eight filters
+
+
+def test_features_are_reduced_by_the_training_images_alone(sets):
+    reduced = reduced_features(FAST, sets, 0)
+    torch.testing.assert_close(
+        reduced.train.x.mean(0), torch.zeros(FAST.dimensions), rtol=0, atol=1e-5
+    )
+    covariance = reduced.train.x.mT.cov(correction=0)
+    off = covariance - covariance.diagonal().diag()
+    assert off.abs().max() < 1e-4 * covariance.diagonal().max()
+    other = sets._replace(test=sets.validation, validation=sets.test)
+    torch.testing.assert_close(reduced_features(FAST, other, 0).train.x, reduced.train.x)
