@@ -22,6 +22,7 @@ class ImagesConfig(ImageConfig):
         filters: random patches that are the filters of the features.
         pool: regions along each side that the features are pooled over.
         mirror: whether the features do not distinguish left and right.
+        prototypes: of a class, tried beside one; the better number on validation is taken.
         sweep: whether the paper's network is also trained at several widths of its bottleneck,
             with the first seed.
     """
@@ -35,10 +36,11 @@ class ImagesConfig(ImageConfig):
     filters: int = 400
     pool: int = 3
     mirror: bool = False
+    prototypes: tuple[int, ...] = (5, 15)
     sweep: bool = False
     method_fields = ImageConfig.method_fields | {
         *("bottleneck", "bottleneck_latent", "hidden", "iterative_steps", "iterative_rate"),
-        *("filters", "pool", "mirror", "sweep"),
+        *("filters", "pool", "mirror", "prototypes", "sweep"),
     }
 
     def __post_init__(self) -> None:

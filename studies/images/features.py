@@ -15,7 +15,14 @@ from gbi_pyro.inference.enumeration import Enumeration
 from gbi_pyro.inference.gradient import OneStepGradient
 from gbi_pyro.logjoint import Passes
 from gbi_pyro.metrics.scores import accuracy
-from gbi_pyro.models import FeatureGaussian, FeatureMoments, PatchFeatures, feature_moments
+from gbi_pyro.models import (
+    FeatureGaussian,
+    FeatureMoments,
+    PatchFeatures,
+    feature_moments,
+    split_prototypes,
+)
+from studies.core.device import run_device
 from studies.core.logistic import fit_logistic
 from studies.core.protocol import Report
 from studies.images.config import ImagesConfig
@@ -26,7 +33,7 @@ from studies.images.record import MethodScores
 ONE_STEP = "one step, feature Gaussian"
 EXACT = "exact, feature Gaussian"
 LOGISTIC = "logistic regression of the same features"
-SHRINKAGES = (0.003, 0.01, 0.03, 0.1, 0.2, 0.4)
+SHRINKAGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.4)
 TIMED, REPEATS = 1000, 3  # images, and how often
 
 
@@ -36,6 +43,7 @@ class FeaturesSeed:
 
     Attributes:
         methods: by name, in the order of the table.
+        prototypes: of a class, chosen on validation images.
         shrinkage: of the covariance, chosen on validation images.
         penalty: of the classifier, chosen on validation images.
         num_features: D.
@@ -44,6 +52,7 @@ class FeaturesSeed:
     """
 
     methods: dict[str, MethodScores]
+    prototypes: int
     shrinkage: float
     penalty: float
     num_features: int
@@ -70,15 +79,15 @@ def measure_features(
         test=Images(phi(sets.test.x), sets.test.y),
     )
     report("Gaussians of the features")
-    moments = feature_moments(nn.Identity(), *features.train, sets.num_classes)
-    model, shrinkage = choose_shrinkage(moments, features.validation)
+    model, shrinkage = choose_model(config, features, seed)
     report(LOGISTIC)
     classifier, penalty = fit_logistic(features.train, features.validation, sets.num_classes)
     report("inferring the class from features")
-    todo = feature_methods(model, classifier)
     seconds, overhead = time_one_pass(phi, model, sets.test.x[:TIMED])
+    todo = feature_methods(model.to(run_device()), classifier.to(run_device()))
     return FeaturesSeed(
         score(sets, todo, answer(config, features, todo)),
+        model.means.shape[1],
         shrinkage,
         penalty,
         phi.num_features,
@@ -99,16 +108,36 @@ def patch_features(config: ImagesConfig, sets: ImageSets, seed: int) -> PatchFea
     )
 
 
-def choose_shrinkage(moments: FeatureMoments, validation: Images) -> tuple[FeatureGaussian, float]:
-    """Return the model of the most accurate shrinkage on validation features, and which it is."""
+def choose_model(
+    config: ImagesConfig, features: ImageSets, seed: int
+) -> tuple[FeatureGaussian, float]:
+    """Return the most accurate model on validation features, and its shrinkage.
+
+    Prototypes are clusters of a class in the discriminant coordinates of one prototype a class.
+    """
+    (x, y), K = features.train, features.num_classes
+    moments = feature_moments(nn.Identity(), x, y, K)
+    one = choose_shrinkage(moments, features.validation)
+    found, coordinates = [one], one[1].features(x)
+    for prototypes in config.prototypes:
+        draw = torch.Generator().manual_seed(seed)
+        moments = FeatureMoments.of(x, split_prototypes(coordinates, y, K, prototypes, draw))
+        found.append(choose_shrinkage(moments, features.validation))
+    _, model, shrinkage = max(found, key=lambda each: each[0])
+    return model.requires_grad_(False), shrinkage
+
+
+def choose_shrinkage(
+    moments: FeatureMoments, validation: Images
+) -> tuple[float, FeatureGaussian, float]:
+    """Return the best accuracy on validation features, and the model and shrinkage that have it."""
     found = []
     for shrinkage in SHRINKAGES:
         model = moments.gaussian(nn.Identity(), shrinkage).discriminant()
         with torch.no_grad():
             table = model.log_likelihoods(model.features(validation.x)) + model.log_prior
         found.append((accuracy(table.log_softmax(-1), validation.y), model, shrinkage))
-    _, model, shrinkage = max(found, key=lambda each: each[0])
-    return model.requires_grad_(False), shrinkage
+    return max(found, key=lambda each: each[0])
 
 
 def feature_methods(model: FeatureGaussian, classifier: nn.Module) -> dict[str, Method]:

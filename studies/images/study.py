@@ -31,7 +31,7 @@ from studies.images.record import ImagesSeed
 from studies.images.table import images_table
 
 FEATURES = "features"
-FEATURES_ALONE = frozenset({"filters", "pool", "mirror"})
+FEATURES_ALONE = frozenset({"filters", "pool", "mirror", "prototypes"})
 NETWORKS_ALONE = ImagesConfig.method_fields - FEATURES_ALONE - {"chunk"}
 
 

@@ -73,6 +73,7 @@ def _features_rows(records: Sequence[FeaturesSeed], dataset: str) -> list[Row]:
         Row.of("I2", lead, np.subtract(classifier, exact), near),
         Row.of("I2", time, [r.overhead for r in records], Target(1.1)),
         Row.of("I2", f"{D} features: milliseconds an image", [r.milliseconds for r in records]),
+        Row.of("I2", "feature Gaussian: prototypes chosen", [r.prototypes for r in records]),
         Row.of("I2", "feature Gaussian: shrinkage chosen", [r.shrinkage for r in records]),
         Row.of("I2", f"{LOGISTIC}: penalty chosen", [r.penalty for r in records]),
     ]
