@@ -1,10 +1,17 @@
 """Clean state, validation on, no global left changed; warnings are errors (pyproject.toml)."""
 
+import signal
 from collections.abc import Iterator
 
 import pyro
 import pytest
 import torch
+
+
+def pytest_configure() -> None:
+    """Have interrupts raised, which a shell has its background jobs ignore."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
