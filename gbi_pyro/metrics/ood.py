@@ -7,6 +7,7 @@ of the numbers matters to ``auroc``, so scores have no common unit.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -154,6 +155,85 @@ def log_likelihood_score(log_likelihood: Tensor | ArrayLike) -> Tensor:
         tensor([10., 20.], dtype=torch.float64)
     """
     return -torch.as_tensor(log_likelihood).detach().double()
+
+
+def mahalanobis_score(
+    squared_distances: Tensor | ArrayLike, background: Tensor | ArrayLike | None = None
+) -> Tensor:
+    """Return the squared Mahalanobis distance to the nearest task, alone or relative.
+
+    score = min_k d_k - d_0, with d_k the distance to task k and d_0 that to one Gaussian of all
+    tasks together, 0 without it (Lee et al. 2018, arXiv:1807.03888; relative: Ren et al. 2021,
+    arXiv:2106.09022). Directions in which all elements vary alike cancel in the relative score,
+    which then sees near outliers; far outliers are far from both.
+
+    Args:
+        squared_distances: d_k, (..., K).
+        background: d_0, (...).
+
+    Returns:
+        Scores, (...), at least 0 without ``background``, float64.
+
+    Raises:
+        ValueError: for shapes that do not fit.
+
+    Example:
+        >>> mahalanobis_score([[1.0, 9.0], [25.0, 36.0]], background=[4.0, 30.0])
+        tensor([-3., -5.], dtype=torch.float64)
+    """
+    nearest = _tensor("squared_distances", squared_distances).amin(-1)
+    if background is None:
+        return nearest
+    other = torch.as_tensor(background).detach().double().to(nearest.device)
+    if other.shape != nearest.shape:
+        raise ValueError(
+            f"background should be {_shape(nearest.shape)}, one distance per element; got "
+            f"{_shape(other.shape)}"
+        )
+    return nearest - other
+
+
+def combined_score(
+    scores: Sequence[Tensor | ArrayLike], reference: Sequence[Tensor | ArrayLike]
+) -> Tensor:
+    """Combine scores by how rare each is among elements in distribution.
+
+    score = - sum_i log p_i, p_i = (1 + number of reference scores of kind i that are at least s_i)
+    / (1 + n): Fisher's method (Fisher 1932, Statistical methods for research workers), with the
+    p-values of the reference. Monotone changes of a score change nothing.
+
+    Args:
+        scores: (...) each, larger for more outlying.
+        reference: the same kinds of scores of n elements in distribution, (n,) each, which no
+            threshold and no result is computed from: validation elements.
+
+    Returns:
+        Scores, (...), at least 0, float64.
+
+    Raises:
+        ValueError: for other kinds of reference scores than of scores, none, or NaN.
+
+    Example:
+        >>> combined_score([[5.0, 0.0]], [[1.0, 2.0, 3.0]]).exp()
+        tensor([4., 1.], dtype=torch.float64)
+    """
+    if not scores or len(scores) != len(reference):
+        raise ValueError(
+            f"scores and reference should be as many, one or more; got {len(scores)} and "
+            f"{len(reference)}"
+        )
+    total: Tensor | None = None
+    for given, known in zip(scores, reference, strict=True):
+        s, r = (torch.as_tensor(v).detach().double().cpu() for v in (given, known))
+        if r.dim() != 1 or not len(r) or bool(s.isnan().any() | r.isnan().any()):
+            raise ValueError(
+                f"reference scores should be (n,) and no score NaN; got {_shape(r.shape)}"
+            )
+        at_least = len(r) - torch.searchsorted(r.sort().values, s.contiguous())
+        surprise = math.log1p(len(r)) - at_least.double().log1p()
+        total = surprise if total is None else total + surprise
+    assert total is not None
+    return total
 
 
 def likelihood_regret(before: Tensor | ArrayLike, after: Tensor | ArrayLike) -> Tensor:

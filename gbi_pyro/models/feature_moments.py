@@ -42,6 +42,12 @@ class FeatureMoments(NamedTuple):
         flat = between.flatten(0, 1)
         return (self.squares.double() - flat.mT @ flat) / n.sum()
 
+    def without_tasks(self) -> FeatureMoments:
+        """Return the sums of all features as one; twice, for a model has two tasks or more."""
+        counts, sums = self.counts.sum().reshape(1, 1), self.sums.sum((0, 1)).reshape(1, 1, -1)
+        halves = (counts / 2).expand(2, 1), (sums / 2).expand(2, 1, -1)
+        return FeatureMoments(self.centre, *halves, self.squares)
+
     def gaussian(
         self, phi: nn.Module, shrinkage: float, image_shape: tuple[int, ...] | None = None
     ) -> FeatureGaussian:

@@ -20,7 +20,11 @@ _NAMES: dict[Style, tuple[str, ...]] = {
         *("one step, calibrated and tempered", "maximum of one step, tempered"),
         "calibrated one step",
     ),
-    Style(_PINK, _MIXED, "D"): ("second order", "second-order joint (1 and 2 rounds)"),
+    Style(_PINK, _MIXED, "D"): (
+        "relative Mahalanobis distance of features",
+        "second order",
+        "second-order joint (1 and 2 rounds)",
+    ),
     Style(_ORANGE, _LONG, "v"): ("iterative", "gain"),
     Style(_SKY, _SOLID, "P", 2.5): (
         *("enumeration", "K forward passes", "exact in code space, affine head"),
@@ -28,6 +32,7 @@ _NAMES: dict[Style, tuple[str, ...]] = {
     ),
     Style(_SKY, _DOTTED, "v"): ("one step, paper's network",),
     Style(_WINE, _DOTTED, "X", 1.8): ("second-order joint + m rescored",),
+    Style(_RED, _SOLID, "^", 1.8): ("cosine and relative distance of features",),
     # Samplers and mean field, which the others are compared with, are grey.
     Style("0.3", _DENSE, "*"): ("Gibbs",),
     Style("0.7", _DASHED, "h"): ("Gibbs with gradients",),

@@ -25,6 +25,31 @@ def prepare_sets(sets: ImageSets, normalised: bool) -> ImageSets:
     return sets._replace(train=train, validation=validation, test=test)
 
 
+def without_classes(sets: ImageSets, count: int) -> tuple[ImageSets, Tensor]:
+    """Return the sets without their last classes, and the test images of those.
+
+    Args:
+        sets: images of more classes.
+        count: how many to leave out.
+
+    Raises:
+        ValueError: if fewer than two classes are left.
+    """
+    kept = sets.num_classes - count
+    if kept < 2:
+        raise ValueError(
+            f"left_out should leave two classes or more of the {sets.num_classes} of {sets.name}; "
+            f"got {count}"
+        )
+    train, validation, test = (
+        Images(images.x[images.y < kept], images.y[images.y < kept])
+        for images in (sets.train, sets.validation, sets.test)
+    )
+    left = sets.test.x[sets.test.y >= kept]
+    names = sets.class_names[:kept]
+    return sets._replace(class_names=names, train=train, validation=validation, test=test), left
+
+
 def detect(inside: Scores, outside: Scores, bootstrap: int) -> dict[str, AUROC]:
     """Return how well each score separates images in and out of distribution."""
     return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -26,11 +26,13 @@ from studies.core.image_networks import (
 )
 from studies.core.protocol import Report
 from studies.ood.config import OODConfig
+from studies.ood.features import RELATIVE, FeatureDetector, fit_features
 
 MAXIMUM = "maximum of one step"
 TEMPERED = f"{MAXIMUM}, tempered"
 COSINE = "cosine of residual and class"
 LARGEST_LOGIT = "classifier, largest logit"
+COMBINED = "cosine and relative distance of features"
 BASELINE = "PCA residual, no network"
 Scores = dict[str, Tensor]
 
@@ -42,19 +44,27 @@ class Detectors:
     Attributes:
         affine: the network whose task is inferred.
         classifiers: an ensemble of classifiers; the first one is also used alone.
+        features: Gaussians of features that were not trained.
         temperature: of the one-step posterior, fitted to the labels of validation images.
         chunk: images scored at a time.
+        reference: scores of validation images, which the combined score compares with.
     """
 
     affine: AffineHeadAutoencoder
     classifiers: Sequence[EncoderClassifier]
+    features: FeatureDetector
     temperature: float
     chunk: int
+    reference: Scores = field(default_factory=dict)
 
     def scores(self, x: Tensor) -> Scores:
         """Return every score of images, larger for more outlying, ``(N,)`` each."""
         parts = [self._scores(part.to(run_device())) for part in x.split(self.chunk)]
-        return {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
+        found = {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
+        if self.reference:
+            pairs = [(found[name], known) for name, known in self.reference.items()]
+            found[COMBINED] = ood.combined_score(*zip(*pairs, strict=True))
+        return found
 
     @torch.no_grad()
     def _scores(self, x: Tensor) -> Scores:
@@ -83,6 +93,7 @@ class Detectors:
         if len(log_probs) > 1:
             found[f"ensemble of {len(log_probs)}"] = ood.ensemble_score(log_probs)
         basis = affine.mean.flatten(), affine.directions
+        found |= self.features.scores(x)
         return {**found, BASELINE: ood.pca_residual_score(x.flatten(1), *basis)}
 
 
@@ -94,7 +105,7 @@ def _log_likelihood(affine: AffineHeadAutoencoder, x: Tensor, z: Tensor) -> Tens
 def train_detectors(
     config: OODConfig, sets: ImageSets, seed: int, checkpoints: Path | None, report: Report
 ) -> Detectors:
-    """Train the affine head and an ensemble of classifiers.
+    """Train the affine head and an ensemble of classifiers, and fit Gaussians of features.
 
     Args:
         config: the study.
@@ -116,4 +127,8 @@ def train_detectors(
         )
     one_step = OneStepGradient()(affine, sets.validation.x.to(run_device())).logits()
     temperature = fit_temperature(one_step, sets.validation.y, default=1.0)
-    return Detectors(affine, classifiers, temperature, config.chunk)
+    report("features")
+    features = fit_features(config, sets, seed)
+    detectors = Detectors(affine, classifiers, features, temperature, config.chunk)
+    known = detectors.scores(sets.validation.x)
+    return replace(detectors, reference={name: known[name] for name in (COSINE, RELATIVE)})

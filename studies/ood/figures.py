@@ -8,11 +8,12 @@ from sklearn.metrics import roc_curve
 
 from gbi_pyro import plots
 from studies.core.style import STYLES
-from studies.ood.detectors import BASELINE, COSINE, LARGEST_LOGIT, TEMPERED
+from studies.ood.detectors import BASELINE, COMBINED, COSINE, LARGEST_LOGIT, TEMPERED
+from studies.ood.features import RELATIVE
 from studies.ood.record import OODSeed
 
-HISTOGRAMS = (TEMPERED, LARGEST_LOGIT, COSINE)
-CURVES = (COSINE, TEMPERED, LARGEST_LOGIT, BASELINE)
+HISTOGRAMS = (TEMPERED, COSINE, RELATIVE)
+CURVES = (COMBINED, COSINE, RELATIVE, TEMPERED, LARGEST_LOGIT, BASELINE)
 DRAWN = tuple(dict.fromkeys(HISTOGRAMS + CURVES))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from gbi_pyro.metrics.auroc import AUROC
 
 UPSIDE_DOWN = "upside down"
+LEFT_OUT = "classes left out"
 
 
 @dataclass(frozen=True)

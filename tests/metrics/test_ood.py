@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gbi_pyro.metrics import AUROC, auroc, ood
 from gbi_pyro.metrics.ood import (
+    combined_score,
     cosine_score,
     energy_score,
     ensemble_score,
@@ -19,6 +20,7 @@ from gbi_pyro.metrics.ood import (
     gradient_norm_score,
     likelihood_regret,
     log_likelihood_score,
+    mahalanobis_score,
     max_logit_score,
     maximum_score,
     pca_residual_score,
@@ -47,6 +49,27 @@ def favouring(generator: torch.Generator) -> tuple[Tensor, Tensor]:
     one_hot = torch.nn.functional.one_hot(tasks, NUM_TASKS).double()
     strength = torch.rand(2, 50, 1, generator=generator).double()
     return one_hot * (6 + 2 * strength[0]), one_hot * 0.5 * strength[1]
+
+
+def distances(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Near one task of four, and near none."""
+    far = 20 + torch.rand(2, 50, NUM_TASKS, generator=generator)
+    far[0, :, 2] = torch.rand(50, generator=generator)
+    return mahalanobis_score(far[0]), mahalanobis_score(far[1])
+
+
+def relative_distances(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """All far from everything, for a reason that has nothing to do with tasks."""
+    shared = 100 * torch.rand(2, 50, generator=generator)
+    d = shared.unsqueeze(-1) + torch.tensor([5.0, 1.0]).reshape(2, 1, 1).expand(2, 50, NUM_TASKS)
+    return mahalanobis_score(d[1], shared[1]), mahalanobis_score(d[0], shared[0])
+
+
+def combined(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Outliers of both kinds, and elements of neither."""
+    known = torch.rand(2, 80, generator=generator)
+    some = torch.rand(2, 50, generator=generator)
+    return combined_score([*some / 2], [*known]), combined_score([*some + 1], [*known])
 
 
 def by_logits(score: Callable[[Tensor], Tensor]) -> Callable:
@@ -115,6 +138,9 @@ CASES: dict[str, Callable[[torch.Generator], tuple[Tensor, Tensor]]] = {
     "cosine_score": cosines,
     "log_likelihood_score": likelihoods,
     "likelihood_regret": regrets,
+    "mahalanobis_score": distances,
+    "mahalanobis_score (relative)": relative_distances,
+    "combined_score": combined,
     "softmax_score": by_logits(softmax_score),
     "max_logit_score": by_logits(max_logit_score),
     "energy_score": by_logits(energy_score),
@@ -388,6 +414,14 @@ def test_invalid_scores_are_named(inside: list, outside: list, options: dict, me
         ),
         (lambda: cosine_score(torch.zeros(5, 3), torch.zeros(3)), r"directions should be"),
         (
+            lambda: mahalanobis_score(torch.ones(3, 2), torch.ones(2)),
+            r"background should be \(3,\), one distance per element; got \(2,\)",
+        ),
+        (lambda: combined_score([], []), "as many, one or more; got 0 and 0"),
+        (lambda: combined_score([[1.0]], [[1.0], [2.0]]), "as many, one or more; got 1 and 2"),
+        (lambda: combined_score([[1.0]], [[[1.0]]]), r"reference scores should be \(n,\)"),
+        (lambda: combined_score([[math.nan]], [[1.0]]), "no score NaN"),
+        (
             lambda: likelihood_regret(torch.zeros(3), torch.zeros(1)),
             r"after should have the shape of before, \(3,\); got \(1,\)",
         ),
@@ -415,3 +449,23 @@ def test_invalid_scores_are_named(inside: list, outside: list, options: dict, me
 def test_invalid_arguments_are_named(call: Callable[[], Tensor], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_p_values_of_the_reference_itself_are_uniform(generator: torch.Generator) -> None:
+    reference = torch.randn(99, generator=generator)
+    p = combined_score([reference], [reference]).neg().exp()
+    torch.testing.assert_close(p.sort().values, torch.arange(2, 101).double() / 100)
+
+
+def test_the_combination_sees_only_the_order_of_scores(generator: torch.Generator) -> None:
+    scores, known = (torch.randn(2, n, generator=generator).double() for n in (50, 200))
+    before = combined_score([*scores], [*known])
+    changed = combined_score([scores[1].exp(), 3 * scores[0]], [known[1].exp(), 3 * known[0]])
+    torch.testing.assert_close(before, changed)
+
+
+def test_the_relative_distance_ignores_what_tasks_share(generator: torch.Generator) -> None:
+    d, shared = torch.rand(8, 3, generator=generator), torch.rand(8, generator=generator)
+    background = torch.rand(8, generator=generator)
+    moved = mahalanobis_score(d + shared.unsqueeze(-1), background + shared)
+    torch.testing.assert_close(moved, mahalanobis_score(d, background), atol=1e-6, rtol=1e-6)

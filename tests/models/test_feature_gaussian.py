@@ -269,3 +269,12 @@ def test_wrong_arguments() -> None:
         responsibilities(gaussian(), x, torch.full((N,), K))
     with pytest.raises(ValueError, match="task 0 has 3 features, expected 4"):
         split_prototypes(x, torch.arange(N) % 3, 3, 4, seeded())
+
+
+def test_without_tasks_the_moments_are_those_of_one_gaussian() -> None:
+    x, y = labelled()
+    model = feature_moments(nn.Identity(), x, y, K).without_tasks().gaussian(nn.Identity(), 0.0)
+    law = MultivariateNormal(x.mean(0), x.mT.cov(correction=0))
+    found = model.log_likelihoods(x)
+    torch.testing.assert_close(found[:, 0], law.log_prob(x))
+    torch.testing.assert_close(found[:, 1], found[:, 0])

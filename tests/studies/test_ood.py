@@ -11,13 +11,14 @@ from gbi_pyro.metrics.auroc import AUROC
 from studies.core.runner import num_stages, run
 from studies.ood import study as ood
 from studies.ood.config import OODConfig
-from studies.ood.detect import alterations, prepare_sets
-from studies.ood.detectors import BASELINE, train_detectors
+from studies.ood.detect import alterations, prepare_sets, without_classes
+from studies.ood.detectors import BASELINE, COMBINED, COSINE, train_detectors
+from studies.ood.features import RELATIVE
 from studies.ood.record import UPSIDE_DOWN, OODSeed
 from studies.ood.study import OODStudy
 from studies.ood.table import Case, default_score
 
-FAST = replace(OODConfig().fast(), epochs=3, affine_hidden=64)
+FAST = replace(OODConfig().fast(), epochs=3, affine_hidden=64, left_out=3)
 
 
 @pytest.fixture(scope="module")
@@ -115,10 +116,14 @@ def test_the_study_writes_every_score_of_every_case(finished):
     assert [c.title for c in cases] == [
         "digits -> upside down, raw",
         "digits -> upside down, normalised",
+        "digits without 3 classes -> classes left out, raw",
+        "digits without 3 classes -> classes left out, normalised",
     ]
     assert [f.stem for f in results.figures] == [
         "digits-to-upside-down-raw",
         "digits-to-upside-down-normalised",
+        "digits-without-3-classes-to-classes-left-out-raw",
+        "digits-without-3-classes-to-classes-left-out-normalised",
     ]
     rows = json.loads((results.folder / "metrics.json").read_text())["rows"]
     assert len(rows) == sum(len(c.rows(default_score(cases))) for c in cases)
@@ -132,7 +137,8 @@ def test_more_seeds_reuse_the_finished_ones(finished):
     stages = []
     study = without_figures(OODStudy(replace(FAST, seeds=2)))
     more = run(study, results.folder, progress=stages.append)
-    parts = ("digits, raw", "digits, normalised")
+    insides = "digits", "digits without 3 classes"
+    parts = [f"{inside}, {how}" for inside in insides for how in ("raw", "normalised")]
     assert [s for s in stages if "finished earlier" in s] == [
         f"{p}: finished earlier" for p in parts
     ]
@@ -150,6 +156,8 @@ def test_more_seeds_reuse_the_finished_ones(finished):
         ({"ensemble": 0}, "ensemble must be at least 1"),
         ({"bootstrap": 0}, "bootstrap must be at least 1"),
         ({"other": "digits"}, "choose two sets"),
+        ({"left_out": -1}, "left_out must not be negative"),
+        ({"shrinkage": 2.0}, "shrinkage must be from 0 to 1"),
     ],
 )
 def test_a_config_out_of_range_is_refused(change, message):
@@ -164,3 +172,22 @@ def test_sets_that_cannot_be_compared_are_refused_before_any_training(sets, tmp_
     with pytest.raises(ValueError, match="one shape"):
         run(OODStudy(replace(FAST, other="mnist")), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_classes_are_left_out_of_everything_but_the_outliers(sets, tmp_path):
+    kept, left = without_classes(sets, 3)
+    assert kept.class_names == sets.class_names[:7]
+    assert all(set(images.y.tolist()) == set(range(7)) for images in kept[2:])
+    assert len(kept.test.x) + len(left) == len(sets.test.x)
+    with pytest.raises(ValueError, match="leave two classes or more of the 10"):
+        run(OODStudy(replace(FAST, left_out=9)), tmp_path)
+
+
+def test_the_combined_score_is_fishers_of_its_two(detectors, sets):
+    found = detectors.scores(sets.test.x)
+    rank = [
+        (1 + (detectors.reference[name][:, None] >= found[name]).sum(0)) / (1 + len(reference))
+        for name, reference in detectors.reference.items()
+    ]
+    torch.testing.assert_close(found[COMBINED], -(rank[0].log() + rank[1].log()).double())
+    assert set(detectors.reference) == {COSINE, RELATIVE}
