@@ -6,7 +6,7 @@
 #   make docs           the documentation, build/docs/index.html
 #   make notebooks      execute the notebooks that were changed
 #   make slow           the tests that take long
-#   make bench          the benchmarks
+#   make bench          the benchmarks, into benchmarks/RESULTS.md
 #   make lowest         the tests with the lowest version of each dependency, in an environment apart
 #   make results-check  rerun the short studies with few seeds, compare with results/
 # TORCH_INDEX chooses another build of torch, for instance the small CPU build:
@@ -49,7 +49,7 @@ notebooks: $(VENV)/.installed
 	$(BIN)/python docs/pairs.py
 
 bench: $(VENV)/.installed
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks --out benchmarks/RESULTS.md
 
 results-check: $(VENV)/.installed
 	$(BIN)/python -m studies.core.check_results
