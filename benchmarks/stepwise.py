@@ -11,6 +11,7 @@ from studies.core.table import Row, Target
 
 STEPS = 1000
 STATES, ONE_STEP = 3.0, 5.0
+"""Limits that notice a return to the slow recursion (5.4 and 7.8): set after both were measured."""
 
 
 def stepwise_evidence(seconds: float) -> list[Row]:

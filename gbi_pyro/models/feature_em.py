@@ -32,10 +32,12 @@ def responsibilities(
     joint = model.component_table(features) + log_prior
     if labels is not None:
         K = model.num_tasks
-        if labels.shape != features.shape[:1] or not bool(((labels >= -1) & (labels < K)).all()):
+        integer = not labels.is_floating_point() and labels.shape == features.shape[:1]
+        if not integer or not bool(((labels >= -1) & (labels < K)).all()):
             raise ValueError(
                 f"labels should be {len(features)} integers from -1 (unknown) to {K - 1}, got "
-                f"shape {tuple(labels.shape)} from {labels.min()} to {labels.max()}"
+                f"shape {tuple(labels.shape)} of {labels.dtype} from {labels.min()} to "
+                f"{labels.max()}"
             )
         other = (labels != UNKNOWN)[:, None] & (labels[:, None] != torch.arange(K))
         joint = joint.masked_fill(other.unsqueeze(-1), -torch.inf)

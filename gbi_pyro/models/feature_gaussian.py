@@ -39,7 +39,7 @@ class FeatureGaussian(ImageModel):
         log_prior: log probabilities of the tasks, ``(K,)``; uniform without.
 
     Raises:
-        ValueError: for shapes that do not fit.
+        ValueError: for shapes that do not fit, or a matrix that is no Cholesky factor.
 
     >>> from gbi_pyro import OneStepGradient
     >>> means = torch.tensor([[0.0, 0.0], [2.0, 0.0], [9.0, 0.0]])
@@ -74,6 +74,11 @@ class FeatureGaussian(ImageModel):
                     f"{name} has shape {tuple(value.shape)}, expected {shape} for means of {K} "
                     f"tasks, {J} prototypes and {D} features"
                 )
+        if bool(scale_tril.triu(1).any()) or not bool((scale_tril.diagonal() > 0).all()):
+            raise ValueError(
+                "scale_tril should be lower triangular with a positive diagonal, as "
+                "torch.linalg.cholesky(covariance) is"
+            )
         log_prior = means.new_zeros(K) if log_prior is None else log_prior
         super().__init__((D,) if image_shape is None else image_shape, K, log_prior)
         self.phi = phi.eval()

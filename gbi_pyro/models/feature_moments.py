@@ -75,6 +75,8 @@ class FeatureMoments(NamedTuple):
         diagonal = covariance.diagonal().clone()
         covariance.mul_(1 - shrinkage).diagonal().copy_(diagonal)
         L, failed = torch.linalg.cholesky_ex(covariance)
+        if not covariance.diagonal().isfinite().all():
+            raise ValueError("features should be finite; they hold NaN or infinite numbers")
         if failed:
             raise ValueError(
                 f"the covariance of {len(covariance)} features, shrunk by {shrinkage}, is not "
@@ -115,8 +117,10 @@ def feature_moments(
     >>> model.means.flatten().tolist(), model.scale_tril.item()
     ([1.0, 6.0], 1.0)
     """
-    if len(x) != len(y) or not len(x):
-        raise ValueError(f"{len(x)} images and {len(y)} tasks, expected one task an image")
+    if y.shape != (len(x),) or not len(x):
+        raise ValueError(
+            f"{len(x)} images and tasks of shape {tuple(y.shape)}, expected one task an image"
+        )
     if y.is_floating_point() or not 0 <= int(y.min()) <= int(y.max()) < num_tasks:
         raise ValueError(
             f"tasks should be integers from 0 to {num_tasks - 1}, got {y.dtype} from {y.min()} to "

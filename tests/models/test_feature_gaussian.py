@@ -261,7 +261,7 @@ def test_wrong_arguments() -> None:
         moments.gaussian(nn.Identity(), 0.1)
     with pytest.raises(ValueError, match="shrinkage must be between 0 and 1"):
         moments.gaussian(nn.Identity(), 1.1)
-    with pytest.raises(ValueError, match="9 images and 8 tasks"):
+    with pytest.raises(ValueError, match=r"9 images and tasks of shape \(8,\)"):
         feature_moments(nn.Identity(), x, torch.zeros(8, dtype=torch.long), K)
     with pytest.raises(ValueError, match="integers from 0 to 3"):
         feature_moments(nn.Identity(), x, torch.full((N,), K), K)
@@ -278,3 +278,17 @@ def test_without_tasks_the_moments_are_those_of_one_gaussian() -> None:
     found = model.log_likelihoods(x)
     torch.testing.assert_close(found[:, 0], law.log_prob(x))
     torch.testing.assert_close(found[:, 1], found[:, 0])
+
+
+def test_what_would_give_a_plausible_number_is_refused() -> None:
+    x, y = normal(6, D), torch.tensor([0, 1, 2, 3, 0, 1])
+    upper = torch.eye(D, dtype=F64) + torch.ones(D, D, dtype=F64).triu(1)
+    for factor in (upper, -torch.eye(D, dtype=F64)):
+        with pytest.raises(ValueError, match="lower triangular with a positive diagonal"):
+            FeatureGaussian(nn.Identity(), normal(K, D), factor)
+    with pytest.raises(ValueError, match=r"tasks of shape \(6, 4\)"):
+        feature_moments(nn.Identity(), x, nn.functional.one_hot(y, K), K)
+    with pytest.raises(ValueError, match="features should be finite"):
+        feature_moments(nn.Identity(), x * math.nan, y, K).gaussian(nn.Identity(), 0.1)
+    with pytest.raises(ValueError, match=r"of torch\.float32 from 0\.5"):
+        responsibilities(gaussian(), x, torch.full((6,), 0.5))
